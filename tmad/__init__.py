@@ -1,0 +1,1 @@
+"""The Trust Management Appliance daemon."""

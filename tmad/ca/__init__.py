@@ -1,0 +1,1 @@
+"""Certificate authorities and the one pipeline that every enrolment goes through."""

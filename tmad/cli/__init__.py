@@ -1,0 +1,1 @@
+"""The tmad command: one module a noun."""

@@ -1,0 +1,1 @@
+"""Everything that owns a socket, a TLS context or a timer."""

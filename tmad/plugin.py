@@ -1,0 +1,138 @@
+"""The contract between edge, protocols and core."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+from zope.interface import Attribute, Interface, implementer
+
+from twisted.plugin import IPlugin
+from twisted.python.reflect import namedAny
+
+from tmad.ca.crl import CRLs
+from tmad.ca.endpoint import Endpoints
+from tmad.ca.hierarchy import Hierarchy
+from tmad.ca.pipeline import Authority
+from tmad.ca.revocation import Revocation
+from tmad.ca.service_certificates import ServiceCertificates
+from tmad.ca.status import StatusSource
+from tmad.events import Clock
+from tmad.journal import Journal
+from tmad.managed import Objects
+from tmad.signer.keyring import Keyring
+from tmad.storage.changes import Changes
+from tmad.storage.database import Database
+from tmad.wire.http import Request, Response
+
+HTTPHandler: TypeAlias = Callable[[Request], "Response | Awaitable[Response]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The core, as a responder sees it."""
+
+    now: Clock
+    database: Database
+    changes: Changes
+    journal: Journal
+    keyring: Keyring
+    objects: Objects
+    endpoints: Endpoints
+    hierarchy: Hierarchy
+    service_certificates: ServiceCertificates
+    authority: Authority
+    revocation: Revocation
+    status: StatusSource
+    crls: CRLs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one door accepts from one peer, before anything expensive is done (security 6.3)."""
+
+    body: int = 65_536  # octets
+    url: int = 16_384  # octets
+    rate: float = 5.0  # requests a second and peer; 0 means unlimited
+    burst: int = 20
+
+
+class Edge(Protocol):
+    """Everything that owns a socket, a TLS context or a timer."""
+
+    def http(
+        self,
+        prefix: str,
+        handler: HTTPHandler,
+        *,
+        plain: bool = False,
+        hot: bool = False,
+        limits: Limits = Limits(),
+        methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
+    ) -> None:
+        """Serve every path below ``prefix`` with ``handler``, on HTTPS and, if ``plain``, HTTP.
+
+        ``hot`` answers it on the fast lane. A Fault that escapes the handler becomes a plain
+        text answer; any other exception becomes a 500 whose text is withheld.
+        """
+
+    def every(
+        self, seconds: float, function: Callable[[], Awaitable[object]], *, name: str,
+        lease: bool = False,
+    ) -> None:
+        """Call ``function`` again and again; with ``lease``, in one process of all only."""
+
+    def stream(self, name: str, endpoint: str, factory: Any) -> None:
+        """Listen on a TCP endpoint string with a Twisted protocol factory."""
+
+    def datagram(self, name: str, endpoint: str, protocol: Any) -> None:
+        """Listen on a UDP address ("127.0.0.1:1812") with a Twisted DatagramProtocol."""
+
+
+class Settings(BaseModel):
+    """A protocol's own section of tmad.toml; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = True
+
+
+class IProtocolPlugin(Interface):
+    """One way of talking to the appliance, found by Twisted's plugin system."""
+
+    name = Attribute("the protocol's name: its folder, its section of tmad.toml, its URL")
+
+    def load() -> ProtocolModule:  # type: ignore[misc]  # zope methods have no self
+        """Import the protocol; nothing heavy happens before."""
+
+
+class ProtocolModule(Protocol):
+    """What a protocol's ``plugin.py`` defines.
+
+    ``EndpointOptions`` is the model of the protocol's own part of an endpoint document
+    (``options``), or None for a protocol without endpoints.
+    """
+
+    Settings: type[Settings]
+    EndpointOptions: type[BaseModel] | None
+
+    @staticmethod
+    def mount(settings: Any, services: Services, edge: Edge) -> None: ...
+
+
+@implementer(IPlugin, IProtocolPlugin)
+@dataclass(frozen=True)
+class ProtocolPlugin:
+    """Names a protocol and the module that holds its Settings and mount()."""
+
+    name: str
+    module: str
+
+    def load(self) -> ProtocolModule:
+        module: ProtocolModule = namedAny(self.module)
+        return module
+
+
+ProtocolSettings: TypeAlias = Mapping[str, Settings]

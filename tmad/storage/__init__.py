@@ -1,0 +1,1 @@
+"""The database: tables, transactions, and plain functions over rows."""

@@ -1,0 +1,315 @@
+"""The schema: every table, its keys and its indexes, for SQLite and PostgreSQL alike.
+
+Instants are stored as microseconds since the epoch (one integer compares and indexes the same
+on both databases), serial numbers as big-endian octets without leading zeros, documents as
+canonical JSON text. Every table that holds somebody's data has a ``tenant`` column.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime, stored as microseconds since 1970."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+# SQLite autoincrements only a column declared INTEGER PRIMARY KEY.
+RowID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Managed objects: tenants, authorities, profiles, endpoints, grants.
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("handle", sa.Text, unique=True),  # a name that must be unique across tenants
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+object_revisions = sa.Table(
+    "object_revisions",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("document", sa.Text),  # NULL: this revision deleted the object
+    sa.Column("difference", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+
+# Private keys: `material` is what the store needs to find or unseal the key, opaque here.
+private_keys = sa.Table(
+    "private_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False, index=True),
+    sa.Column("store", sa.Text, nullable=False),  # "soft" | "pkcs11"
+    sa.Column("algorithm", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("public_key_der", sa.LargeBinary, nullable=False),  # SubjectPublicKeyInfo
+    sa.Column("spki_sha256", sa.LargeBinary, nullable=False, index=True),
+    sa.Column("material", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# An issuer is one authority with one key: what a serial number, a CRL and a CertID refer to.
+issuers = sa.Table(
+    "issuers",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("authority", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    # "pending" (waits for a certificate from outside), "next", "active", "retired", "withdrawn"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("subject_der", sa.LargeBinary, nullable=False),
+    sa.Column("certificate_der", sa.LargeBinary),
+    sa.Column("chain_der", sa.LargeBinary, nullable=False),  # concatenated DER, issuer first
+    sa.Column("parent_issuer_id", sa.BigInteger),  # NULL for a root or an outside parent
+    sa.Column("not_before", Instant),
+    sa.Column("not_after", Instant),
+    sa.Column("compromised_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("tenant", "authority", "generation"),
+)
+
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("issuer_id", sa.BigInteger, nullable=False),
+    sa.Column("serial", sa.LargeBinary, nullable=False),
+    # "intent" (TBS committed, not yet signed), "issued", "void" (never delivered), "imported"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("via", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("profile_revision", sa.Integer, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("replaces_id", sa.BigInteger),  # the certificate that this one renewed
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),  # RFC 4514, for people
+    sa.Column("not_before", Instant, nullable=False),
+    sa.Column("not_after", Instant, nullable=False),
+    sa.Column("spki_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("tbs_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("tbs_der", sa.LargeBinary),  # kept only while the state is "intent" or "void"
+    sa.Column("certificate_der", sa.LargeBinary),  # NULL until signed
+    sa.Column("sha256", sa.LargeBinary),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),  # when it took effect; NULL: not revoked
+    sa.Column("reason", sa.SmallInteger),  # RFC 5280 CRLReason; 6 is a hold
+    sa.Column("invalidity_date", Instant),
+    sa.UniqueConstraint("issuer_id", "serial"),
+    sa.Index("ix_certificates_tenant_id", "tenant", "id"),
+    sa.Index("ix_certificates_spki_sha256", "spki_sha256"),
+    sa.Index("ix_certificates_sha256", "sha256"),
+    sa.Index("ix_certificates_tenant_not_after", "tenant", "not_after", "id"),
+    sa.Index("ix_certificates_request_id", "request_id"),
+    sa.Index(
+        "ix_certificates_revoked",
+        "issuer_id",
+        "serial",
+        sqlite_where=sa.text("revoked_at IS NOT NULL"),
+        postgresql_where=sa.text("revoked_at IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_certificates_intent",
+        "created_at",
+        sqlite_where=sa.text("state = 'intent'"),
+        postgresql_where=sa.text("state = 'intent'"),
+    ),
+)
+
+certificate_names = sa.Table(
+    "certificate_names",
+    metadata,
+    sa.Column("certificate_id", sa.BigInteger, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),  # "cn", "dns", "ip", "email", "uri", "upn"
+    sa.Column("value", sa.Text, primary_key=True),  # normalised: lower case, A-labels
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Index("ix_certificate_names_value", "tenant", "value", "certificate_id"),
+)
+
+# One pending request serves SCEP PENDING, CMP waiting, EST 202, ACME processing.
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID: sorts by time
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),  # "scep/routers"
+    sa.Column("via", sa.Text, nullable=False),
+    sa.Column("transaction", sa.Text, nullable=False),
+    sa.Column("spki_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),  # SHA-256 of the evidence
+    # NULL once the idempotency window of the request is over
+    sa.Column("idempotency", sa.LargeBinary, unique=True),
+    # "issuing", "pending", "issued", "denied", "refused", "failed"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("applicant", sa.Text, nullable=False),
+    sa.Column("peer", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # the EnrollmentRequest as JSON, without secrets
+    sa.Column("certificate_id", sa.BigInteger),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("decided_by", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Index("ix_requests_endpoint_transaction", "endpoint", "transaction", "id"),
+    sa.Index("ix_requests_tenant_state_id", "tenant", "state", "id"),
+)
+
+# Enrolment secrets (SCEP challenges, EST passwords): only a keyed digest is stored.
+enroll_secrets = sa.Table(
+    "enroll_secrets",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary),  # only where the protocol needs the clear secret
+    sa.Column("bound_to", sa.Text, nullable=False),  # JSON: subject and SAN patterns, profile
+    sa.Column("uses_left", sa.Integer),  # NULL: static, unlimited
+    sa.Column("claimed_by", sa.Text),  # the request that is using a one-time secret just now
+    sa.Column("claimed_at", Instant),
+    sa.Column("used_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("endpoint", "digest"),
+    sa.Index("ix_enroll_secrets_tenant_id", "tenant", "id"),
+)
+
+# Certificates that tmad holds for itself: OCSP responders, SCEP RAs, TLS servers.
+service_certificates = sa.Table(
+    "service_certificates",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),  # "ocsp" | "scep-ra" | "tls"
+    sa.Column("scope", sa.Text, nullable=False),  # issuer id, endpoint id or host name
+    sa.Column("certificate_der", sa.LargeBinary, nullable=False),
+    sa.Column("chain_der", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("not_before", Instant, nullable=False),
+    sa.Column("not_after", Instant, nullable=False),
+    sa.Column("renew_at", Instant, nullable=False),
+    sa.Column("superseded_at", Instant),  # NULL: the one in use
+    sa.Index("ix_service_certificates_purpose_scope", "purpose", "scope", "id"),
+)
+
+crls = sa.Table(
+    "crls",
+    metadata,
+    sa.Column("issuer_id", sa.BigInteger, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("this_update", Instant, nullable=False),
+    sa.Column("next_update", Instant, nullable=False),
+    sa.Column("entries", sa.Integer, nullable=False),
+    sa.Column("change_id", sa.BigInteger, nullable=False),  # newest status change it includes
+    sa.Column("crl_der", sa.LargeBinary),  # NULL: superseded and pruned
+    sa.Column("sha256", sa.LargeBinary, nullable=False),
+)
+
+# What changed, in commit order: caches read it before each use (storage/changes.py).
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("topic", sa.Text, nullable=False),  # "status" | "objects" | "issuers" | "crls" …
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("writer", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("trace", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Index("ix_journal_at", "at", "writer", "seq"),
+    sa.Index("ix_journal_trace", "trace"),
+    sa.Index("ix_journal_object", "tenant", "object", "at"),
+)
+
+journal_writers = sa.Table(
+    "journal_writers",
+    metadata,
+    sa.Column("writer", sa.Text, primary_key=True),
+    sa.Column("node", sa.Text, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),  # of the newest row
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+
+journal_checkpoints = sa.Table(
+    "journal_checkpoints",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("heads", sa.Text, nullable=False),  # JSON: writer -> [seq, hash]
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+
+journal_cursors = sa.Table(
+    "journal_cursors",
+    metadata,
+    sa.Column("subscriber", sa.Text, primary_key=True),
+    sa.Column("writer", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),  # rises with each holder: fencing
+    sa.Column("expires_at", Instant, nullable=False),
+)

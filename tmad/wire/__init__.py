@@ -1,0 +1,1 @@
+"""Byte formats that several protocols share: pure, no I/O."""

@@ -1,0 +1,38 @@
+"""An HTTP request and its answer as values, without a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request.
+
+    ``path`` and ``query`` are the raw octets of the request target, undecoded (SCEP and OCSP
+    carry base64 there, and percent-decoding is theirs to do). ``path`` starts with "/" and
+    holds no "?". Header names are lower case; a repeated header is joined with ", ".
+    ``tail`` is what follows the mounted prefix, still raw. ``client_certificate`` is DER and
+    only present on a listener that asks for one, after the chain was verified.
+    """
+
+    method: str
+    path: bytes
+    query: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    peer: str = ""
+    secure: bool = False
+    tail: bytes = b""
+    client_certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One HTTP answer; the edge adds Content-Length, Date and Connection."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
