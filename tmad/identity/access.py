@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON
+from tmad.events import JSON, Event
 from tmad.identity.actors import EVERY_TENANT, Actor
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 KINDS = ("tenant", "authority", "profile", "endpoint", "grant")
 
@@ -84,11 +87,21 @@ class GrantDocument(BaseModel):
     description: str = Field(default="", max_length=500)
 
 
-class Refusals(Protocol):
-    """The part of the journal that an access check needs."""
+class Records(Protocol):
+    """The part of the journal that this layer writes to (tmad/journal.py)."""
+
+    def append(self, connection: Connection, *events: Event) -> None: ...
+
+    async def write(self, *events: Event) -> None: ...
 
     async def refuse(
-        self, fault: Fault, *, tenant: str, actor: str, object: str, data: Mapping[str, JSON]  # noqa: A002
+        self,
+        fault: Fault,
+        *,
+        tenant: str,
+        actor: str,
+        object: str,  # noqa: A002  the journal's word
+        data: Mapping[str, JSON],
     ) -> str: ...
 
 
@@ -165,7 +178,7 @@ def guarded(permission: str) -> Callable[[F], F]:
 
 
 async def _record(service: object, fault: Fault, actor: Actor, tenant: str, name: str) -> None:
-    journal: Refusals | None = getattr(service, "journal", getattr(service, "_journal", None))
+    journal: Records | None = getattr(service, "journal", getattr(service, "_journal", None))
     if journal is not None:
         await journal.refuse(
             fault, tenant=tenant, actor=actor.name, object="", data={"operation": name}

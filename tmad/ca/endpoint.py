@@ -1,0 +1,219 @@
+"""Endpoints: one enrolment door each: who may knock, how they prove it, and what they get.
+
+An endpoint is a managed object; its protocol and label together are its URL and are unique
+across tenants, since a URL names no tenant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tmad import documents
+from tmad.ca.requests import EndpointID
+from tmad.catalogue import Kind, Reference, Stored
+from tmad.errors import Fault, FaultCode
+from tmad.identity.credentials import ChallengePolicy, Door
+from tmad.identity.webhook import Webhook
+from tmad.managed import Objects
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+LABEL = r"[a-z0-9][a-z0-9-]{0,50}"
+PROTOCOL = r"[a-z][a-z0-9]{0,10}"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Renewal(_Part):
+    """Whether and how the holder of a certificate gets its successor with it."""
+
+    enabled: bool = True
+    window_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Renewal is open this many days before the end; without it, at any time.",
+    )
+    grace_days: int = Field(
+        default=0, ge=0, le=365, description="Days after the end in which it still renews."
+    )
+    profiles: tuple[str, ...] = Field(
+        default=(),
+        description="Profiles whose certificates renew here; empty: the endpoint's own.",
+    )
+    authorities: tuple[str, ...] = Field(
+        default=(),
+        description="Authorities whose certificates renew here; empty: the endpoint's own.",
+    )
+    via_enroll: bool = Field(
+        default=True,
+        description="Accept a first-enrolment message signed by a certificate as a renewal, "
+        "as Apple devices send it.",
+    )
+
+
+class EndpointLimits(_Part):
+    """How much one endpoint hands out; 0 means unlimited."""
+
+    per_day: int = Field(default=0, ge=0, description="Certificates in 24 hours.")
+    pending: int = Field(default=1000, ge=0, description="Requests that wait at one time.")
+
+
+Method = Literal["challenge", "certificate", "webhook", "manual"]
+
+
+class EndpointDocument(_Part):
+    """What an administrator says about one endpoint."""
+
+    protocol: str = Field(pattern=f"^{PROTOCOL}$")
+    label: str = Field(pattern=f"^{LABEL}$", description="The part of the URL that names it.")
+    authority: str = Field(description="Which authority issues.")
+    profile: str = Field(description="Which profile shapes what is issued.")
+    enabled: bool = True
+    description: str = Field(default="", max_length=500)
+    authenticate: tuple[Method, ...] = Field(
+        default=("challenge",),
+        min_length=1,
+        description="What proves a first enrolment; one of them is enough. manual: a person "
+        "decides whenever nothing else proved it.",
+    )
+    approval: Literal["automatic", "manual"] = Field(
+        default="automatic", description="manual: a person decides about every first enrolment."
+    )
+    renewal: Renewal = Renewal()
+    challenge: ChallengePolicy = ChallengePolicy()
+    webhook: Webhook | None = None
+    limits: EndpointLimits = EndpointLimits()
+    idempotency_minutes: int = Field(
+        default=60,
+        ge=1,
+        le=10_080,
+        description="How long a repeated request is answered with the first certificate.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="What the protocol itself can be told."
+    )
+
+    @model_validator(mode="after")
+    def _webhook_is_told(self) -> EndpointDocument:
+        if "webhook" in self.authenticate and self.webhook is None:
+            raise ValueError("authenticate says webhook, but there is no webhook table")
+        return self
+
+    @property
+    def id(self) -> EndpointID:
+        """Return protocol and label, as the URL names them."""
+        return EndpointID(self.protocol, self.label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One endpoint in force; ``options`` is an instance of its protocol's EndpointOptions."""
+
+    id: EndpointID
+    tenant: str
+    document: EndpointDocument
+    revision: int
+    options: BaseModel
+
+
+class NoOptions(_Part):
+    """The options of a protocol that has none."""
+
+
+OptionModels = Mapping[str, type[BaseModel] | None]
+
+
+def object_name(id: EndpointID) -> str:  # noqa: A002  the house's word for it
+    """Return the name of the managed object that holds this endpoint."""
+    return f"{id.protocol}-{id.label}"
+
+
+def kind(option_models: OptionModels) -> Kind:
+    """Return the managed kind "endpoint" for these protocols and their EndpointOptions."""
+
+    def references(document: EndpointDocument) -> Iterable[Reference]:
+        yield "authority", document.authority
+        yield "profile", document.profile
+        yield from (("profile", name) for name in document.renewal.profiles)
+        yield from (("authority", name) for name in document.renewal.authorities)
+
+    def check(
+        connection: Connection, tenant: str, name: str, document: EndpointDocument
+    ) -> None:
+        if name != object_name(document.id):
+            raise documents.rejection(
+                {f"endpoint.{name}": f"must be named {object_name(document.id)}"}
+            )
+        _options(option_models, document, at=f"endpoint.{name}.options")
+
+    return Kind(
+        name="endpoint",
+        model=EndpointDocument,
+        handle=lambda tenant, name, document: str(document.id),
+        references=references,
+        check=check,
+    )
+
+
+class Endpoints:
+    """The endpoints in force, as the protocols ask for them."""
+
+    def __init__(self, objects: Objects, option_models: OptionModels) -> None:
+        self._objects = objects
+        self._option_models = option_models
+        self._parsed: dict[EndpointID, tuple[Stored, Endpoint]] = {}
+
+    async def by_id(self, id: EndpointID) -> Endpoint:  # noqa: A002
+        """Return the endpoint as of the last committed change.
+
+        Raise Fault(NOT_FOUND) when there is none or it is switched off: a stranger learns no
+        difference.
+        """
+        stored = await self._objects.load_by_handle("endpoint", str(id))
+        if stored is None or not stored.document.enabled:
+            self._parsed.pop(id, None)
+            raise Fault(
+                FaultCode.NOT_FOUND,
+                "there is no such endpoint",
+                rule="endpoint.absent" if stored is None else "endpoint.disabled",
+                values={"endpoint": str(id)},
+            )
+        parsed = self._parsed.get(id)
+        if parsed is not None and parsed[0] is stored:
+            return parsed[1]
+        endpoint = Endpoint(
+            id=id,
+            tenant=stored.tenant,
+            document=stored.document,
+            revision=stored.revision,
+            options=_options(self._option_models, stored.document, at="options"),
+        )
+        self._parsed[id] = (stored, endpoint)
+        return endpoint
+
+
+    async def door(self, endpoint: str) -> Door:
+        """Return what identity/credentials.py must know of "scep/routers"; Fault(NOT_FOUND)."""
+        try:
+            found = await self.by_id(EndpointID.parse(endpoint))
+        except ValueError as error:
+            raise Fault(FaultCode.NOT_FOUND, str(error), rule="endpoint.absent") from None
+        return Door(tenant=found.tenant, policy=found.document.challenge)
+
+
+def _options(option_models: OptionModels, document: EndpointDocument, *, at: str) -> BaseModel:
+    if document.protocol not in option_models:
+        raise documents.rejection(
+            {
+                "protocol": f"there is no protocol {document.protocol!r}"
+                + documents.nearest(document.protocol, list(option_models))
+            }
+        )
+    return documents.parse(option_models[document.protocol] or NoOptions, document.options, at=at)

@@ -1,0 +1,158 @@
+"""Enrolment secrets: rows that know a secret only by its keyed digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tmad.errors import Fault, FaultCode
+from tmad.storage.tables import enroll_secrets as t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollSecret:
+    """One secret: ``uses_left`` is 1 or 0 for a one-time secret, None for a static one.
+
+    ``bound_to`` is the JSON of the binding; ``claimed_by`` the request that is using it.
+    """
+
+    id: str
+    tenant: str
+    endpoint: str
+    bound_to: str
+    uses_left: int | None
+    claimed_by: str | None
+    used_at: datetime | None
+    revoked_at: datetime | None
+    expires_at: datetime | None
+    created_by: str
+    created_at: datetime
+
+
+_COLUMNS = (
+    t.c.id,
+    t.c.tenant,
+    t.c.endpoint,
+    t.c.bound_to,
+    t.c.uses_left,
+    t.c.claimed_by,
+    t.c.used_at,
+    t.c.revoked_at,
+    t.c.expires_at,
+    t.c.created_by,
+    t.c.created_at,
+)
+
+
+def by_id(connection: sa.Connection, tenant: str, secret_id: str) -> EnrollSecret | None:
+    """Return one secret of a tenant."""
+    return _one(connection, sa.select(*_COLUMNS).where(t.c.id == secret_id, t.c.tenant == tenant))
+
+
+def by_digest(connection: sa.Connection, endpoint: str, digest: bytes) -> EnrollSecret | None:
+    """Return the secret of an endpoint that has this digest, whatever its state."""
+    return _one(
+        connection, sa.select(*_COLUMNS).where(t.c.endpoint == endpoint, t.c.digest == digest)
+    )
+
+
+def find(
+    connection: sa.Connection, tenant: str, endpoint: str | None, after: str, limit: int
+) -> tuple[EnrollSecret, ...]:
+    """Return a page of a tenant's secrets, oldest first, beginning after the id ``after``."""
+    query = sa.select(*_COLUMNS).where(t.c.tenant == tenant, t.c.id > after)
+    if endpoint is not None:
+        query = query.where(t.c.endpoint == endpoint)
+    return tuple(_rows(connection.execute(query.order_by(t.c.id).limit(limit))))
+
+
+def insert(
+    connection: sa.Connection, secret: EnrollSecret, *, digest: bytes, sealed: bytes | None = None
+) -> None:
+    """Add a secret; Fault(CONFLICT) when the endpoint already has the same one."""
+    values = {column.name: getattr(secret, column.name) for column in _COLUMNS}
+    try:
+        connection.execute(sa.insert(t).values(digest=digest, sealed=sealed, **values))
+    except sa.exc.IntegrityError:
+        raise Fault(
+            FaultCode.CONFLICT,
+            "this endpoint has had that secret before",
+            rule="secret.repeated",
+            values={"endpoint": secret.endpoint},
+        ) from None
+
+
+def claim(connection: sa.Connection, secret_id: str, request_id: str, now: datetime) -> bool:
+    """Take a usable secret for one request; tell whether it was ours to take.
+
+    One conditional UPDATE: of many requests at once, the database lets one win. A static
+    secret is not taken from anybody.
+    """
+    result = connection.execute(
+        sa.update(t)
+        .where(
+            t.c.id == secret_id,
+            t.c.revoked_at.is_(None),
+            sa.or_(t.c.expires_at.is_(None), t.c.expires_at > now),
+            sa.or_(
+                t.c.uses_left.is_(None),
+                sa.and_(
+                    t.c.uses_left > 0,
+                    sa.or_(t.c.claimed_by.is_(None), t.c.claimed_by == request_id),
+                ),
+            ),
+        )
+        .values(
+            claimed_by=sa.case((t.c.uses_left.is_(None), sa.null()), else_=request_id),
+            claimed_at=now,
+        )
+    )
+    return result.rowcount == 1
+
+
+def consume(connection: sa.Connection, secret_id: str, request_id: str, now: datetime) -> bool:
+    """Use up the secret that a request claimed; tell whether the claim still stood."""
+    result = connection.execute(
+        sa.update(t)
+        .where(
+            t.c.id == secret_id,
+            sa.or_(
+                t.c.uses_left.is_(None),
+                sa.and_(t.c.uses_left > 0, t.c.claimed_by == request_id),
+            ),
+        )
+        .values(uses_left=t.c.uses_left - 1, used_at=now)
+    )
+    return result.rowcount == 1
+
+
+def release(connection: sa.Connection, secret_id: str, request_id: str) -> bool:
+    """Give back the secret that a request claimed and did not use up; tell whether it did."""
+    result = connection.execute(
+        sa.update(t)
+        .where(t.c.id == secret_id, t.c.claimed_by == request_id, t.c.uses_left > 0)
+        .values(claimed_by=None, claimed_at=None)
+    )
+    return result.rowcount == 1
+
+
+def revoke(connection: sa.Connection, tenant: str, secret_id: str, now: datetime) -> bool:
+    """Make a secret unusable; tell whether it was not so before."""
+    result = connection.execute(
+        sa.update(t)
+        .where(t.c.id == secret_id, t.c.tenant == tenant, t.c.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
+    return result.rowcount == 1
+
+
+def _one(connection: sa.Connection, query: sa.Select[Any]) -> EnrollSecret | None:
+    return next(iter(_rows(connection.execute(query))), None)
+
+
+def _rows(result: sa.Result[Any]) -> Iterable[EnrollSecret]:
+    return (EnrollSecret(**row) for row in result.mappings())
