@@ -65,7 +65,7 @@ class Effects:
 class Wish:
     """What somebody wants a certificate's status to be; reason None means good."""
 
-    reason: Reason | None
+    reason: int | None
     at: datetime | None = None
     invalidity_date: datetime | None = None
 
@@ -101,7 +101,7 @@ class Revocation:
         Fault(NOT_FOUND) when this tenant has no such certificate, CONFLICT when it is revoked
         already for another reason, REJECTED for a reason or date that is not allowed.
         """
-        wish = Wish(reason=parse_reason(reason), at=at, invalidity_date=invalidity_date)
+        wish = Wish(reason=reason, at=at, invalidity_date=invalidity_date)
         return await self._change(
             actor, tenant, _by_serial(tenant, issuer_id, serial), wish, dry_run
         )
@@ -119,7 +119,7 @@ class Revocation:
         dry_run: bool = False,
     ) -> Effect:
         """Revoke the certificate with this id; otherwise as ``revoke``."""
-        wish = Wish(reason=parse_reason(reason), at=at, invalidity_date=invalidity_date)
+        wish = Wish(reason=reason, at=at, invalidity_date=invalidity_date)
         return await self._change(actor, tenant, _by_id(tenant, certificate_id), wish, dry_run)
 
     @guarded("certificate.revoke")
@@ -134,7 +134,7 @@ class Revocation:
         dry_run: bool = False,
     ) -> Effects:
         """Revoke many certificates, a few hundred in each transaction."""
-        wish = Wish(reason=parse_reason(reason), at=at)
+        wish = Wish(reason=reason, at=at)
         effects: list[Effect] = []
         refused: list[tuple[int, Fault]] = []
         for start in range(0, len(certificate_ids), _BATCH):
@@ -279,24 +279,25 @@ def decide(row: status.RevocableRow, wish: Wish, now: datetime) -> Status:
         if before.state == "good" or before.reason == Reason.CERTIFICATE_HOLD:
             return GOOD
         raise _conflict(row, before, "only a certificate on hold can be released")
-    _check_dates(row, wish, now)
+    reason = parse_reason(wish.reason)
+    _check_dates(row, wish, reason, now)
     # Whole seconds, as CRL and OCSP write them: all sources then say the same instant.
     at = (wish.at or now).replace(microsecond=0)
-    after = Status("revoked", at, wish.reason)
+    after = Status("revoked", at, reason)
     if before.state == "good":
         return after
     assert before.revoked_at is not None
     since = min(at, before.revoked_at)
-    if before.reason == wish.reason:
+    if before.reason == reason:
         # The same again: only the start of a compromise may still move, and only back.
         return replace(before, revoked_at=since) if wish.at is not None else before
-    if before.reason == Reason.CERTIFICATE_HOLD or wish.reason == Reason.KEY_COMPROMISE:
+    if before.reason == Reason.CERTIFICATE_HOLD or reason == Reason.KEY_COMPROMISE:
         # Nobody may believe that the certificate was good in between.
         return replace(after, revoked_at=since)
     raise _conflict(row, before, "the certificate is revoked already, for another reason")
 
 
-def _check_dates(row: status.RevocableRow, wish: Wish, now: datetime) -> None:
+def _check_dates(row: status.RevocableRow, wish: Wish, reason: Reason, now: datetime) -> None:
     for name, date in (("at", wish.at), ("invalidity_date", wish.invalidity_date)):
         if date is None:
             continue
@@ -320,7 +321,7 @@ def _check_dates(row: status.RevocableRow, wish: Wish, now: datetime) -> None:
                 rule="revocation.date.before-certificate",
                 values=values,
             )
-        if date < now - timedelta(minutes=1) and wish.reason not in COMPROMISES:
+        if date < now - timedelta(minutes=1) and reason not in COMPROMISES:
             raise Fault(
                 FaultCode.REJECTED,
                 "only a compromise can be dated in the past",
