@@ -1,0 +1,96 @@
+"""PostgreSQL through psycopg 3: time limits, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from tmad.events import Clock
+
+# Milliseconds. A statement that takes longer than this is a mistake or an outage; the thread
+# that waits for it must come back either way.
+_WRITE_STATEMENT = 4_000
+_READ_STATEMENT = 25_000
+_LOCK = 3_000
+_IDLE_IN_TRANSACTION = 10_000
+_UNACKNOWLEDGED = 4_000
+_CONNECT_SECONDS = 3
+
+# Not an OperationalError for the driver, but a standby that was asked to write.
+_READ_ONLY_TRANSACTION = "25006"
+
+
+class PostgreSQL:
+    """Opens connections; with ``point`` those that read without a transaction around."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: sa.URL, now: Clock, *, point: bool = False) -> None:
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._now = now
+        self._point = point
+        self._engines = {read_only: self._make_engine(read_only) for read_only in (False, True)}
+
+    def _make_engine(self, read_only: bool) -> sa.Engine:
+        limits = {
+            "statement_timeout": _READ_STATEMENT if read_only else _WRITE_STATEMENT,
+            "lock_timeout": _LOCK,
+            "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION,
+            "default_transaction_read_only": "on" if read_only else "off",
+        }
+        arguments: dict[str, Any] = {
+            "application_name": "tmad",
+            "connect_timeout": _CONNECT_SECONDS,
+            "tcp_user_timeout": _UNACKNOWLEDGED,
+            "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
+            # BEGIN is sent by _begin, so that a lost connection is noticed before any work.
+            "autocommit": True,
+        }
+        if not read_only:
+            # Of several hosts in the URL, writers want the one that is not a standby.
+            arguments["target_session_attrs"] = "read-write"
+        engine = sa.create_engine(self._url, poolclass=sa.pool.NullPool, connect_args=arguments)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def connect(self, read_only: bool) -> sa.Connection:
+        """Open a connection."""
+        connection = self._engines[read_only].connect()
+        connection.info["tmad.now"] = self._now
+        if not self._point:
+            connection.info["tmad.begin"] = (
+                "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if read_only else "BEGIN"
+            )
+        return connection
+
+    def outage(self, error: BaseException) -> str:
+        """Say how this error means that the database cannot serve; "" when it does not."""
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) or (
+            isinstance(cause, psycopg.Error) and cause.sqlstate == _READ_ONLY_TRANSACTION
+        ):
+            return f"{cause.sqlstate or type(cause).__name__}: {cause}".strip()
+        return ""
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        """Whether the transaction is gone: always, since no job shares it with another."""
+        return True
+
+    def interrupt(self, connection: sa.Connection) -> None:
+        """Shut the socket, so that a thread that waits for a silent server comes back."""
+        with contextlib.suppress(Exception):
+            driver: Any = connection.connection.driver_connection
+            with socket.socket(fileno=os.dup(driver.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+
+
+def _begin(connection: sa.Connection) -> None:
+    statement = connection.info.get("tmad.begin")
+    if statement:
+        driver: Any = connection.connection.driver_connection
+        driver.execute(statement)

@@ -1,0 +1,140 @@
+"""One thread's connection: transactions, savepoints, loss and healing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from tmad.storage.lane import Job, unavailable
+
+_AFTER_COMMIT = "tmad.after_commit"
+
+
+def after_commit(connection: sa.Connection, callback: Callable[[], object]) -> None:
+    """Call ``callback`` in the reactor's thread once this transaction has been committed."""
+    connection.info[_AFTER_COMMIT].append(callback)
+
+
+class Backend(Protocol):
+    """What differs between SQLite and PostgreSQL for a session."""
+
+    def connect(self, read_only: bool) -> sa.Connection:
+        """Open a connection; raise a driver or SQLAlchemy error when that fails."""
+
+    def outage(self, error: BaseException) -> str:
+        """Say how this error means that the database cannot serve; "" when it does not."""
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        """Whether the transaction is gone with everything that was done in it."""
+
+    def interrupt(self, connection: sa.Connection) -> None:
+        """Break a call that hangs in another thread, if that is possible."""
+
+
+class GroupSession:
+    """Runs jobs in transactions of one connection, several jobs in one commit.
+
+    The outcome of a job is final only once the commit that holds it has succeeded: if that
+    fails, all jobs of the group get Fault(UNAVAILABLE), whatever they had returned.
+    """
+
+    def __init__(self, backend: Backend, *, read_only: bool) -> None:
+        self._backend = backend
+        self._read_only = read_only
+        self._connection: sa.Connection | None = None
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run every job and set its outcome; never raise."""
+        try:
+            was_open = self._connection is not None
+            try:
+                self._run_group(jobs)
+            except Exception as error:
+                # A read may simply be done again, if only its idle connection had died.
+                if not (self._read_only and was_open and self._backend.outage(error)):
+                    raise
+                self._discard()
+                self._run_group(jobs)
+        except Exception as error:  # noqa: BLE001  every caller gets an answer
+            self._discard()
+            why = self._backend.outage(error)
+            if not why and isinstance(error, sa.exc.SQLAlchemyError):
+                why = repr(error)
+            for job in jobs:
+                job.fail(unavailable(why) if why else error)
+
+    def abort(self) -> None:
+        """Break a call that hangs, from another thread, where the driver can."""
+        connection = self._connection
+        if connection is not None:
+            self._backend.interrupt(connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._discard()
+
+    def _begin(self) -> tuple[sa.Connection, sa.RootTransaction]:
+        # A connection that died while it was idle is noticed here, before anything was done
+        # on it, so one fresh attempt is safe.
+        for attempt in (1, 2):
+            fresh = self._connection is None
+            try:
+                if self._connection is None:
+                    self._connection = self._backend.connect(self._read_only)
+                return self._connection, self._connection.begin()
+            except Exception as error:
+                self._discard()
+                why = self._backend.outage(error)
+                if not why:
+                    raise
+                if fresh or attempt == 2:
+                    raise unavailable(why) from error
+        raise AssertionError("unreachable")
+
+    def _run_group(self, jobs: Sequence[Job]) -> None:
+        connection, transaction = self._begin()
+        keep = False
+        for job in jobs:
+            keep |= self._attempt(connection, transaction, job, shared=len(jobs) > 1)
+        if keep:
+            transaction.commit()
+        else:
+            transaction.rollback()
+
+    def _attempt(
+        self, connection: sa.Connection, transaction: sa.RootTransaction, job: Job, *, shared: bool
+    ) -> bool:
+        """Run one job; say whether it did something to keep. Raise if the group is lost."""
+        driver: Any = connection.connection.driver_connection
+        connection.info[_AFTER_COMMIT] = job.callbacks
+        if shared:
+            driver.execute("SAVEPOINT job")
+        try:
+            job.result = job.function(connection, *job.arguments)
+        except Exception as error:  # noqa: BLE001  it belongs to the caller
+            why = self._backend.outage(error)
+            job.fail(unavailable(why) if why else error)
+            if why and self._backend.is_lost(connection):
+                raise
+        else:
+            if not transaction.is_active or connection.get_transaction() is not transaction:
+                raise RuntimeError("a storage function must not end its transaction")
+            if job.dry_run:
+                job.callbacks = []
+        undo = job.error is not None or job.dry_run
+        if shared:
+            if undo:
+                driver.execute("ROLLBACK TO job")
+            driver.execute("RELEASE job")
+        return not undo
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except Exception:  # noqa: BLE001  it is being thrown away because it does not work
+            connection.invalidate()

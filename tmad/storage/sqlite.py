@@ -1,0 +1,128 @@
+"""SQLite: one file, write-ahead log, durable commits."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock
+
+BUSY_MILLISECONDS = 3_000  # how long another process may hold the write lock
+_MMAP_OCTETS = 1 << 28
+_JOURNAL_OCTETS = 1 << 26
+
+# Results that mean that the database cannot serve now, not that the statement is wrong.
+_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+class SQLite:
+    """Opens connections to one file, or to a database in memory that only one can see."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: str, now: Clock, *, create: bool = False) -> None:
+        self.path = "" if path in {"", ":memory:"} else os.path.abspath(path)
+        self._now = now
+        if self.path:
+            _protect(Path(self.path), create)
+        self.engine = sa.create_engine(
+            "sqlite+pysqlite://", creator=self._open, poolclass=sa.pool.NullPool
+        )
+        sa.event.listen(self.engine, "begin", _begin)
+
+    def _open(self) -> sqlite3.Connection:
+        # isolation_level None: the driver starts no transactions of its own.
+        connection = sqlite3.connect(
+            f"{Path(self.path).as_uri()}?mode=rw" if self.path else ":memory:",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,  # opened and used by one thread, closed by another
+            cached_statements=512,
+            timeout=BUSY_MILLISECONDS / 1000,
+        )
+        try:
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+                f"mmap_size={_MMAP_OCTETS}",
+                f"journal_size_limit={_JOURNAL_OCTETS}",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def connect(self, read_only: bool) -> sa.Connection:
+        """Open a connection whose transactions begin with the right kind of lock."""
+        connection = self.engine.connect()
+        connection.info["tmad.now"] = self._now
+        connection.info["tmad.begin"] = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        if read_only:
+            driver(connection).execute("PRAGMA query_only=ON").close()
+        return connection
+
+    def outage(self, error: BaseException) -> str:
+        """Say how this error means that the database cannot serve; "" when it does not."""
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, sqlite3.Error):
+            code = getattr(cause, "sqlite_errorcode", None)
+            if code is not None and code & 0xFF in _OUTAGES:
+                return f"{cause.sqlite_errorname}: {cause}"
+        return ""
+
+    def is_lost(self, connection: sa.Connection) -> bool:
+        """Whether SQLite has rolled the whole transaction back, as it may when a disk is full."""
+        return not driver(connection).in_transaction
+
+    def interrupt(self, connection: sa.Connection) -> None:
+        """Stop a statement that runs too long; a hanging disk cannot be helped."""
+        driver(connection).interrupt()
+
+
+def driver(connection: sa.Connection) -> Any:
+    """Return the driver's own connection, for what must cost a microsecond only."""
+    return connection.connection.driver_connection
+
+
+def _begin(connection: sa.Connection) -> None:
+    statement = connection.info.get("tmad.begin")
+    if statement:
+        driver(connection).execute(statement)
+
+
+def _protect(path: Path, create: bool) -> None:
+    """Let nobody but the owner read the file; SQLite gives -wal and -shm the same mode."""
+    if create and not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except FileNotFoundError:
+        raise Fault(
+            FaultCode.UNAVAILABLE,
+            "the database does not exist; run `tmad init`, or `tmad migrate` to create it",
+            private=str(path),
+            rule="database.schema",
+        ) from None
