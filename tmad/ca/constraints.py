@@ -56,8 +56,11 @@ def _check_constrained(
     for subtree in constraints.excluded_subtrees or ():
         if type(subtree) is type(name) and _inside(name, subtree, excluded=True):
             raise refuse(
-                "name.constraints.excluded", "the issuer's certificate excludes this name",
-                name=text_of(name), constraint=str(subtree.value), issuer=issuer,
+                "name.constraints.excluded",
+                "the issuer's certificate excludes this name",
+                name=text_of(name),
+                constraint=str(subtree.value),
+                issuer=issuer,
             )
     permitted = [s for s in constraints.permitted_subtrees or () if type(s) is type(name)]
     if isinstance(name, x509.OtherName):
@@ -67,8 +70,10 @@ def _check_constrained(
     # A list for one type says nothing about other types.
     if permitted and not any(_inside(name, s, excluded=False) for s in permitted):
         raise refuse(
-            "name.constraints.permitted", "the issuer's certificate does not permit this name",
-            name=text_of(name), issuer=issuer,
+            "name.constraints.permitted",
+            "the issuer's certificate does not permit this name",
+            name=text_of(name),
+            issuer=issuer,
             constraint=", ".join(str(s.value) for s in permitted),
         )
 
@@ -133,6 +138,4 @@ def _directory_inside(name: x509.Name, subtree: x509.Name) -> bool:
 
 def _rdn_text(rdn: x509.RelativeDistinguishedName) -> frozenset[tuple[str, str]]:
     # RFC 5280, 7.1: compare without case and with white space folded.
-    return frozenset(
-        (a.oid.dotted_string, " ".join(str(a.value).casefold().split())) for a in rdn
-    )
+    return frozenset((a.oid.dotted_string, " ".join(str(a.value).casefold().split())) for a in rdn)

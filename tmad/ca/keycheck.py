@@ -14,6 +14,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -64,14 +65,28 @@ class KeyRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     algorithms: tuple[str, ...] = Field(
-        ("rsa", "p256", "p384", "p521", "ed25519", "ed448", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"),
+        default=(
+            "rsa",
+            "p256",
+            "p384",
+            "p521",
+            "ed25519",
+            "ed448",
+            "ml-dsa-44",
+            "ml-dsa-65",
+            "ml-dsa-87",
+        ),
         min_length=1,
         description="Allowed key algorithms and curves: " + ", ".join(sorted(ALGORITHMS)),
     )
-    rsa_min: int = Field(2048, ge=2048, le=8192, description="Smallest RSA modulus, in bits")
-    rsa_max: int = Field(4096, ge=2048, le=8192, description="Largest RSA modulus, in bits")
-    exponent_min: int = Field(65537, ge=3, description="Smallest RSA exponent; 3 is for old devices")
-    compressed_points: bool = Field(False, description="Accept compressed curve points")
+    rsa_min: int = Field(
+        default=2048, ge=2048, le=8192, description="Smallest RSA modulus, in bits"
+    )
+    rsa_max: int = Field(default=4096, ge=2048, le=8192, description="Largest RSA modulus, in bits")
+    exponent_min: int = Field(
+        default=65537, ge=3, description="Smallest RSA exponent; 3 is for old devices"
+    )
+    compressed_points: bool = Field(default=False, description="Accept compressed curve points")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +172,10 @@ def check(
     key = describe(public_key)
     if key.algorithm not in rules.algorithms:
         raise _bad(
-            "key.algorithm", "the profile does not allow this kind of key",
-            algorithm=key.algorithm, allowed=", ".join(rules.algorithms),
+            "key.algorithm",
+            "the profile does not allow this kind of key",
+            algorithm=key.algorithm,
+            allowed=", ".join(rules.algorithms),
         )
     if isinstance(public_key, rsa.RSAPublicKey):
         _check_rsa(public_key, rules)
@@ -181,8 +198,11 @@ def _check_rsa(public_key: rsa.RSAPublicKey, rules: KeyRules) -> None:
     bits = public_key.key_size
     if not rules.rsa_min <= bits <= rules.rsa_max:
         raise _bad(
-            "key.rsa.size", "the RSA key has the wrong size",
-            bits=str(bits), minimum=str(rules.rsa_min), maximum=str(rules.rsa_max),
+            "key.rsa.size",
+            "the RSA key has the wrong size",
+            bits=str(bits),
+            minimum=str(rules.rsa_min),
+            maximum=str(rules.rsa_max),
         )
     if bits % 8:
         raise _bad("key.rsa.multiple-of-8", "the RSA modulus is no whole octets", bits=str(bits))
@@ -191,8 +211,10 @@ def _check_rsa(public_key: rsa.RSAPublicKey, rules: KeyRules) -> None:
     if e % 2 == 0 or e < rules.exponent_min or e.bit_length() > 256:
         # BR 6.1.6 (NIST SP 800-89): odd, 2^16+1 to 2^256-1
         raise _bad(
-            "key.rsa.exponent", "the RSA exponent is not allowed",
-            exponent=str(e)[:80], minimum=str(rules.exponent_min),
+            "key.rsa.exponent",
+            "the RSA exponent is not allowed",
+            exponent=str(e)[:80],
+            minimum=str(rules.exponent_min),
         )
     if n % 2 == 0:
         raise _weak("key.rsa.even", "the RSA modulus is even")
@@ -219,14 +241,12 @@ def _rsa_weakness(n: int, e: int) -> str:
 @cache
 def _badkeys() -> ModuleType:
     # Only the arithmetic: badkeys' own blocklist reader ends the process when it has no file.
-    from badkeys import rsakeys
-
-    return rsakeys
+    return import_module("badkeys.rsakeys")
 
 
 def _is_prime(n: int) -> bool:
     # gmpy2 is what badkeys computes with.
-    import gmpy2
+    import gmpy2  # type: ignore[import-untyped]  # ships no stubs
 
     return bool(gmpy2.is_prime(n))
 

@@ -47,9 +47,7 @@ _MAX_LENGTH = {
     UNSTRUCTURED_NAME: 255,
 }
 _DEFAULT_MAX_LENGTH = 255
-_PRINTABLE_ONLY = frozenset(
-    {NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER, NameOID.DN_QUALIFIER}
-)
+_PRINTABLE_ONLY = frozenset({NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER, NameOID.DN_QUALIFIER})
 _IA5_ONLY = frozenset({NameOID.EMAIL_ADDRESS, NameOID.DOMAIN_COMPONENT})
 _IA5_TOO = frozenset({UNSTRUCTURED_NAME})
 _DIRECTORY_STRINGS = frozenset({_ASN1Type.UTF8String, _ASN1Type.PrintableString})
@@ -297,14 +295,18 @@ def _check_attribute(attribute: x509.NameAttribute[str | bytes]) -> None:
         raise refuse("name.subject.type", "a name attribute is not text", attribute=label)
     if not value.strip() or _has_control(value):
         raise refuse(
-            "name.subject.value", "a name attribute is empty or has control characters",
+            "name.subject.value",
+            "a name attribute is empty or has control characters",
             attribute=label,
         )
     limit = _MAX_LENGTH.get(oid, _DEFAULT_MAX_LENGTH)
     if len(value) > limit:
         raise refuse(
-            "name.subject.length", "a name attribute is too long",
-            attribute=label, length=str(len(value)), limit=str(limit),
+            "name.subject.length",
+            "a name attribute is too long",
+            attribute=label,
+            length=str(len(value)),
+            limit=str(limit),
         )
     if oid == NameOID.COUNTRY_NAME and not re.fullmatch("[A-Za-z]{2}", value):
         raise refuse("name.subject.country", "a country is two letters", value=value)
@@ -324,8 +326,10 @@ def _check_string_type(attribute: x509.NameAttribute[str | bytes], label: str) -
     # RFC 5280, 4.1.2.4 and appendix A.1
     if string_type not in allowed:
         raise refuse(
-            "name.subject.string-type", "a name attribute has the wrong ASN.1 string type",
-            attribute=label, type=string_type.name,
+            "name.subject.string-type",
+            "a name attribute has the wrong ASN.1 string type",
+            attribute=label,
+            type=string_type.name,
         )
     text = str(attribute.value)
     if string_type is _ASN1Type.PrintableString and not _PRINTABLE.match(text):

@@ -1,4 +1,4 @@
-"""TBSCertificates and the signatures over them: RFC 5280, 4.1; RFC 4055; RFC 9881.
+"""TBSCertificates and the signatures over them: RFC 5280, 4.1.
 
 A certificate is put together from encoded pieces, in two phases: the TBSCertificate first, so
 that exactly its octets can be committed before anybody signs them, then the signature over
@@ -14,56 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import (
-    ec,
-    ed448,
-    ed25519,
-    mldsa,
-    padding,
-    rsa,
-)
-from cryptography.hazmat.primitives.asymmetric.types import (
-    CertificateIssuerPrivateKeyTypes,
-    CertificateIssuerPublicKeyTypes,
-)
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from tmad.ca.scheme import SignatureScheme
+from tmad.ca.signature import check
 from tmad.errors import Fault, FaultCode
 
 _SEQUENCE, _BIT_STRING, _OCTET_STRING, _OID, _INTEGER = 0x30, 0x03, 0x04, 0x06, 0x02
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
-_NULL = b"\x05\x00"
 _TRUE = b"\x01\x01\xff"
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 # RFC 5280, 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
 _FIRST_GENERALIZED_YEAR = 2050
-
-_RSA_OIDS = {
-    "sha256": "1.2.840.113549.1.1.11",
-    "sha384": "1.2.840.113549.1.1.12",
-    "sha512": "1.2.840.113549.1.1.13",
-}
-_ECDSA_OIDS = {
-    "sha256": "1.2.840.10045.4.3.2",
-    "sha384": "1.2.840.10045.4.3.3",
-    "sha512": "1.2.840.10045.4.3.4",
-}
-_HASH_OIDS = {
-    "sha256": "2.16.840.1.101.3.4.2.1",
-    "sha384": "2.16.840.1.101.3.4.2.2",
-    "sha512": "2.16.840.1.101.3.4.2.3",
-}
-_RSASSA_PSS = "1.2.840.113549.1.1.10"
-_MGF1 = "1.2.840.113549.1.1.8"
-# The parameters are absent for these (RFC 8410, 3; RFC 9881, 3).
-_FIXED_OIDS: dict[type, str] = {
-    ed25519.Ed25519PublicKey: "1.3.101.112",
-    ed448.Ed448PublicKey: "1.3.101.113",
-    mldsa.MLDSA44PublicKey: "2.16.840.1.101.3.4.3.17",
-    mldsa.MLDSA65PublicKey: "2.16.840.1.101.3.4.3.18",
-    mldsa.MLDSA87PublicKey: "2.16.840.1.101.3.4.3.19",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,37 +72,6 @@ def extension(oid: x509.ObjectIdentifier, value_der: bytes, *, critical: bool) -
     return tlv(_SEQUENCE, body + tlv(_OCTET_STRING, value_der))
 
 
-def algorithm(public_key: CertificateIssuerPublicKeyTypes, scheme: SignatureScheme) -> bytes:
-    """Return the DER AlgorithmIdentifier of this key's signatures."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        assert scheme.hash is not None
-        if isinstance(scheme.padding, padding.PSS):
-            return _pss(scheme.hash.name, scheme.hash.digest_size)
-        return tlv(_SEQUENCE, oid_der(_RSA_OIDS[scheme.hash.name]) + _NULL)
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        assert scheme.hash is not None
-        return tlv(_SEQUENCE, oid_der(_ECDSA_OIDS[scheme.hash.name]))
-    for kind, oid in _FIXED_OIDS.items():
-        if isinstance(public_key, kind):
-            return tlv(_SEQUENCE, oid_der(oid))
-    raise Fault(
-        FaultCode.INTERNAL, "the issuer's key cannot sign", private=type(public_key).__name__
-    )
-
-
-def sign(key: CertificateIssuerPrivateKeyTypes, scheme: SignatureScheme, tbs_der: bytes) -> bytes:
-    """Return the signature over exactly these octets."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        assert scheme.hash is not None
-        assert scheme.padding is not None
-        return key.sign(tbs_der, scheme.padding, scheme.hash)
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        assert scheme.hash is not None
-        return key.sign(tbs_der, ec.ECDSA(scheme.hash))
-    # Ed25519, Ed448 and ML-DSA take the message alone.
-    return key.sign(tbs_der)  # type: ignore[call-arg,union-attr]  # DSA was never an issuer here
-
-
 def assemble(tbs_der: bytes, algorithm_der: bytes, signature: bytes) -> bytes:
     """Return the DER Certificate around a TBSCertificate and its signature."""
     return tlv(_SEQUENCE, tbs_der + algorithm_der + tlv(_BIT_STRING, b"\x00" + signature))
@@ -159,40 +90,20 @@ def finish(
     Raise Fault(INTERNAL) when any of that fails: nothing unverified leaves.
     """
     try:
-        certificate = x509.load_der_x509_certificate(
-            assemble(tbs_der, algorithm_der, signature)
-        )
-        verify(public_key, scheme, signature, certificate.tbs_certificate_bytes)
-    except (ValueError, InvalidSignature) as error:
+        certificate = x509.load_der_x509_certificate(assemble(tbs_der, algorithm_der, signature))
+    except ValueError as error:
         raise Fault(
             FaultCode.INTERNAL,
-            "the signature could not be verified",
-            private=f"{type(error).__name__}: {error}",
-            rule="issue.verify",
+            "the certificate could not be read back",
+            private=str(error),
+            rule="issue.read",
         ) from error
+    check(public_key, scheme, signature, certificate.tbs_certificate_bytes, digest=False)
     if certificate.tbs_certificate_bytes != tbs_der:
         raise Fault(
             FaultCode.INTERNAL, "the certificate is not what was recorded", rule="issue.tbs"
         )
     return certificate
-
-
-def verify(
-    public_key: CertificateIssuerPublicKeyTypes,
-    scheme: SignatureScheme,
-    signature: bytes,
-    tbs_der: bytes,
-) -> None:
-    """Raise InvalidSignature unless the key made this signature over these octets."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        assert scheme.hash is not None
-        assert scheme.padding is not None
-        public_key.verify(signature, tbs_der, scheme.padding, scheme.hash)
-    elif isinstance(public_key, ec.EllipticCurvePublicKey):
-        assert scheme.hash is not None
-        public_key.verify(signature, tbs_der, ec.ECDSA(scheme.hash))
-    else:
-        public_key.verify(signature, tbs_der)  # type: ignore[call-arg]  # DSA: see sign()
 
 
 def tlv(tag: int, content: bytes) -> bytes:
@@ -230,11 +141,3 @@ def _time(moment: datetime) -> bytes:
     if moment.year < _FIRST_GENERALIZED_YEAR:
         return tlv(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
     return tlv(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
-
-
-def _pss(hash_name: str, digest_size: int) -> bytes:
-    # RFC 4055, 3.1: all explicit but the trailer, whose default must be left out (X5-02).
-    digest = tlv(_SEQUENCE, oid_der(_HASH_OIDS[hash_name]) + _NULL)
-    mask = tlv(_SEQUENCE, oid_der(_MGF1) + digest)
-    parameters = tlv(0xA0, digest) + tlv(0xA1, mask) + tlv(0xA2, _integer(digest_size))
-    return tlv(_SEQUENCE, oid_der(_RSASSA_PSS) + tlv(_SEQUENCE, parameters))

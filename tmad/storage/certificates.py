@@ -1,0 +1,369 @@
+"""Rows of certificates: the intent before the signature, the certificate after it, its names.
+
+Serial numbers are big-endian octets without leading zeros, so that any foreign one fits too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from tmad.errors import Fault, FaultCode
+from tmad.storage import changes
+from tmad.storage.tables import certificate_names, certificates, issuers, private_keys
+
+KEY_COMPROMISE = 1  # RFC 5280, 5.3.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What is about to be signed; committed before the key is touched."""
+
+    tenant: str
+    issuer_id: int
+    serial: int
+    via: str
+    endpoint: str
+    profile: str
+    profile_revision: int
+    request_id: str | None
+    replaces_id: int | None
+    owner: str
+    subject: str
+    not_before: datetime
+    not_after: datetime
+    spki_sha256: bytes
+    tbs_sha256: bytes
+    tbs_der: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRow:
+    """One certificate; ``certificate_der`` is None while the state is "intent" or "void"."""
+
+    id: int
+    tenant: str
+    issuer_id: int
+    serial: int
+    state: str  # "intent", "issued", "void", "imported"
+    via: str
+    endpoint: str
+    profile: str
+    profile_revision: int
+    request_id: str | None
+    replaces_id: int | None
+    owner: str
+    subject: str
+    not_before: datetime
+    not_after: datetime
+    spki_sha256: bytes
+    certificate_der: bytes | None
+    sha256: bytes | None
+    created_at: datetime
+    revoked_at: datetime | None
+    reason: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """One earlier certificate for a key."""
+
+    id: int
+    tenant: str
+    issuer_id: int
+    subject: str
+    not_after: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHistory:
+    """What the installation knows of a public key, in every tenant."""
+
+    is_own: bool  # a private key of the appliance's own
+    is_compromised: bool  # a certificate for it was revoked with keyCompromise
+    uses: tuple[KeyUse, ...]  # unexpired ones of one tenant
+
+
+_COLUMNS = tuple(
+    certificates.c[name]
+    for name in CertificateRow.__dataclass_fields__  # the class is the one list of columns
+)
+_SELECT = sa.select(*_COLUMNS)
+# Built once: compiling a statement costs more than running it.
+_INSERT_INTENT = certificates.insert().returning(certificates.c.id)
+_COMPLETE = (
+    certificates.update()
+    .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
+    .values(
+        state="issued",
+        tbs_der=None,
+        certificate_der=sa.bindparam("der"),
+        sha256=sa.bindparam("digest"),
+    )
+)
+_VOID = (
+    certificates.update()
+    .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
+    .values(state="void", revoked_at=sa.bindparam("now"), reason=0)
+)
+_INSERT_NAMES = certificate_names.insert()
+
+
+def serial_octets(serial: int) -> bytes:
+    """Return the stored form of a serial number."""
+    return serial.to_bytes((serial.bit_length() + 7) // 8)
+
+
+def insert_intent(connection: sa.Connection, intent: Intent) -> int:
+    """Add what is about to be signed and return its id.
+
+    Raise Fault(CONFLICT) when the issuer has used the serial number.
+    """
+    values = {name: getattr(intent, name) for name in Intent.__dataclass_fields__}
+    values["serial"] = serial_octets(intent.serial)
+    values["state"] = "intent"
+    try:
+        return int(connection.execute(_INSERT_INTENT, values).scalar_one())
+    except IntegrityError as error:
+        raise Fault(
+            FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
+        ) from error
+
+
+def complete(
+    connection: sa.Connection, certificate_id: int, *, certificate_der: bytes, sha256: bytes
+) -> None:
+    """Turn an intent into a certificate; Fault(CONFLICT) when it was voided meanwhile."""
+    done = connection.execute(
+        _COMPLETE, {"row": certificate_id, "der": certificate_der, "digest": sha256}
+    )
+    if done.rowcount != 1:
+        raise Fault(
+            FaultCode.CONFLICT,
+            "the certificate was given up meanwhile",
+            rule="certificate.void",
+            values={"certificate": str(certificate_id)},
+        )
+
+
+def void(connection: sa.Connection, row: CertificateRow, now: datetime) -> bool:
+    """Give an intent up and revoke it, for it may have been signed; True when it was one."""
+    done = connection.execute(_VOID, {"row": row.id, "now": now})
+    if done.rowcount != 1:
+        return False
+    key = f"{row.issuer_id}:{serial_octets(row.serial).hex()}"
+    changes.record(connection, "status", key)
+    return True
+
+
+def insert_names(
+    connection: sa.Connection, certificate_id: int, tenant: str, names: Iterable[tuple[str, str]]
+) -> None:
+    """Make a certificate findable by these (kind, value) pairs."""
+    rows = [
+        {"certificate_id": certificate_id, "tenant": tenant, "kind": kind, "value": value}
+        for kind, value in names
+    ]
+    if rows:
+        connection.execute(_INSERT_NAMES, rows)
+
+
+def by_id(connection: sa.Connection, tenant: str, certificate_id: int) -> CertificateRow | None:
+    """Return one certificate of a tenant."""
+    return _one(
+        connection,
+        _SELECT.where(certificates.c.id == certificate_id, certificates.c.tenant == tenant),
+    )
+
+
+def by_serial(connection: sa.Connection, issuer_id: int, serial: int) -> CertificateRow | None:
+    """Return the certificate with this serial number."""
+    return _one(
+        connection,
+        _SELECT.where(
+            certificates.c.issuer_id == issuer_id, certificates.c.serial == serial_octets(serial)
+        ),
+    )
+
+
+def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> CertificateRow | None:
+    """Return the certificate whose DER has this SHA-256."""
+    return _one(
+        connection,
+        _SELECT.where(certificates.c.sha256 == sha256, certificates.c.tenant == tenant).limit(1),
+    )
+
+
+def find(
+    connection: sa.Connection, tenant: str, *, after: int, limit: int, state: str | None = None
+) -> tuple[CertificateRow, ...]:
+    """Return a page of a tenant's certificates, oldest first."""
+    query = _SELECT.where(certificates.c.tenant == tenant, certificates.c.id > after)
+    if state is not None:
+        query = query.where(certificates.c.state == state)
+    return _many(connection, query.order_by(certificates.c.id).limit(limit))
+
+
+def find_by_name(
+    connection: sa.Connection, tenant: str, value: str, *, after: int, limit: int
+) -> tuple[CertificateRow, ...]:
+    """Return a page of the certificates that hold this name, whatever its kind."""
+    ids = (
+        sa.select(certificate_names.c.certificate_id)
+        .distinct()
+        .where(
+            certificate_names.c.tenant == tenant,
+            certificate_names.c.value == value.lower(),
+            certificate_names.c.certificate_id > after,
+        )
+        .order_by(certificate_names.c.certificate_id)
+        .limit(limit)
+    )
+    return _many(connection, _SELECT.where(certificates.c.id.in_(ids)).order_by(certificates.c.id))
+
+
+def find_by_key(
+    connection: sa.Connection, tenant: str, spki_sha256: bytes, *, after: int, limit: int
+) -> tuple[CertificateRow, ...]:
+    """Return a page of the certificates for one public key."""
+    return _many(
+        connection,
+        _SELECT.where(
+            certificates.c.spki_sha256 == spki_sha256,
+            certificates.c.tenant == tenant,
+            certificates.c.id > after,
+        )
+        .order_by(certificates.c.id)
+        .limit(limit),
+    )
+
+
+def find_expiring(
+    connection: sa.Connection,
+    tenant: str,
+    *,
+    until: datetime,
+    after: tuple[datetime, int],
+    limit: int,
+) -> tuple[CertificateRow, ...]:
+    """Return a page of the certificates that end up to ``until``, by (not_after, id)."""
+    place = sa.tuple_(certificates.c.not_after, certificates.c.id)
+    return _many(
+        connection,
+        _SELECT.where(
+            certificates.c.tenant == tenant,
+            certificates.c.not_after <= until,
+            place
+            > sa.tuple_(
+                sa.bindparam("at", after[0], type_=certificates.c.not_after.type), after[1]
+            ),
+        )
+        .order_by(certificates.c.not_after, certificates.c.id)
+        .limit(limit),
+    )
+
+
+def find_stale_intents(
+    connection: sa.Connection, before: datetime, *, limit: int
+) -> tuple[CertificateRow, ...]:
+    """Return intents of every tenant that were made before ``before``, oldest first."""
+    return _many(
+        connection,
+        _SELECT.where(
+            # A literal, so that the partial index serves the query.
+            certificates.c.state == sa.literal_column("'intent'"),
+            certificates.c.created_at < before,
+        )
+        .order_by(certificates.c.created_at)
+        .limit(limit),
+    )
+
+
+def key_history(
+    connection: sa.Connection, tenant: str, spki_sha256: bytes, now: datetime
+) -> KeyHistory:
+    """Return what is known of a public key: own, compromised, certified before (KEY-04).
+
+    Own and compromised hold for every tenant of the installation; the uses are the tenant's.
+    """
+    own = connection.execute(_OWN, {"digest": spki_sha256}).first() is not None
+    rows = connection.execute(_KEY_ROWS, {"digest": spki_sha256}).all()
+    compromised = any(r.reason == KEY_COMPROMISE and r.revoked_at is not None for r in rows)
+    if not compromised and len(rows) == _KEY_LIMIT:
+        compromised = connection.execute(_COMPROMISED, {"digest": spki_sha256}).first() is not None
+    uses = tuple(
+        KeyUse(
+            id=r.id,
+            tenant=r.tenant,
+            issuer_id=r.issuer_id,
+            subject=r.subject,
+            not_after=r.not_after,
+            revoked_at=r.revoked_at,
+        )
+        for r in rows
+        if r.tenant == tenant and r.state != "void" and r.not_after >= now
+    )
+    return KeyHistory(own, compromised, uses)
+
+
+_KEY_LIMIT = 50
+_OWN = (
+    sa.select(private_keys.c.id)
+    .where(private_keys.c.spki_sha256 == sa.bindparam("digest"))
+    .limit(1)
+)
+_KEY_ROWS = (
+    sa.select(
+        certificates.c.id,
+        certificates.c.tenant,
+        certificates.c.issuer_id,
+        certificates.c.state,
+        certificates.c.subject,
+        certificates.c.not_after,
+        certificates.c.revoked_at,
+        certificates.c.reason,
+    )
+    .where(certificates.c.spki_sha256 == sa.bindparam("digest"))
+    .order_by(certificates.c.id.desc())
+    .limit(_KEY_LIMIT)
+)
+_COMPROMISED = (
+    sa.select(certificates.c.id)
+    .where(
+        certificates.c.spki_sha256 == sa.bindparam("digest"),
+        certificates.c.reason == KEY_COMPROMISE,
+        certificates.c.revoked_at.is_not(None),
+    )
+    .limit(1)
+)
+_MAY_ISSUE = sa.select(issuers.c.state, issuers.c.compromised_at).where(
+    issuers.c.id == sa.bindparam("issuer")
+)
+
+
+def issuer_state(connection: sa.Connection, issuer_id: int) -> tuple[str, datetime | None] | None:
+    """Return an issuer's state and when its key was compromised, inside this transaction."""
+    row = connection.execute(_MAY_ISSUE, {"issuer": issuer_id}).one_or_none()
+    return None if row is None else (row.state, row.compromised_at)
+
+
+def _one(connection: sa.Connection, query: sa.Select[Any]) -> CertificateRow | None:
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _read(row)
+
+
+def _many(connection: sa.Connection, query: sa.Select[Any]) -> tuple[CertificateRow, ...]:
+    return tuple(_read(row) for row in connection.execute(query))
+
+
+def _read(row: sa.Row[Any]) -> CertificateRow:
+    values = dict(row._mapping)
+    values["serial"] = int.from_bytes(values["serial"])
+    return CertificateRow(**values)

@@ -1,0 +1,211 @@
+"""Rows of requests: what was asked at an endpoint, by whom, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from tmad.errors import Fault, FaultCode
+from tmad.storage.tables import requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """One request; ``body`` is the EnrollmentRequest as JSON, without secrets."""
+
+    id: str
+    tenant: str
+    endpoint: str
+    via: str
+    transaction: str
+    spki_sha256: bytes
+    fingerprint: bytes
+    idempotency: bytes | None
+    state: str  # "issuing", "pending", "issued", "denied", "failed"
+    applicant: str
+    peer: str
+    subject: str
+    body: str
+    certificate_id: int | None = None
+    comment: str = ""
+    decided_by: str = ""
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime
+
+
+_COLUMNS = tuple(requests.c[name] for name in RequestRow.__dataclass_fields__)
+_SELECT = sa.select(*_COLUMNS)
+_INSERT = requests.insert()
+_FORGET = (
+    requests.update()
+    .where(
+        requests.c.idempotency == sa.bindparam("digest"),
+        requests.c.created_at < sa.bindparam("before"),
+        requests.c.state != "pending",
+    )
+    .values(idempotency=None)
+)
+_OF_TRANSACTION = (
+    _SELECT.where(
+        requests.c.endpoint == sa.bindparam("door"),
+        requests.c.transaction == sa.bindparam("asked"),
+    )
+    .order_by(requests.c.id.desc())
+    .limit(sa.bindparam("most"))
+)
+_ISSUED = (
+    requests.update()
+    .where(requests.c.id == sa.bindparam("row"), requests.c.state == "issuing")
+    .values(
+        state="issued",
+        certificate_id=sa.bindparam("certificate"),
+        updated_at=sa.bindparam("now"),
+    )
+)
+
+
+def insert(connection: sa.Connection, row: RequestRow) -> None:
+    """Add a request; Fault(CONFLICT) when the same one is there already."""
+    values = {name: getattr(row, name) for name in RequestRow.__dataclass_fields__}
+    try:
+        connection.execute(_INSERT, values)
+    except IntegrityError as error:
+        raise Fault(
+            FaultCode.CONFLICT, "the same request is being served", rule="request.duplicate"
+        ) from error
+
+
+def forget_idempotency(connection: sa.Connection, idempotency: bytes, before: datetime) -> None:
+    """End the idempotency window of a request made before ``before`` and decided since."""
+    connection.execute(_FORGET, {"digest": idempotency, "before": before})
+
+
+def by_id(connection: sa.Connection, tenant: str, request_id: str) -> RequestRow | None:
+    """Return one request of a tenant."""
+    row = connection.execute(
+        _SELECT.where(requests.c.id == request_id, requests.c.tenant == tenant)
+    ).one_or_none()
+    return None if row is None else _read(row)
+
+
+def find_of_transaction(
+    connection: sa.Connection, endpoint: str, transaction: str, limit: int
+) -> tuple[RequestRow, ...]:
+    """Return the newest requests with a protocol's own id, newest first."""
+    rows = connection.execute(
+        _OF_TRANSACTION, {"door": endpoint, "asked": transaction, "most": limit}
+    )
+    return tuple(_read(row) for row in rows)
+
+
+def find(
+    connection: sa.Connection, tenant: str, *, state: str, after: str, limit: int
+) -> tuple[RequestRow, ...]:
+    """Return a page of a tenant's requests in one state, oldest first."""
+    rows = connection.execute(
+        _SELECT.where(requests.c.tenant == tenant, requests.c.state == state, requests.c.id > after)
+        .order_by(requests.c.id)
+        .limit(limit)
+    )
+    return tuple(_read(row) for row in rows)
+
+
+def find_expired(
+    connection: sa.Connection, tenant: str, now: datetime, *, after: str, limit: int
+) -> tuple[RequestRow, ...]:
+    """Return a page of a tenant's requests that have waited too long."""
+    rows = connection.execute(
+        _SELECT.where(
+            requests.c.tenant == tenant,
+            requests.c.state == "pending",
+            requests.c.expires_at < now,
+            requests.c.id > after,
+        )
+        .order_by(requests.c.id)
+        .limit(limit)
+    )
+    return tuple(_read(row) for row in rows)
+
+
+def count(
+    connection: sa.Connection, endpoint: str, states: tuple[str, ...], since: str, most: int
+) -> int:
+    """Return how many requests of an endpoint are in these states, counting to ``most``.
+
+    ``since`` is the smallest id that counts; ids sort by time.
+    """
+    counted = (
+        sa.select(sa.literal(1))
+        .where(
+            requests.c.endpoint == endpoint,
+            requests.c.state.in_(states),
+            requests.c.id >= since,
+        )
+        .limit(most)
+        .subquery()
+    )
+    return int(connection.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one())
+
+
+def update_issued(
+    connection: sa.Connection, request_id: str, certificate_id: int, now: datetime
+) -> None:
+    """Record that a request got its certificate; Fault(CONFLICT) if it was given up."""
+    done = connection.execute(
+        _ISSUED, {"row": request_id, "certificate": certificate_id, "now": now}
+    )
+    if done.rowcount != 1:
+        raise Fault(
+            FaultCode.CONFLICT,
+            "the request was given up meanwhile",
+            rule="request.state",
+            values={"request": request_id},
+        )
+
+
+def update_state(
+    connection: sa.Connection,
+    row: RequestRow,
+    state: str,
+    now: datetime,
+    *,
+    decided_by: str = "",
+    comment: str = "",
+    keep_idempotency: bool = True,
+) -> None:
+    """Move a request on from the state that ``row`` has; Fault(CONFLICT) if it left it."""
+    values: dict[str, Any] = {"state": state, "updated_at": now}
+    if decided_by:
+        values["decided_by"] = decided_by
+    if comment:
+        values["comment"] = comment
+    if not keep_idempotency:
+        values["idempotency"] = None
+    done = connection.execute(
+        requests.update()
+        .where(requests.c.id == row.id, requests.c.state == row.state)
+        .values(**values)
+    )
+    if done.rowcount != 1:
+        raise Fault(
+            FaultCode.CONFLICT,
+            "somebody else has decided about this request",
+            rule="request.state",
+            values={"request": row.id, "expected": row.state},
+        )
+
+
+def update_comment(connection: sa.Connection, request_id: str, comment: str, now: datetime) -> None:
+    """Replace the comment of a request."""
+    connection.execute(
+        requests.update().where(requests.c.id == request_id).values(comment=comment, updated_at=now)
+    )
+
+
+def _read(row: sa.Row[Any]) -> RequestRow:
+    return RequestRow(**row._mapping)
