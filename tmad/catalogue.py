@@ -19,7 +19,6 @@ from tmad.events import Clock, Event
 from tmad.identity.access import KINDS, GrantDocument, no_such_tenant
 from tmad.identity.actors import EVERY_TENANT, Actor, Grant
 from tmad.journal import Journal
-from tmad.storage import changes as change_log
 from tmad.storage import objects as rows
 
 if TYPE_CHECKING:
@@ -140,46 +139,60 @@ class Catalogue:
         text = documents.canonical(document)
         if row is not None and row.document == text and expect in (None, row.revision):
             return Change(action="unchanged", difference="", stored=self.stored(row))
-        # Recorded first: on PostgreSQL this serialises the writers of managed objects, so that
-        # what is checked below (references, handles) still holds at the commit.
-        change_log.record(connection, "objects", f"{tenant}/{kind}/{name}")
-        row = rows.by_name(connection, tenant, kind, name)
         _check_expected(row, expect, kind, name)
+        old = None if row is None else self._model(kind, row.document)
+        change = documents.difference(old, document)
+        handle = definition.handle(tenant, name, document)
+        now = self._now()
+        if row is None:
+            new = rows.insert(
+                connection,
+                tenant,
+                kind,
+                name,
+                handle=handle,
+                document=text,
+                difference=change,
+                actor=actor.name,
+                at=now,
+            )
+        else:
+            new = rows.update(
+                connection,
+                row,
+                handle=handle,
+                document=text,
+                difference=change,
+                actor=actor.name,
+                at=now,
+            )
+        # Checked after the write: on PostgreSQL that is from where on the writers of managed
+        # objects wait for each other, so what is true here is still true at the commit.
         for other, target in definition.references(document):
             if rows.by_name(connection, tenant, other, target) is None:
                 raise documents.rejection({f"{kind}.{name}": f"there is no {other} {target!r}"})
         definition.check(connection, tenant, name, document)
-        old = None if row is None else self._model(kind, row.document)
-        change = documents.difference(old, document)
-        handle = definition.handle(tenant, name, document)
-        revision = rows.newest_revision(connection, tenant, kind, name) + 1
-        now = self._now()
-        write = rows.insert if row is None else rows.update
-        new = rows.ObjectRow(
-            tenant=tenant,
-            kind=kind,
-            name=name,
-            handle=None if handle is None else f"{kind}:{handle}",
-            revision=revision,
-            document=text,
-            updated_at=now,
-        )
-        write(connection, new)
         action = "created" if row is None else "changed"
-        self._revise(connection, actor, new, text, change, f"{kind}.{action}")
+        self._tell(connection, actor, f"{kind}.{action}", new, change)
         return Change(action=action, difference=change, stored=self.stored(new))
 
     def delete(
-        self, connection: Connection, actor: Actor, tenant: str, kind: str, name: str,
+        self,
+        connection: Connection,
+        actor: Actor,
+        tenant: str,
+        kind: str,
+        name: str,
         expect: int | None,
     ) -> Change:
         definition = self.kind(kind)
-        change_log.record(connection, "objects", f"{tenant}/{kind}/{name}")
         row = rows.by_name(connection, tenant, kind, name)
         if row is None:
             raise absent(tenant, kind, name)
         _check_expected(row, expect, kind, name)
         stored = self.stored(row)
+        # The deletion comes before the checks for the same reason as in put.
+        rows.delete(connection, row, difference="deleted", actor=actor.name, at=self._now())
         for other in self._referring(connection, tenant, kind, name):
             raise Fault(
                 FaultCode.CONFLICT,
@@ -188,9 +201,8 @@ class Catalogue:
                 values={kind: name, other.kind: other.name},
             )
         definition.check_delete(connection, tenant, name, stored.document)
-        rows.delete(connection, tenant, kind, name, row.revision)
-        gone = replace(row, revision=row.revision + 1, updated_at=self._now())
-        self._revise(connection, actor, gone, None, "deleted", f"{kind}.deleted")
+        gone = replace(row, revision=row.revision + 1)
+        self._tell(connection, actor, f"{kind}.deleted", gone, "deleted")
         return Change(action="deleted", difference="deleted", stored=stored)
 
     def apply(
@@ -217,28 +229,14 @@ class Catalogue:
                             )
         return tuple(done)
 
-    def _revise(
+    def _tell(
         self,
         connection: Connection,
         actor: Actor,
-        row: rows.ObjectRow,
-        document: str | None,
-        difference: str,
         event: str,
+        row: rows.ObjectRow,
+        difference: str,
     ) -> None:
-        rows.insert_revision(
-            connection,
-            rows.RevisionRow(
-                tenant=row.tenant,
-                kind=row.kind,
-                name=row.name,
-                revision=row.revision,
-                document=document,
-                difference=difference,
-                actor=actor.name,
-                at=row.updated_at,
-            ),
-        )
         self._journal.append(
             connection,
             Event(
@@ -337,9 +335,7 @@ def _check_place(connection: Connection, tenant: str, kind: str, name: str) -> N
         raise no_such_tenant(tenant)
 
 
-def _check_expected(
-    row: rows.ObjectRow | None, expect: int | None, kind: str, name: str
-) -> None:
+def _check_expected(row: rows.ObjectRow | None, expect: int | None, kind: str, name: str) -> None:
     revision = 0 if row is None else row.revision
     if expect is not None and expect != revision:
         raise Fault(

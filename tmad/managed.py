@@ -54,7 +54,7 @@ class Objects:
         self._database = database
         self._changes = changes
         self._cache: dict[tuple[str, str, str], Stored] = {}
-        self._handles: dict[str, Stored] = {}
+        self._handles: dict[tuple[str, str], Stored] = {}
         self._fills = 0  # rises with each change, so that a read begun before it is not kept
         changes.listen("objects", self._forget)
 
@@ -212,11 +212,11 @@ class Objects:
     async def load_by_handle(self, kind: str, handle: str) -> Stored | None:
         """Return the object that has this handle in whatever tenant, cached, or None."""
         await self._changes.catch_up()
-        key = f"{kind}:{handle}"
+        key = (kind, handle)
         if (cached := self._handles.get(key)) is not None:
             return cached
         fills = self._fills
-        row = await self._database.lookup(rows.by_handle, key)
+        row = await self._database.lookup(rows.by_handle, kind, handle)
         if row is None:
             return None
         stored = self._catalogue.stored(row)

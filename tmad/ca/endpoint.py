@@ -144,9 +144,7 @@ def kind(option_models: OptionModels) -> Kind:
         yield from (("profile", name) for name in document.renewal.profiles)
         yield from (("authority", name) for name in document.renewal.authorities)
 
-    def check(
-        connection: Connection, tenant: str, name: str, document: EndpointDocument
-    ) -> None:
+    def check(connection: Connection, tenant: str, name: str, document: EndpointDocument) -> None:
         if name != object_name(document.id):
             raise documents.rejection(
                 {f"endpoint.{name}": f"must be named {object_name(document.id)}"}
@@ -197,7 +195,6 @@ class Endpoints:
         )
         self._parsed[id] = (stored, endpoint)
         return endpoint
-
 
     async def door(self, endpoint: str) -> Door:
         """Return what identity/credentials.py must know of "scep/routers"; Fault(NOT_FOUND)."""

@@ -108,8 +108,7 @@ class Records(Protocol):
 def may(actor: Actor, permission: str, tenant: str) -> bool:
     """Tell whether ``actor`` holds ``permission`` in ``tenant`` ("*": in every tenant)."""
     return any(
-        grant.covers(tenant) and permission in ROLES.get(grant.role, ())
-        for grant in actor.grants
+        grant.covers(tenant) and permission in ROLES.get(grant.role, ()) for grant in actor.grants
     )
 
 

@@ -118,7 +118,9 @@ class EnrollSecrets:
         if door.tenant != tenant:
             # Another tenant's endpoint is one that does not exist.
             raise Fault(
-                FaultCode.NOT_FOUND, "there is no such endpoint", rule="endpoint.absent",
+                FaultCode.NOT_FOUND,
+                "there is no such endpoint",
+                rule="endpoint.absent",
                 values={"endpoint": endpoint},
             )
         if uses is None and not door.policy.static:
@@ -195,9 +197,7 @@ class EnrollSecrets:
             rule, value = violation
             raise refusal(rule, secret=secret.id, asked=value, bound_to=secret.bound_to)
 
-    def claim(
-        self, connection: Connection, secret_id: str, request_id: str, now: datetime
-    ) -> None:
+    def claim(self, connection: Connection, secret_id: str, request_id: str, now: datetime) -> None:
         """Take a secret for one request; of many at once, all but one get the neutral Fault."""
         if not rows.claim(connection, secret_id, request_id, now):
             raise refusal("secret.used", secret=secret_id)
@@ -268,9 +268,7 @@ class EnrollSecrets:
                 ),
             )
 
-    def _revoke(
-        self, connection: Connection, actor: Actor, tenant: str, secret_id: str
-    ) -> bool:
+    def _revoke(self, connection: Connection, actor: Actor, tenant: str, secret_id: str) -> bool:
         row = rows.by_id(connection, tenant, secret_id)
         if row is None:
             raise Fault(
