@@ -12,7 +12,6 @@ from tmad.errors import Fault, FaultCode
 from tmad.storage import changes
 from tmad.storage import status as status_rows
 from tmad.storage.tables import certificates, crls
-from tmad.storage.tables import changes as changes_table
 
 TOPIC = "crls"
 
@@ -210,37 +209,19 @@ def find_all_unexpired(
 def find_status_changes(
     connection: sa.Connection, issuer_id: int, after: int
 ) -> StatusChanges:
-    """Return what changed for one issuer since the change ``after``.
-
-    Ids of one topic commit in order (storage/changes.py), so nothing older can still appear.
-    When rows after ``after`` may have been pruned, or a change names no serial number, only a
-    full read can tell.
-    """
-    oldest = connection.execute(sa.select(sa.func.min(changes_table.c.id))).scalar_one()
-    latest = connection.execute(
-        sa.select(sa.func.max(changes_table.c.id)).where(
-            changes_table.c.topic == status_rows.TOPIC
-        )
-    ).scalar_one()
-    if latest is None:
-        return StatusChanges(after, frozenset() if after == 0 and oldest in (None, 1) else None)
-    if after == 0 or oldest > after + 1:
-        return StatusChanges(max(latest, after), None)
+    """Return what changed for one issuer since the change ``after``."""
+    news = changes.since(connection, after)
+    if not news.continuous:
+        return StatusChanges(news.latest, None)
     prefix = f"{issuer_id}:"
-    keys = connection.execute(
-        sa.select(changes_table.c.key).where(
-            changes_table.c.id > after,
-            changes_table.c.topic == status_rows.TOPIC,
-            changes_table.c.key.startswith(prefix, autoescape=True),
-        )
-    ).scalars()
     serials = set()
-    for key in keys:
-        serial_hex = key.removeprefix(prefix)
-        if serial_hex == "*":
-            return StatusChanges(max(latest, after), None)
-        serials.add(bytes.fromhex(serial_hex))
-    return StatusChanges(max(latest, after), frozenset(serials))
+    for topic, key in news.changes:
+        if topic == status_rows.TOPIC and key.startswith(prefix):
+            serial_hex = key.removeprefix(prefix)
+            if serial_hex == changes.EVERYTHING:
+                return StatusChanges(news.latest, None)
+            serials.add(bytes.fromhex(serial_hex))
+    return StatusChanges(news.latest, frozenset(serials))
 
 
 def _microseconds(instant: datetime) -> int:
