@@ -189,6 +189,7 @@ requests = sa.Table(
     sa.Column("expires_at", Instant, nullable=False),
     sa.Index("ix_requests_endpoint_transaction", "endpoint", "transaction", "id"),
     sa.Index("ix_requests_tenant_state_id", "tenant", "state", "id"),
+    sa.Index("ix_requests_endpoint_state_id", "endpoint", "state", "id"),  # limits of a door
 )
 
 # Enrolment secrets (SCEP challenges, EST passwords): only a keyed digest is stored.
