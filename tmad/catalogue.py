@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tmad import configuration, documents
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
-from tmad.identity.access import KINDS, GrantDocument, no_such_tenant
+from tmad.identity.access import KINDS, GrantDocument, Records, no_such_tenant
 from tmad.identity.actors import EVERY_TENANT, Actor, Grant
-from tmad.journal import Journal
 from tmad.storage import objects as rows
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Revision:
 class Catalogue:
     """The managed objects, for use inside a transaction."""
 
-    def __init__(self, journal: Journal, now: Clock, kinds: Iterable[Kind]) -> None:
+    def __init__(self, journal: Records, now: Clock, kinds: Iterable[Kind]) -> None:
         self.kinds = {kind.name: kind for kind in kinds}
         self._journal = journal
         self._now = now
@@ -221,7 +220,7 @@ class Catalogue:
         if prune:
             named = {name if kind == "tenant" else at for at, kind, name in wanted}
             for tenant in sorted(named):
-                for kind in reversed(configuration.ORDER[1:]):
+                for kind in reversed([k for k in configuration.ORDER[1:] if k in self.kinds]):
                     for stored in self.all(connection, tenant, kind):
                         if (tenant, kind, stored.name) not in wanted:
                             done.append(

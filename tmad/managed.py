@@ -25,9 +25,8 @@ from tmad.catalogue import (
     absent,
 )
 from tmad.events import Clock
-from tmad.identity.access import guarded, may
+from tmad.identity.access import Records, guarded, may
 from tmad.identity.actors import EVERY_TENANT, Actor
-from tmad.journal import Journal
 from tmad.storage import objects as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
@@ -44,7 +43,7 @@ class Objects:
     def __init__(
         self,
         database: Database,
-        journal: Journal,
+        journal: Records,
         changes: Changes,
         now: Clock,
         kinds: Iterable[Kind],

@@ -162,7 +162,8 @@ def guarded(permission: str) -> Callable[[F], F]:
         @functools.wraps(function)
         async def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(self, *args, **kwargs).arguments
-            actor, tenant = arguments["actor"], arguments["tenant"]
+            # No tenant means all of them.
+            actor, tenant = arguments["actor"], arguments["tenant"] or EVERY_TENANT
             needed = permission.format(kind=arguments["kind"]) if by_kind else permission
             try:
                 require(actor, needed, tenant)
