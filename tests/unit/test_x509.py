@@ -144,18 +144,6 @@ def test_t_ca_01_serials_are_random_positive_and_fit_twenty_octets():
         assert 0.47 < share < 0.53, f"bit {bit} is set in {share:.3f} of the serials"
 
 
-def test_oids_and_lengths_have_every_form():
-    for dotted in ("0.9.2342", "1.2.840.113549", "2.5.29.17", "2.999.1", "1.3.6.1.4.1.99999999"):
-        encoded = build.oid_der(dotted)
-        name = x509.RegisteredID(x509.ObjectIdentifier(dotted))
-        san = x509.SubjectAlternativeName([name]).public_bytes()
-        assert encoded[2:] == san[4:]
-    for size in (0, 127, 128, 255, 256, 70_000):
-        assert build.tlv(4, bytes(size)).endswith(bytes(size))
-    assert build.tlv(4, bytes(128))[:3] == b"\x04\x81\x80"
-    assert build.tlv(4, bytes(256))[:4] == b"\x04\x82\x01\x00"
-
-
 def test_pss_parameters_are_explicit():
     key, policy = KEYS["pss"]
     scheme = scheme_for(key.public_key(), policy)

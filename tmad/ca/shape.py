@@ -32,8 +32,9 @@ from tmad.ca.extensions import (
 from tmad.ca.keycheck import Key
 from tmad.ca.names import NameKind
 from tmad.ca.profile import ATTRIBUTES, AttributeRule, NameRule, ProfileDocument, attribute_oid
-from tmad.ca.x509 import Template, extension, oid_der, sequence, tlv
+from tmad.ca.x509 import Template, extension
 from tmad.errors import Fault, FaultCode
+from tmad.wire import der
 
 _SECOND = timedelta(seconds=1)
 _SIGNING = frozenset({"digital_signature", "content_commitment", "key_cert_sign", "crl_sign"})
@@ -441,7 +442,7 @@ class Profile:
         if rules.no_rev_avail:
             found.append(extension(NO_REV_AVAIL, b"\x05\x00", critical=False))
         if rules.ms_template_v1:
-            text = tlv(0x1E, rules.ms_template_v1.encode("utf-16-be"))
+            text = der.tlv(0x1E, rules.ms_template_v1.encode("utf-16-be"))
             found.append(extension(MS_TEMPLATE_V1, text, critical=False))
         if rules.ms_template_v2:
             found.append(_ms_template(rules.ms_template_v2))
@@ -485,9 +486,9 @@ class Profile:
         if not re.fullmatch(r"S-1-5-[0-9]{1,10}(-[0-9]{1,10}){1,14}", sid):
             raise self._refuse("sid", "the directory does not know the account's SID")
         # MS-WCCE 2.2.2.7.7.4: GeneralNames with one otherName, the SID as text
-        value = tlv(0xA0, tlv(0x04, sid.encode()))
-        other_name = tlv(0xA0, oid_der(names.NTDS_SECURITY.dotted_string) + value)
-        yield extension(MS_SID, sequence([other_name]), critical=False)
+        value = der.explicit(0, der.octets(sid.encode()))
+        other_name = der.explicit(0, der.oid(names.NTDS_SECURITY.dotted_string), value)
+        yield extension(MS_SID, der.sequence(other_name), critical=False)
 
     def _refuse(self, rule: str, detail: str, **values: str) -> Fault:
         values["profile"] = f"{self.name} revision {self.revision}"
@@ -500,21 +501,9 @@ def key_identifier(spki_der: bytes) -> bytes:
 
 
 def _key_bits(spki_der: bytes) -> bytes:
-    # SEQUENCE { AlgorithmIdentifier, BIT STRING }: skip two headers and the algorithm.
-    content, _ = _element(spki_der, 0)
-    _, after_algorithm = _element(content, 0)
-    bits, _ = _element(content, after_algorithm)
-    return bits[1:]
-
-
-def _element(der: bytes, start: int) -> tuple[bytes, int]:
-    """Return the content of the element at ``start`` and where the next one begins."""
-    length, begin = der[start + 1], start + 2
-    if length & 0x80:
-        count = length & 0x7F
-        length = int.from_bytes(der[begin : begin + count])
-        begin += count
-    return der[begin : begin + length], begin + length
+    info = der.read(spki_der, der.SEQUENCE)
+    info.raw(der.SEQUENCE)  # the algorithm
+    return info.content(der.BIT_STRING)[1:]
 
 
 def _encode(value: x509.ExtensionType, *, critical: bool) -> bytes:

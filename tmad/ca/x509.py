@@ -9,7 +9,6 @@ CertificateBuilder, which cannot be stopped between the two, is the oracle in th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from tmad.ca.scheme import SignatureScheme
 from tmad.ca.signature import check
 from tmad.errors import Fault, FaultCode
+from tmad.wire import der
 
-_SEQUENCE, _BIT_STRING, _OCTET_STRING, _OID, _INTEGER = 0x30, 0x03, 0x04, 0x06, 0x02
+_BIT_STRING = 0x03
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _TRUE = b"\x01\x01\xff"
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
@@ -55,26 +55,28 @@ def tbs_certificate(
     """Return the DER TBSCertificate, version 3 and without unique identifiers (X5-05)."""
     parts = (
         _VERSION_3,
-        _integer(serial),
+        der.integer(serial),
         algorithm_der,
         issuer_der,
-        tlv(_SEQUENCE, _time(template.not_before) + _time(template.not_after)),
+        der.sequence(_time(template.not_before), _time(template.not_after)),
         template.subject.public_bytes(),
         template.spki_der,
-        tlv(0xA3, tlv(_SEQUENCE, b"".join(template.extensions_der))),
+        der.explicit(3, der.sequence(*template.extensions_der)),
     )
-    return tlv(_SEQUENCE, b"".join(parts))
+    return der.sequence(*parts)
 
 
 def extension(oid: x509.ObjectIdentifier, value_der: bytes, *, critical: bool) -> bytes:
     """Return one DER Extension; FALSE is the default and left out."""
-    body = oid_der(oid.dotted_string) + (_TRUE if critical else b"")
-    return tlv(_SEQUENCE, body + tlv(_OCTET_STRING, value_der))
+    parts = [der.oid(oid.dotted_string), der.octets(value_der)]
+    if critical:
+        parts.insert(1, _TRUE)
+    return der.sequence(*parts)
 
 
 def assemble(tbs_der: bytes, algorithm_der: bytes, signature: bytes) -> bytes:
     """Return the DER Certificate around a TBSCertificate and its signature."""
-    return tlv(_SEQUENCE, tbs_der + algorithm_der + tlv(_BIT_STRING, b"\x00" + signature))
+    return der.sequence(tbs_der, algorithm_der, der.tlv(_BIT_STRING, b"\x00", signature))
 
 
 def finish(
@@ -106,38 +108,7 @@ def finish(
     return certificate
 
 
-def tlv(tag: int, content: bytes) -> bytes:
-    """Return one DER element."""
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(octets))) + octets + content
-
-
-def oid_der(dotted: str) -> bytes:
-    """Return a DER OBJECT IDENTIFIER."""
-    arcs = [int(arc) for arc in dotted.split(".")]
-    return tlv(_OID, b"".join(_arc(arc) for arc in (arcs[0] * 40 + arcs[1], *arcs[2:])))
-
-
-def sequence(parts: Iterable[bytes]) -> bytes:
-    """Return a DER SEQUENCE of encoded parts."""
-    return tlv(_SEQUENCE, b"".join(parts))
-
-
-def _arc(value: int) -> bytes:
-    octets = [value & 0x7F]
-    while value := value >> 7:
-        octets.append(0x80 | (value & 0x7F))
-    return bytes(reversed(octets))
-
-
-def _integer(value: int) -> bytes:
-    return tlv(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1))
-
-
 def _time(moment: datetime) -> bytes:
     if moment.year < _FIRST_GENERALIZED_YEAR:
-        return tlv(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
-    return tlv(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
+        return der.tlv(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
+    return der.tlv(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
