@@ -139,9 +139,11 @@ class Database:
         With ``dry_run`` the same is done and rolled back.
         """
         job = Job(function, arguments, dry_run)
+        result: T
         if self.reactor is None:
-            return self._inline(self._writer, job)
-        result: T = await self._writes.submit(job)
+            result = self._inline(self._writer, job)
+        else:
+            result = await self._writes.submit(job)
         return result
 
     async def read(
@@ -149,9 +151,11 @@ class Database:
     ) -> T:
         """Run ``function`` in a read-only transaction, in a thread of the pool."""
         job = Job(function, arguments)
+        result: T
         if self.reactor is None:
-            return self._inline_read(self._reader, job)
-        result: T = await self._reads.submit(job)
+            result = self._inline_read(self._reader, job)
+        else:
+            result = await self._reads.submit(job)
         return result
 
     async def lookup(
@@ -166,9 +170,11 @@ class Database:
         if self._sqlite is not None and self._sqlite.path:
             return self._look(function, *arguments)
         job = Job(function, arguments)
+        result: T
         if self.reactor is None:
-            return self._inline_read(self._looker, job)
-        result: T = await self._lookups.submit(job)
+            result = self._inline_read(self._looker, job)
+        else:
+            result = await self._lookups.submit(job)
         return result
 
     def _look(

@@ -205,7 +205,7 @@ class Lane:
             assert job.deferred is not None
             try:
                 result = job.finish()
-            except BaseException as error:  # noqa: BLE001  it belongs to the caller
+            except BaseException as error:
                 job.deferred.errback(error)
             else:
                 job.deferred.callback(result)

@@ -51,8 +51,8 @@ def migrate(url: str) -> tuple[str, str]:
     migrations at once are safe: the second waits and then has nothing to do.
     """
     # Alembic is needed here only; a daemon that starts does not pay for it.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
 
     parsed = sa.make_url(url)
     backend: SQLite | PostgreSQL

@@ -10,11 +10,17 @@ import sqlalchemy as sa
 from tmad.storage.lane import Job, unavailable
 
 _AFTER_COMMIT = "tmad.after_commit"
+_DOOM = "tmad.doom"
 
 
 def after_commit(connection: sa.Connection, callback: Callable[[], object]) -> None:
     """Call ``callback`` in the reactor's thread once this transaction has been committed."""
     connection.info[_AFTER_COMMIT].append(callback)
+
+
+def doom(connection: sa.Connection, error: Exception) -> None:
+    """Make this transaction fail with ``error``, whatever its function returns or catches."""
+    connection.info[_DOOM] = error
 
 
 class Backend(Protocol):
@@ -57,7 +63,7 @@ class GroupSession:
                     raise
                 self._discard()
                 self._run_group(jobs)
-        except Exception as error:  # noqa: BLE001  every caller gets an answer
+        except Exception as error:
             self._discard()
             why = self._backend.outage(error)
             if not why and isinstance(error, sa.exc.SQLAlchemyError):
@@ -109,11 +115,12 @@ class GroupSession:
         """Run one job; say whether it did something to keep. Raise if the group is lost."""
         driver: Any = connection.connection.driver_connection
         connection.info[_AFTER_COMMIT] = job.callbacks
+        connection.info.pop(_DOOM, None)
         if shared:
             driver.execute("SAVEPOINT job")
         try:
             job.result = job.function(connection, *job.arguments)
-        except Exception as error:  # noqa: BLE001  it belongs to the caller
+        except Exception as error:
             why = self._backend.outage(error)
             job.fail(unavailable(why) if why else error)
             if why and self._backend.is_lost(connection):
@@ -121,7 +128,9 @@ class GroupSession:
         else:
             if not transaction.is_active or connection.get_transaction() is not transaction:
                 raise RuntimeError("a storage function must not end its transaction")
-            if job.dry_run:
+            if doomed := connection.info.pop(_DOOM, None):
+                job.fail(doomed)
+            elif job.dry_run:
                 job.callbacks = []
         undo = job.error is not None or job.dry_run
         if shared:
@@ -136,5 +145,5 @@ class GroupSession:
             return
         try:
             connection.close()
-        except Exception:  # noqa: BLE001  it is being thrown away because it does not work
+        except Exception:
             connection.invalidate()

@@ -1,0 +1,285 @@
+"""The journal: what happened, tamper-evident, and the queue that feeds every subscriber.
+
+A service function appends its events in the transaction that makes the change: what cannot be
+journaled does not happen. Cutting off records that no checkpoint has sealed yet can be noticed
+only by a head that was published elsewhere (docs/operations.md).
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from tmad.errors import Fault, FaultCode
+from tmad.events import JSON, Clock, Event
+from tmad.storage import journal as rows
+from tmad.storage.database import Database, after_commit
+from tmad.storage.journal import Entry, Record
+from tmad.wire.chain import (
+    FIRST_CHECKPOINT,
+    ChainVerifier,
+    Checkpoint,
+    CheckpointVerifier,
+    Finding,
+    Head,
+    Report,
+    checkpoint_hash,
+    heads_text,
+    signer_of,
+)
+
+T = TypeVar("T")
+
+# Without I, L, O and U: nobody misreads an explain id over the telephone.
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": "", " ": ""})
+
+_PAGE = 2_000
+_TEXT_LIMIT = 1_024  # characters of one text that a stranger may put into the journal
+
+
+class SigningKeys(Protocol):
+    """What sealing needs of the keyring."""
+
+    async def use(self, key_id: str, operation: Callable[[Any], T]) -> T:
+        """Run ``operation`` with the private key, where the key lives."""
+
+
+class Journal:
+    """Appends, seals, verifies and delivers what happened."""
+
+    def __init__(self, database: Database, node: str, now: Clock) -> None:
+        self._database = database
+        self._node = node
+        self._now = now
+        self._listeners: list[Callable[[], object]] = []
+
+    def append(self, connection: Connection, *events: Event) -> None:
+        """Append events in the transaction that makes the change.
+
+        Raises Fault(UNAVAILABLE) if that is not possible; the transaction is then rolled
+        back even if somebody catches the fault.
+        """
+        at = self._now()
+        entries = [
+            Entry(
+                at,
+                _storable(event.tenant),
+                event.kind,
+                _storable(event.actor),
+                _storable(event.object),
+                event.trace,
+                _encode(event.data),
+            )
+            for event in events
+        ]
+        if not entries:
+            return
+        rows.append(connection, self._node, entries)
+        for listener in self._listeners:
+            after_commit(connection, listener)
+
+    async def write(self, *events: Event) -> None:
+        """Append events in a transaction of their own."""
+        await self._database.write(self.append, *events)
+
+    def listen(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` whenever this process has committed new records."""
+        self._listeners.append(callback)
+
+    async def refuse(
+        self,
+        fault: Fault,
+        *,
+        tenant: str,
+        actor: str,
+        object: str,  # noqa: A002  the journal's own word, as in Event
+        data: Mapping[str, JSON],
+    ) -> str:
+        """Journal a refusal, once; set and return the id by which it can be explained."""
+        if not fault.explain_id:
+            explain_id = make_explain_id()
+            await self.write(
+                Event(
+                    kind="request.refused",
+                    tenant=tenant,
+                    actor=actor,
+                    object=object,
+                    trace=explain_id,
+                    data={
+                        **data,
+                        "code": fault.code.value,
+                        "detail": _short(fault.detail),
+                        "private": _short(fault.private),
+                        "rule": fault.rule,
+                        "values": {name: _short(text) for name, text in fault.values.items()},
+                    },
+                )
+            )
+            fault.explain_id = explain_id
+        return fault.explain_id
+
+    async def explain(self, explain_id: str) -> list[Record]:
+        """Return the records of an explain id, however it was typed; raise Fault(NOT_FOUND)."""
+        digits = explain_id.strip().upper().translate(_MISREAD)
+        found = await self._database.read(rows.by_trace, f"{digits[:4]}-{digits[4:]}")
+        if not found:
+            raise Fault(FaultCode.NOT_FOUND, "nothing was journaled under this id")
+        return found
+
+    async def tail(
+        self,
+        tenant: str | None,
+        after: tuple[datetime, str, int] | None = None,
+        limit: int = 50,
+    ) -> list[Record]:
+        """Return records, oldest first: the newest ``limit``, or those that follow ``after``.
+
+        ``after`` is (at, writer, seq) of the last record that the caller has; ``tenant`` None
+        means every tenant.
+        """
+        if after is not None:
+            return await self._database.read(rows.find, tenant, after, limit, False)
+        found = await self._database.read(rows.find, tenant, None, limit, True)
+        return found[::-1]
+
+    async def seal(self, keyring: SigningKeys, key_id: str) -> Checkpoint | None:
+        """Sign a checkpoint over the heads of all chains; None if there is nothing new."""
+        heads, last = await self._database.read(_heads_and_checkpoint)
+        text = heads_text({head.writer: (head.seq, head.hash) for head in heads})
+        if not heads or (last is not None and last.heads == text):
+            return None
+        number = last.id + 1 if last else 1
+        previous = last.hash if last else FIRST_CHECKPOINT
+        at = rows.microseconds(self._now())
+        digest = checkpoint_hash(number, at, text, key_id, previous)
+        signature = await keyring.use(key_id, signer_of(digest))
+        checkpoint = Checkpoint(number, at, text, previous, digest, key_id, signature)
+        is_next = await self._database.write(rows.insert_checkpoint, checkpoint)
+        return checkpoint if is_next else None
+
+    async def verify(self, public_keys: Mapping[str, Any]) -> Report:
+        """Check every chain and every checkpoint; ``public_keys`` by the keyring's key id."""
+        extent = await self._database.read(rows.extent)
+        checkpoints = CheckpointVerifier(public_keys)
+        async for page in self.checkpoints(extent.checkpoint):
+            for checkpoint in page:
+                checkpoints.check(checkpoint)
+        findings = [] if checkpoints.finding is None else [checkpoints.finding]
+        records = sealed = clock_steps = 0
+        for head in extent.heads:
+            verifier = ChainVerifier(head, checkpoints.seals.get(head.writer))
+            low, high = extent.bounds[head.writer]
+            after: int | None = min(low, 1) - 1
+            while after is not None:
+                after = await self._database.read(
+                    rows.check_page, head.writer, after, high, _PAGE, verifier
+                )
+            found = verifier.finish()
+            if found is not None:
+                findings.append(found)
+            records += verifier.records
+            sealed += verifier.sealed
+            clock_steps += verifier.clock_steps
+        findings += missing_chains(checkpoints, {head.writer for head in extent.heads})
+        findings += [
+            Finding("inserted", writer, 0, "records of a chain that has no head")
+            for writer in extent.strangers
+        ]
+        return Report(
+            findings=tuple(findings),
+            writers=len(extent.heads),
+            records=records,
+            sealed=sealed,
+            checkpoints=checkpoints.count,
+            clock_steps=clock_steps,
+        )
+
+    async def checkpoints(self, until: int) -> AsyncIterator[list[Checkpoint]]:
+        """Iterate over pages of checkpoints, oldest first, up to the one with this id."""
+        after = -1
+        while page := await self._database.read(rows.find_checkpoints, after, _PAGE):
+            yield [checkpoint for checkpoint in page if checkpoint.id <= until]
+            after = page[-1].id
+
+    async def deliver(
+        self,
+        subscriber: str,
+        function: Callable[[Record], Awaitable[object]],
+        limit: int = 500,
+    ) -> int:
+        """Give a subscriber what it has not had yet; return how many records that were.
+
+        Each chain's records come in their order, each at least once: the cursors move after
+        ``function`` has returned. If it raises, the record stays the next one, and the caller
+        tries again after a while. The caller holds a lease, so that one process delivers.
+        """
+        pages = await self._database.read(_undelivered, subscriber, limit)
+        merged = heapq.merge(*pages, key=lambda record: record.at)
+        reached: dict[str, int] = {}
+        count = 0
+        try:
+            for record in merged:
+                await function(record)
+                reached[record.writer] = record.seq
+                count += 1
+        finally:
+            if reached:
+                await self._database.write(rows.move_cursors, subscriber, reached)
+        return count
+
+
+def make_explain_id() -> str:
+    """Return a new id of the form XXXX-XXXX, 40 random bits."""
+    number = secrets.randbits(40)
+    digits = "".join(_CROCKFORD[number >> shift & 31] for shift in range(35, -1, -5))
+    return f"{digits[:4]}-{digits[4:]}"
+
+
+def missing_chains(checkpoints: CheckpointVerifier, known: set[str]) -> list[Finding]:
+    """Return a finding for each chain that was sealed and is gone."""
+    return [
+        Finding("truncated", writer, 1, f"the chain is gone; it went on to {seals.newest[0]}")
+        for writer, seals in sorted(checkpoints.seals.items())
+        if writer not in known
+    ]
+
+
+def _heads_and_checkpoint(
+    connection: Connection,
+) -> tuple[list[Head], Checkpoint | None]:
+    return rows.find_heads(connection), rows.newest_checkpoint(connection)
+
+
+def _undelivered(connection: Connection, subscriber: str, limit: int) -> list[list[Record]]:
+    cursors = rows.find_cursors(connection, subscriber)
+    return [
+        rows.find_after(connection, head.writer, cursors.get(head.writer, 0), limit)
+        for head in rows.find_heads(connection)
+        if head.seq > cursors.get(head.writer, 0)
+    ]
+
+
+def _encode(data: Mapping[str, JSON]) -> str:
+    return json.dumps(dict(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}…"
+
+
+def _storable(text: str) -> str:
+    """Return a text that both databases can hold.
+
+    Names come from strangers' certificates and requests: a NUL or half a surrogate pair must
+    not be a way to be refused without a record.
+    """
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
