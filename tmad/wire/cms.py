@@ -51,16 +51,30 @@ class IssuerAndSerial(NamedTuple):
     @classmethod
     def of(cls, certificate_der: bytes) -> IssuerAndSerial:
         """Return the name of a certificate, bytes as they stand in it."""
-        tbs = der.read(certificate_der, der.SEQUENCE).enter(der.SEQUENCE)
-        if tbs.peek() == 0xA0:
-            tbs.raw()
-        serial = tbs.integer()
-        tbs.raw(der.SEQUENCE)
+        tbs, serial = _enter_certificate(certificate_der)
         return cls(tbs.raw(der.SEQUENCE), serial)
 
     def encode(self) -> bytes:
         """Return it as DER."""
         return der.sequence(self.issuer, der.integer(self.serial))
+
+
+def _enter_certificate(certificate_der: bytes) -> tuple[der.Reader, int]:
+    """Return a reader that stands before the issuer, and the serial number."""
+    tbs = der.read(certificate_der, der.SEQUENCE).enter(der.SEQUENCE)
+    if tbs.peek() == 0xA0:
+        tbs.raw()
+    serial = tbs.integer()
+    tbs.raw(der.SEQUENCE)
+    return tbs, serial
+
+
+def is_self_issued(certificate_der: bytes) -> bool:
+    """Tell whether issuer and subject are the same octets."""
+    tbs, _ = _enter_certificate(certificate_der)
+    issuer = tbs.raw(der.SEQUENCE)
+    tbs.raw(der.SEQUENCE)
+    return tbs.raw(der.SEQUENCE) == issuer
 
 
 # bytes: a subject key identifier.

@@ -8,6 +8,7 @@ raises Fault(MALFORMED) and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from tmad.errors import Fault, FaultCode
 
@@ -29,6 +30,9 @@ UNIVERSAL_STRING = 0x1C
 BMP_STRING = 0x1E
 
 NULL_DER = b"\x05\x00"
+
+# How many octets each kind of time has in DER, with its final Z.
+_TIMES = {UTC_TIME: 13, GENERALIZED_TIME: 15}
 
 
 def malformed(what: str, rule: str = "wire.der") -> Fault:
@@ -287,3 +291,23 @@ def text(data: bytes) -> str:
         return body.decode(encoding)
     except UnicodeDecodeError:
         raise malformed("a string does not hold what its type says") from None
+
+
+def instant(data: bytes) -> datetime:
+    """Return the moment in ``data``, exactly one UTCTime or GeneralizedTime in UTC."""
+    reader = Reader(data)
+    tag = reader.peek()
+    if tag not in _TIMES:
+        raise malformed("a time is missing")
+    body = reader.content(tag)
+    reader.finish()
+    if len(body) != _TIMES[tag] or not body[:-1].isdigit() or body[-1:] != b"Z":
+        raise malformed("a time is not written as DER wants")
+    digits = body[:-1].decode()
+    if tag == UTC_TIME:
+        # RFC 5280, 4.1.2.5.1: two digits mean 1950 to 2049.
+        digits = ("19" if digits[0] >= "5" else "20") + digits
+    try:
+        return datetime.strptime(digits + "+0000", "%Y%m%d%H%M%S%z")
+    except ValueError:
+        raise malformed("there is no such time") from None

@@ -38,6 +38,9 @@ _PBKDF2 = der.oid("1.2.840.113549.1.5.12")
 _HMAC_SHA256 = der.oid("1.2.840.113549.2.9")
 _PWRI_KEK = der.oid("1.2.840.113549.1.9.16.3.9")
 
+# The rule that cannot_open() names.
+CANNOT_OPEN = "wire.envelope"
+
 
 @dataclass(frozen=True, slots=True)
 class Cipher:
@@ -185,7 +188,7 @@ def open_envelope(
 
 def cannot_open() -> Fault:
     """Return the one Fault for an envelope that yields nothing sensible."""
-    return Fault(FaultCode.BAD_INTEGRITY, "the envelope cannot be opened", rule="wire.envelope")
+    return Fault(FaultCode.BAD_INTEGRITY, "the envelope cannot be opened", rule=CANNOT_OPEN)
 
 
 def _transport_padding(algorithm: Algorithm) -> padding.AsymmetricPadding:
@@ -251,7 +254,7 @@ def seal_to_certificate(
 
 
 def seal_with_password(
-    content: bytes, password: bytes, *, cipher: Cipher, random: Random, rounds: int = 100_000
+    content: bytes, password: bytes, *, cipher: Cipher, random: Random, rounds: int = 20_000
 ) -> bytes:
     """Return a ContentInfo with an envelope for whoever knows the password (RFC 3211)."""
     content_key = random(cipher.key_size)
