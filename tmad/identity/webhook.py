@@ -19,34 +19,40 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from OpenSSL.crypto import X509
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed  # noqa: A004
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
-    FileBodyProducer,
     RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
 )
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.credentials import refusal
 from tmad.signer.seal import Seal
+
+# Twisted leaves these untyped.
+_make_agent: Callable[..., IAgent] = Agent
+_policy: Callable[..., Any] = BrowserLikePolicyForHTTPS
+_certificate: Callable[..., Any] = Certificate
+_trust_root: Callable[..., Any] = trustRootFromCertificates
 
 LARGEST_ANSWER: Final = 65_536  # octets
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
@@ -59,6 +65,7 @@ _FAILURES: Final = (
     ConnectionDone,
     ResponseFailed,
     RequestTransmissionFailed,
+    PotentialDataLoss,
     TimeoutError,
     CancelledError,
     OSError,
@@ -92,6 +99,15 @@ class Webhook(BaseModel):
         if found[1] == "http" and found[2] not in ("127.0.0.1", "[::1]", "localhost"):
             raise ValueError("http is for this machine only; use https")
         return url
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_sealed(cls, key: str) -> str:
+        try:
+            b64decode(key, validate=True)
+        except ValueError:
+            raise ValueError("must be a sealed key; tmad endpoint webhook-key makes it") from None
+        return key
 
     @field_validator("header")
     @classmethod
@@ -185,13 +201,35 @@ class Webhooks:
         agent = self._agent(self._reactor, webhook)
         deadline = self._reactor.seconds() + webhook.timeout_seconds
         asked: Deferred[IResponse] = agent.request(
-            b"POST", webhook.url.encode(), headers, FileBodyProducer(BytesIO(body))
+            b"POST", webhook.url.encode(), headers, _Body(body)
         )
         response = await asked.addTimeout(webhook.timeout_seconds, self._reactor)
         collector = _Collector()
-        response.deliverBody(collector)
+        response.deliverBody(collector)  # type: ignore[no-untyped-call]  # Twisted's interface
         left = max(0.001, deadline - self._reactor.seconds())
         return response.code, await collector.whole.addTimeout(left, self._reactor)
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """Octets that are all there already."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self.length = len(octets)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802
+        consumer.write(self._octets)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802  nothing is left to pause
+        pass
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        pass
+
+    def stopProducing(self) -> None:  # noqa: N802
+        pass
 
 
 class _Collector(Protocol):
@@ -203,7 +241,7 @@ class _Collector(Protocol):
 
     def hang_up(self) -> None:
         if self.transport is not None:
-            self.transport.abortConnection()
+            self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         self._received += data
@@ -214,7 +252,7 @@ class _Collector(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         if self.whole.called:
             return
-        if reason.check(ResponseDone):
+        if reason.check(ResponseDone):  # type: ignore[no-untyped-call]  # Twisted's class
             self.whole.callback(bytes(self._received))
         else:
             self.whole.errback(reason)
@@ -224,9 +262,9 @@ def _verifying_agent(reactor: IReactorTime, webhook: Webhook) -> IAgent:
     trust = None
     if webhook.ca_file:
         found = x509.load_pem_x509_certificates(Path(webhook.ca_file).read_bytes())
-        trust = trustRootFromCertificates([Certificate(X509.from_cryptography(c)) for c in found])
+        trust = _trust_root([_certificate(X509.from_cryptography(each)) for each in found])
     # Without a file: the authorities that this machine trusts. Names are always checked.
-    return Agent(reactor, BrowserLikePolicyForHTTPS(trust), connectTimeout=webhook.timeout_seconds)
+    return _make_agent(reactor, _policy(trust), connectTimeout=webhook.timeout_seconds)
 
 
 def _unknown(webhook: Webhook, why: str) -> Fault:
