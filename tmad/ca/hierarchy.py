@@ -9,140 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import cast
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.internet.defer import DeferredLock
 
-from tmad.ca.scheme import SignaturePolicy, SignatureScheme, check_policy, scheme_for
+from tmad.ca.authority import AUTHORITY as AUTHORITY
+from tmad.ca.authority import KIND, load_key, slug_of
+from tmad.ca.authority import AuthorityDocument as AuthorityDocument
+from tmad.ca.authority import CRLPolicy as CRLPolicy
+from tmad.ca.authority import OCSPPolicy as OCSPPolicy
+from tmad.ca.scheme import SignatureScheme, scheme_for
 from tmad.ca.trust import chain_from_der, key_bits
-from tmad.catalogue import Kind
 from tmad.errors import Fault, FaultCode
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
-from tmad.signer.keyring import KeyAlgorithm
 from tmad.storage import issuers, objects, private_keys
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.issuers import IssuerRow, IssuerState
 
-KIND = "authority"
-DEFAULT_TENANT = "default"
 _PAGE = 500
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class URLPolicy(_Document):
-    """Which addresses this authority's certificates name."""
-
-    base: str = Field(
-        default="",
-        pattern=r"^(http://[^\s?#]+[^\s?#/])?$",
-        description="Base of the published http addresses; empty: the node's public address.",
-    )
-    ocsp: bool = Field(default=True, description="Name the OCSP responder in certificates.")
-    ca_issuers: bool = Field(default=True, description="Name the CA certificate's address.")
-    crl: bool = Field(default=True, description="Name the CRL's address.")
-
-
-class CRLPolicy(_Document):
-    """When CRLs are made and how long they are good."""
-
-    period_hours: int = Field(default=24, ge=1, le=24 * 365, description="Hours between CRLs.")
-    overlap_hours: int = Field(
-        default=24 * 6,
-        ge=1,
-        le=24 * 365,
-        description="How long a CRL stays good after the next one is due.",
-    )
-    rebuild: Literal["immediate", "scheduled"] = Field(
-        default="immediate", description="Make a CRL upon each revocation, or only on schedule."
-    )
-    delay_seconds: int = Field(
-        default=0,
-        ge=0,
-        le=3600,
-        description="How long a revocation may wait for others before a CRL is made.",
-    )
-    expired_certs_on_crl: bool = Field(
-        default=False, description="Keep revoked certificates on the CRL after they expired."
-    )
-
-
-class OCSPPolicy(_Document):
-    """How OCSP answers for this authority are made."""
-
-    validity_hours: int = Field(
-        default=12, ge=1, le=240, description="From thisUpdate to nextUpdate."
-    )
-    max_age_seconds: int | None = Field(
-        default=None, ge=0, description="Cache-Control max-age; empty: until nextUpdate."
-    )
-    unknown: Literal["unknown", "revoked"] = Field(
-        default="unknown",
-        description="What to say about a serial number that was never issued (RFC 6960, 2.2).",
-    )
-    nonce: bool = Field(default=True, description="Answer nonces (RFC 9654).")
-    signer: Literal["delegated", "ca"] = Field(
-        default="delegated", description="Sign with a responder certificate or the CA's key."
-    )
-    responder_id: Literal["key", "name"] = Field(
-        default="key", description="How an answer names its signer."
-    )
-    responder_algorithm: KeyAlgorithm | None = Field(
-        default=None, description="The responder's key; empty: fits the CA's."
-    )
-    responder_store: Literal["soft", "pkcs11"] | None = Field(
-        default=None, description="Where the responder's key lives; empty: where the CA's does."
-    )
-    archive_cutoff_days: int | None = Field(
-        default=None,
-        ge=1,
-        description="How long answers about expired certificates go on (RFC 6960, 4.4.4).",
-    )
-
-
-class AuthorityDocument(_Document):
-    """The rules of one authority; all its generations share them."""
-
-    description: str = Field(default="", max_length=500)
-    signature: SignaturePolicy = SignaturePolicy()
-    urls: URLPolicy = URLPolicy()
-    crl: CRLPolicy = CRLPolicy()
-    ocsp: OCSPPolicy = OCSPPolicy()
-    profiles: tuple[Name, ...] = Field(
-        default=(), description="Profiles that may be used; empty: every profile."
-    )
-    serves_tenants: tuple[Name, ...] = Field(
-        default=(), description="Other tenants whose authorities this one may certify."
-    )
-    announce_next: bool = Field(
-        default=True, description="Tell clients of the next key (SCEP GetNextCACert)."
-    )
-
-    @field_validator("profiles", "serves_tenants")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a name stands twice")
-        return value
-
-    def allows_profile(self, profile: str) -> bool:
-        """Tell whether certificates of this profile may be issued."""
-        return not self.profiles or profile in self.profiles or profile in INTERNAL_PROFILES
-
-
-# What an authority needs for itself is not up to the allow-list.
-INTERNAL_PROFILES = frozenset({"root-ca", "ocsp-responder", "scep-ra", "tls-self"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +59,46 @@ class Issuer:
     compromised_at: datetime | None
     document: AuthorityDocument
     revision: int  # of the document
+
+    @classmethod
+    def load(
+        cls,
+        connection: sa.Connection,
+        row: IssuerRow,
+        document: AuthorityDocument,
+        revision: int,
+    ) -> Issuer:
+        """Return a row with its rules and, where it has no certificate yet, its key."""
+        chain = chain_from_der(row.chain_der)
+        if chain:
+            # CA certificates have keys that sign; check_path and the pipeline have seen to it.
+            public_key = cast("CertificateIssuerPublicKeyTypes", chain[0].public_key())
+        else:
+            key = private_keys.by_id(connection, row.key_id)
+            if key is None:
+                raise Fault(
+                    FaultCode.INTERNAL, "an authority's key is missing", private=f"issuer {row.id}"
+                )
+            public_key = load_key(key.public_key_der)
+        return cls(
+            id=row.id,
+            tenant=row.tenant,
+            authority=row.authority,
+            slug=slug_of(row.tenant, row.authority, row.generation),
+            generation=row.generation,
+            state=row.state,
+            key_id=row.key_id,
+            certificate=chain[0] if chain else None,
+            chain=chain,
+            subject_der=row.subject_der,
+            public_key=public_key,
+            parent_issuer_id=row.parent_issuer_id,
+            not_before=row.not_before,
+            not_after=row.not_after,
+            compromised_at=row.compromised_at,
+            document=document,
+            revision=revision,
+        )
 
     @property
     def is_self_signed(self) -> bool:
@@ -201,52 +130,6 @@ class IssuerURLs:
     crl: str
     ocsp: str
     ca_issuers: str
-
-
-def slug_of(tenant: str, authority: str, generation: int = 1) -> str:
-    """Return an authority's part of a URL.
-
-    Each key has its own (RFC 5280, 5: a CRL is signed by one key, and old certificates name
-    the address of the CRL that was signed with the key that signed them). An underscore cannot
-    stand in a name, so no other authority can have the same one.
-    """
-    slug = authority if tenant == DEFAULT_TENANT else f"{tenant}.{authority}"
-    return slug if generation == 1 else f"{slug}_{generation}"
-
-
-def _check(
-    connection: sa.Connection, tenant: str, name: str, document: AuthorityDocument
-) -> None:
-    if tenant in document.serves_tenants:
-        raise Fault(
-            FaultCode.REJECTED,
-            "serves_tenants: an authority serves its own tenant anyway",
-            rule="authority.serves-tenants",
-        )
-    rows = issuers.find_of_authority(connection, tenant, name)
-    key = private_keys.by_id(connection, rows[-1].key_id) if rows else None
-    if key is not None:
-        check_policy(_load_key(key.public_key_der), document.signature)
-
-
-def _check_delete(connection: sa.Connection, tenant: str, name: str, document: object) -> None:
-    # What an authority signed outlives the wish to forget it: CRL and OCSP need its rules.
-    if rows := issuers.find_of_authority(connection, tenant, name):
-        raise Fault(
-            FaultCode.CONFLICT,
-            f"authority {name} has keys; withdraw it instead",
-            rule="authority.in-use",
-            values={"generations": str(len(rows))},
-        )
-
-
-AUTHORITY = Kind(
-    name=KIND,
-    model=AuthorityDocument,
-    handle=lambda tenant, name, document: slug_of(tenant, name),
-    check=_check,
-    check_delete=_check_delete,
-)
 
 
 class Hierarchy:
@@ -426,7 +309,7 @@ def _load_all(connection: sa.Connection) -> list[Issuer]:
             key = (row.tenant, row.authority)
             if key not in rules:
                 rules[key] = _load_rules(connection, *key)
-            found.append(_load_issuer(connection, row, *rules[key]))
+            found.append(Issuer.load(connection, row, *rules[key]))
         after = page[-1].id
     return found
 
@@ -436,7 +319,7 @@ def _load_some(connection: sa.Connection, keys: frozenset[tuple[str, str]]) -> l
     for tenant, authority in keys:
         rules = _load_rules(connection, tenant, authority)
         for row in issuers.find_of_authority(connection, tenant, authority):
-            found.append(_load_issuer(connection, row, *rules))
+            found.append(Issuer.load(connection, row, *rules))
     return found
 
 
@@ -447,41 +330,3 @@ def _load_rules(
     if stored is None:
         return AuthorityDocument(), 0
     return AuthorityDocument.model_validate_json(stored.document), stored.revision
-
-
-def _load_issuer(
-    connection: sa.Connection, row: IssuerRow, document: AuthorityDocument, revision: int
-) -> Issuer:
-    chain = chain_from_der(row.chain_der)
-    if chain:
-        public_key = chain[0].public_key()
-    else:
-        key = private_keys.by_id(connection, row.key_id)
-        if key is None:
-            raise Fault(
-                FaultCode.INTERNAL, "an authority's key is missing", private=f"issuer {row.id}"
-            )
-        public_key = _load_key(key.public_key_der)
-    return Issuer(
-        id=row.id,
-        tenant=row.tenant,
-        authority=row.authority,
-        slug=slug_of(row.tenant, row.authority, row.generation),
-        generation=row.generation,
-        state=row.state,
-        key_id=row.key_id,
-        certificate=chain[0] if chain else None,
-        chain=chain,
-        subject_der=row.subject_der,
-        public_key=public_key,
-        parent_issuer_id=row.parent_issuer_id,
-        not_before=row.not_before,
-        not_after=row.not_after,
-        compromised_at=row.compromised_at,
-        document=document,
-        revision=revision,
-    )
-
-
-def _load_key(der: bytes) -> CertificateIssuerPublicKeyTypes:
-    return serialization.load_der_public_key(der)

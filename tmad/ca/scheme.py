@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from pydantic import BaseModel, ConfigDict, Field
 
 from tmad.errors import Fault, FaultCode
-from tmad.signer.keyring import KeyAlgorithm
+from tmad.signer.algorithms import KeyAlgorithm
 
 Hash: TypeAlias = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 

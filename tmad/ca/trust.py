@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtensionOID
 
 from tmad.errors import Fault, FaultCode
+from tmad.wire import der
 
 if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy, Issuer
@@ -182,10 +183,25 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
 
 def names_der(certificate: x509.Certificate) -> tuple[bytes, bytes]:
     """Return the issuer and the subject exactly as they are encoded (RFC 5280, 4.1)."""
-    fields = list(_elements(_content(certificate.tbs_certificate_bytes)))
-    first = 1 if fields[0][0] == 0xA0 else 0  # version [0] is absent in a v1 certificate
-    # serialNumber, signature, issuer, validity, subject
-    return fields[first + 2], fields[first + 4]
+    fields = der.read(certificate.tbs_certificate_bytes, der.SEQUENCE)
+    if fields.peek() == 0xA0:
+        fields.raw()  # version, absent in a v1 certificate
+    fields.raw()  # serialNumber
+    fields.raw()  # signature
+    issuer = fields.raw()
+    fields.raw()  # validity
+    return issuer, fields.raw()
+
+
+def name_from_der(name_der: bytes, public_key: CertificatePublicKeyTypes) -> x509.Name:
+    """Return a name as an object; it is only read out of a request that nobody signed."""
+    unsigned = der.sequence(der.oid("1.2.840.10045.4.3.2"))
+    request = der.sequence(
+        der.sequence(der.integer(0), name_der, spki_der(public_key), der.explicit(0)),
+        unsigned,
+        der.tlv(der.BIT_STRING, b"\x00"),
+    )
+    return x509.load_der_x509_csr(request).subject
 
 
 def spki_der(public_key: CertificatePublicKeyTypes) -> bytes:
@@ -202,8 +218,9 @@ def spki_sha256(public_key: CertificatePublicKeyTypes) -> bytes:
 
 def key_bits(public_key: CertificatePublicKeyTypes) -> bytes:
     """Return the octets of subjectPublicKey, which OCSP and key identifiers hash."""
-    algorithm_and_bits = list(_elements(_content(spki_der(public_key))))
-    return _content(algorithm_and_bits[1])[1:]  # without the count of unused bits
+    fields = der.read(spki_der(public_key), der.SEQUENCE)
+    fields.raw()  # algorithm
+    return fields.content(der.BIT_STRING)[1:]  # without the count of unused bits
 
 
 def chain_der(path: Iterable[x509.Certificate]) -> bytes:
@@ -213,30 +230,10 @@ def chain_der(path: Iterable[x509.Certificate]) -> bytes:
 
 def chain_from_der(data: bytes) -> tuple[x509.Certificate, ...]:
     """Read what chain_der wrote."""
-    return tuple(x509.load_der_x509_certificate(element) for element in _elements(data))
+    reader = der.Reader(data)
+    return tuple(x509.load_der_x509_certificate(reader.raw()) for _ in reader.each())
 
 
 def _broken(rule: str, text: str, certificate: x509.Certificate | None) -> Fault:
     about = "" if certificate is None else f"{certificate.subject.rfc4514_string()}: "
     return Fault(FaultCode.REJECTED, about + text, rule=f"trust.{rule}", values={})
-
-
-def _elements(data: bytes) -> Iterable[bytes]:
-    """Yield the DER elements that stand one after the other; the parser has checked them."""
-    while data:
-        end = sum(_header(data))
-        yield data[:end]
-        data = data[end:]
-
-
-def _content(element: bytes) -> bytes:
-    start, length = _header(element)
-    return element[start : start + length]
-
-
-def _header(data: bytes) -> tuple[int, int]:
-    """Return the octets of tag and length, and those of the content."""
-    if data[1] < 0x80:
-        return 2, data[1]
-    octets = data[1] & 0x7F
-    return 2 + octets, int.from_bytes(data[2 : 2 + octets], "big")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -106,6 +107,7 @@ def update(connection: sa.Connection, row: IssuerRow) -> None:
         .where(issuers.c.id == row.id)
         .values(
             state=row.state.value,
+            subject_der=row.subject_der,
             certificate_der=row.certificate_der,
             chain_der=row.chain_der,
             parent_issuer_id=row.parent_issuer_id,
@@ -164,7 +166,30 @@ def find_by_subject(
     return [_read(row) for row in rows]
 
 
-def _read(row: sa.Row[tuple[object, ...]]) -> IssuerRow:
+def find_children(connection: sa.Connection, parent_issuer_id: int) -> list[IssuerRow]:
+    """Return the issuers whose certificate this issuer signed, of any tenant, by id."""
+    rows = connection.execute(
+        sa.select(*_COLUMNS)
+        .where(issuers.c.parent_issuer_id == parent_issuer_id)
+        .order_by(issuers.c.id)
+    )
+    return [_read(row) for row in rows]
+
+
+def find_in_state(
+    connection: sa.Connection, state: IssuerState, *, after: int = 0, limit: int
+) -> list[IssuerRow]:
+    """Return a page of issuers in one state, by id."""
+    rows = connection.execute(
+        sa.select(*_COLUMNS)
+        .where(issuers.c.state == state.value, issuers.c.id > after)
+        .order_by(issuers.c.id)
+        .limit(limit)
+    )
+    return [_read(row) for row in rows]
+
+
+def _read(row: sa.Row[Any]) -> IssuerRow:
     values = dict(row._mapping)
     values["state"] = IssuerState(values["state"])
     return IssuerRow(**values)

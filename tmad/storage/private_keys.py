@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -96,7 +97,7 @@ def delete(connection: sa.Connection, key_id: str) -> bool:
     return result.rowcount > 0
 
 
-def _read(row: sa.Row[tuple[str, str, str, str, str, bytes, bytes, bytes, datetime]]) -> KeyRow:
+def _read(row: sa.Row[Any]) -> KeyRow:
     return KeyRow(
         id=row.id,
         tenant=row.tenant,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -117,5 +118,5 @@ def find(
     return [_read(row) for row in rows]
 
 
-def _read(row: sa.Row[tuple[object, ...]]) -> ServiceCertificateRow:
+def _read(row: sa.Row[Any]) -> ServiceCertificateRow:
     return ServiceCertificateRow(**dict(row._mapping))

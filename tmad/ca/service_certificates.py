@@ -1,0 +1,479 @@
+"""The certificates that tmad holds for its own doors: OCSP responders, SCEP RAs, TLS servers.
+
+They are issued by the pipeline like any other, renewed at two thirds of their life, and made
+once, whoever asks first in whatever process. OCSP: RFC 6960, 4.2.2.2. SCEP: RFC 8894, 2.1.2.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from secrets import token_hex
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import DeferredLock
+
+from tmad.ca import generation
+from tmad.ca.endpoint import Endpoints
+from tmad.ca.hierarchy import Hierarchy, Issuer
+from tmad.ca.pipeline import Authority
+from tmad.ca.requests import EndpointID, Proof
+from tmad.ca.scheme import STRENGTH, fitting_algorithm
+from tmad.ca.trust import Trust, chain_der, chain_from_der
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, Event
+from tmad.identity.actors import Actor
+from tmad.journal import Journal
+from tmad.signer.algorithms import KeyAlgorithm, of
+from tmad.signer.keyring import KeyHandle, Keyring
+from tmad.storage import leases, private_keys
+from tmad.storage import service_certificates as rows
+from tmad.storage.changes import Changes
+from tmad.storage.database import Database
+from tmad.storage.leases import Lease
+from tmad.storage.service_certificates import ServiceCertificateRow
+
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls"]
+
+LIFETIME = timedelta(days=30)
+# How long a key outlives its use. SCEP clients cache the RA certificate and encrypt to it
+# (SCEP-21); the others are needed by nobody once their successor is in use.
+_KEPT = {"ocsp": timedelta(days=1), "scep-ra": timedelta(days=30), "tls": timedelta(days=1)}
+_PROFILES = {"ocsp": "ocsp-responder", "scep-ra": "scep-ra", "tls": "tls-self"}
+_LEASE_SECONDS = 60.0
+_WAITS = 150  # times _PAUSE: longer than a slow HSM needs
+_PAUSE = 0.2  # seconds
+_COMMON_NAME = 64  # RFC 5280, appendix A: ub-common-name
+_PAGE = 100
+
+
+@runtime_checkable
+class RAOptions(Protocol):
+    """What a protocol's EndpointOptions may say about its RA's key."""
+
+    ra_algorithm: KeyAlgorithm
+    ra_store: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceCertificate:
+    """One certificate of our own; ``chain`` is it first, root last."""
+
+    id: int
+    tenant: str
+    purpose: str
+    scope: str
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    key_id: str
+    issuer_id: int
+    not_after: datetime
+    renew_at: datetime
+    superseded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What the certificate for one purpose and scope should be at present."""
+
+    issuer: Issuer
+    algorithm: KeyAlgorithm
+    store: str | None  # None: the keyring's default
+    subject: x509.Name
+    names: tuple[x509.GeneralName, ...] = ()
+
+
+class ServiceCertificates:
+    """Keeps a valid certificate for each purpose and scope."""
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        journal: Journal,
+        keyring: Keyring,
+        hierarchy: Hierarchy,
+        endpoints: Endpoints,
+        authority: Authority,
+        now: Clock,
+        *,
+        holder: str,
+        pause: Callable[[float], Awaitable[object]] | None = None,
+        tls_tenant: str = "default",
+        tls_authority: str | None = None,
+    ) -> None:
+        """``holder`` names this process in leases.
+
+        ``pause`` waits so many seconds; without it, a process that finds another one making
+        the same certificate raises UNAVAILABLE at once. ``tls_authority`` signs the TLS
+        certificates; without it, the first one of ``tls_tenant`` that can, below a root if
+        there is one.
+        """
+        self._database = database
+        self._changes = changes
+        self._journal = journal
+        self._keyring = keyring
+        self._hierarchy = hierarchy
+        self._endpoints = endpoints
+        self._authority = authority
+        self._now = now
+        self._holder = holder
+        self._pause = pause
+        self._tls_tenant = tls_tenant
+        self._tls_authority = tls_authority
+        self._trust = Trust(hierarchy)
+        self._cache: dict[tuple[str, str], tuple[ServiceCertificate, ...]] = {}
+        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._flights: dict[tuple[str, str], DeferredLock] = {}
+        for topic in (rows.TOPIC, "issuers", "objects"):
+            changes.listen(topic, self._forget)
+
+    async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
+        """Return the certificate in use; make one when there is none that fits.
+
+        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", a host name or
+        address for "tls". Faults: NOT_FOUND for a scope that does not exist, UNAVAILABLE when
+        the authority cannot sign now.
+        """
+        return (await self.valid(purpose, scope))[0]
+
+    async def valid(self, purpose: Purpose, scope: str) -> tuple[ServiceCertificate, ...]:
+        """Return the one in use and the earlier ones whose keys still serve, newest first."""
+        await self._changes.catch_up()
+        now = self._now()
+        found = self._cache.get((purpose, scope))
+        if found is None or not _in_use(found, now):
+            fills = self._fills
+            found = await self._ensure(purpose, scope, due=False)
+            if fills == self._fills:
+                self._cache[purpose, scope] = found
+        kept = _KEPT[purpose]
+        return (
+            found[0],
+            *(c for c in found[1:] if c.superseded_at and now < c.superseded_at + kept),
+        )
+
+    async def renew_due(self) -> int:
+        """Renew what is due or no longer fits, destroy keys nobody needs; return how many.
+
+        One that cannot be renewed does not keep the others from it: its Fault is raised
+        when all are done.
+        """
+        done = after = 0
+        first: Fault | None = None
+        while page := await self._database.read(_page, after):
+            after = page[-1].id
+            for row in page:
+                try:
+                    done += await self._attend(row)
+                except Fault as fault:
+                    first = first or fault
+        if first is not None:
+            raise first
+        return done
+
+    # -- steps --------------------------------------------------------------------------------
+
+    async def _attend(self, row: ServiceCertificateRow) -> int:
+        if row.superseded_at is not None:
+            if self._now() < row.superseded_at + _KEPT[row.purpose]:
+                return 0
+            await generation.destroy_key(self._keyring, row.key_id)
+            await self._database.write(self._bury, row)
+            return 1
+        purpose = _purpose(row.purpose)
+        try:
+            found = await self._ensure(purpose, row.scope, due=True)
+        except Fault as fault:
+            if fault.code is not FaultCode.NOT_FOUND:
+                raise
+            # Its endpoint or authority is gone or switched off. The key stays a while: clients
+            # may still hold the certificate, and the door may be opened again.
+            if row.not_after < self._now():
+                await self._database.write(rows.supersede, purpose, row.scope, self._now())
+            return 0
+        return int(found[0].id != row.id)
+
+    async def _ensure(
+        self, purpose: Purpose, scope: str, *, due: bool
+    ) -> tuple[ServiceCertificate, ...]:
+        """Return what there is, newest first, after making a new one if need be.
+
+        ``due``: also when the one in use is due for renewal or has another kind of key than
+        it should.
+        """
+        flight = self._flights.setdefault((purpose, scope), DeferredLock())
+        await flight.acquire()
+        try:
+            found = await self._load(purpose, scope)
+            try:
+                wish = await self._wish(purpose, scope)
+            except Fault as fault:
+                # A withdrawn authority issues no more, yet what it certified still serves.
+                if fault.code is FaultCode.UNAVAILABLE and found and _in_use(found, self._now()):
+                    return found
+                raise
+            if self._fits(found, wish, purpose, due=due):
+                return found
+            lease = await self._wait_for_lease(purpose, scope)
+            if lease is not None:
+                try:
+                    # Another process may have made it before we got the lease.
+                    found = await self._load(purpose, scope)
+                    if self._fits(found, wish, purpose, due=due):
+                        return found
+                    await self._make(purpose, scope, wish, lease)
+                finally:
+                    await self._database.write(leases.release, lease, self._now())
+            return await self._load(purpose, scope)
+        finally:
+            flight.release()
+
+    async def _wait_for_lease(self, purpose: str, scope: str) -> Lease | None:
+        name = f"service:{purpose}/{scope}"
+        holder = f"{self._holder}:{token_hex(8)}"
+        for _ in range(_WAITS):
+            lease = await self._database.write(
+                leases.acquire, name, holder, _LEASE_SECONDS, self._now()
+            )
+            if lease is not None or self._pause is None:
+                break
+            await self._pause(_PAUSE)
+        if lease is None:
+            raise Fault(
+                FaultCode.UNAVAILABLE,
+                "another process is making this certificate",
+                private=name,
+                retry_after=1,
+                rule="service.lease",
+            )
+        return lease
+
+    def _fits(
+        self, found: tuple[ServiceCertificate, ...], wish: _Wish, purpose: Purpose, *, due: bool
+    ) -> bool:
+        now = self._now()
+        if not found or not _in_use(found, now):
+            return False
+        present = found[0]
+        # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
+        # RA by the CA that clients are about to get certificates from. TLS does not care.
+        if purpose != "tls" and present.issuer_id != wish.issuer.id:
+            return False
+        if not due:
+            return True
+        return now < present.renew_at and of(present.certificate.public_key()) is wish.algorithm
+
+    async def _make(self, purpose: Purpose, scope: str, wish: _Wish, lease: Lease) -> None:
+        issuer = wish.issuer
+        label = f"{purpose} {scope}"
+        handle = await self._keyring.generate(
+            wish.algorithm, tenant=issuer.tenant, label=label, store=wish.store, save=False
+        )
+        try:
+            assert issuer.not_after is not None
+            issued = await self._authority.issue(
+                Actor.system(),
+                issuer.tenant,
+                authority=issuer.authority,
+                issuer_id=issuer.id,
+                profile=_PROFILES[purpose],
+                subject=wish.subject,
+                names=wish.names,
+                public_key=serialization.load_der_public_key(handle.public_key_der),
+                proof=Proof.GENERATED_HERE,
+                validity=min(LIFETIME, issuer.not_after - self._now()),
+            )
+            chain = (issued.certificate, *issuer.chain)
+            await self._database.write(self._put, lease, purpose, scope, issuer, handle, chain)
+        except BaseException:
+            await self._keyring.discard(handle)
+            raise
+
+    async def _load(self, purpose: str, scope: str) -> tuple[ServiceCertificate, ...]:
+        found = await self._database.read(rows.find_of_scope, purpose, scope)
+        return tuple([await self._read(row) for row in found])
+
+    async def _read(self, row: ServiceCertificateRow) -> ServiceCertificate:
+        chain = chain_from_der(row.chain_der)
+        issuer = await self._trust.issuer_of(chain[0])
+        return ServiceCertificate(
+            id=row.id,
+            tenant=row.tenant,
+            purpose=row.purpose,
+            scope=row.scope,
+            certificate=chain[0],
+            # The authority may have been renewed since: its certificate of today is the one
+            # that clients can check.
+            chain=chain if issuer is None else (chain[0], *issuer.chain),
+            key_id=row.key_id,
+            issuer_id=0 if issuer is None else issuer.id,
+            not_after=row.not_after,
+            renew_at=row.renew_at,
+            superseded_at=row.superseded_at,
+        )
+
+    async def _wish(self, purpose: Purpose, scope: str) -> _Wish:
+        if purpose == "ocsp":
+            return await self._wish_ocsp(scope)
+        if purpose == "scep-ra":
+            return await self._wish_ra(scope)
+        return await self._wish_tls(scope)
+
+    async def _wish_ocsp(self, scope: str) -> _Wish:
+        issuer = await self._hierarchy.by_id(int(scope) if scope.isdecimal() else 0)
+        if not issuer.signs:
+            raise Fault(
+                FaultCode.UNAVAILABLE, "the authority's key is not here", rule="authority.state"
+            )
+        rules = issuer.document.ocsp
+        own = of(issuer.public_key)
+        algorithm = rules.responder_algorithm or fitting_algorithm(own)
+        if STRENGTH[algorithm] < STRENGTH[own]:
+            raise Fault(
+                FaultCode.REJECTED,
+                "ocsp.responder_algorithm is weaker than the authority's key",
+                rule="ocsp.responder-algorithm",
+                values={"responder": algorithm.value, "authority": own.value},
+            )
+        store = rules.responder_store or (await self._keyring.handle(issuer.key_id)).store
+        return _Wish(
+            issuer=issuer,
+            algorithm=algorithm,
+            store=store,
+            subject=_subject(f"OCSP responder of {issuer.slug}"),
+        )
+
+    async def _wish_ra(self, scope: str) -> _Wish:
+        endpoint = await self._endpoints.by_id(EndpointID.parse(scope))
+        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
+        options = endpoint.options
+        algorithm, store = KeyAlgorithm.RSA_2048, None
+        if isinstance(options, RAOptions):
+            algorithm, store = options.ra_algorithm, options.ra_store
+        return _Wish(
+            issuer=issuer,
+            algorithm=algorithm,
+            store=store,
+            subject=_subject(f"RA of {scope}"),
+        )
+
+    async def _wish_tls(self, scope: str) -> _Wish:
+        name: x509.GeneralName
+        try:
+            name = x509.IPAddress(ipaddress.ip_address(scope))
+        except ValueError:
+            name = x509.DNSName(scope)
+        return _Wish(
+            issuer=await self._tls_issuer(),
+            algorithm=KeyAlgorithm.P256,
+            store="soft",  # OpenSSL in the wheel cannot reach a key in an HSM
+            subject=_subject(scope),
+            names=(name,),
+        )
+
+    async def _tls_issuer(self) -> Issuer:
+        if self._tls_authority is not None:
+            return await self._hierarchy.active(self._tls_tenant, self._tls_authority)
+        able = [i for i in await self._hierarchy.of_tenant(self._tls_tenant) if i.is_able]
+        if not able:
+            raise Fault(
+                FaultCode.UNAVAILABLE,
+                "there is no authority that could sign a TLS certificate",
+                rule="service.tls-authority",
+                values={"tenant": self._tls_tenant},
+            )
+        # Whatever a root signs cannot be taken back by anybody above it.
+        return min(able, key=lambda issuer: (issuer.is_self_signed, issuer.id))
+
+    def _forget(self, key: str) -> None:
+        self._fills += 1
+        self._cache.clear()
+
+    # -- transactions -------------------------------------------------------------------------
+
+    def _put(
+        self,
+        connection: sa.Connection,
+        lease: Lease,
+        purpose: Purpose,
+        scope: str,
+        issuer: Issuer,
+        handle: KeyHandle,
+        chain: tuple[x509.Certificate, ...],
+    ) -> None:
+        now = self._now()
+        leases.assert_held(connection, lease, now)
+        certificate = chain[0]
+        not_after = certificate.not_valid_after_utc
+        private_keys.insert(connection, generation.key_row(handle))
+        rows.supersede(connection, purpose, scope, now)
+        row_id = rows.insert(
+            connection,
+            ServiceCertificateRow(
+                tenant=issuer.tenant,
+                purpose=purpose,
+                scope=scope,
+                certificate_der=certificate.public_bytes(serialization.Encoding.DER),
+                chain_der=chain_der(chain),
+                key_id=handle.id,
+                not_before=certificate.not_valid_before_utc,
+                not_after=not_after,
+                renew_at=now + (not_after - now) * 2 / 3,
+            ),
+        )
+        self._journal.append(
+            connection,
+            Event(
+                kind="service-certificate.made",
+                tenant=issuer.tenant,
+                actor="system",
+                object=f"service-certificate/{row_id}",
+                data={
+                    "purpose": purpose,
+                    "scope": scope,
+                    "issuer": issuer.id,
+                    "algorithm": handle.algorithm.value,
+                    "store": handle.store,
+                    **generation.certificate_data(certificate),
+                },
+            ),
+        )
+
+    def _bury(self, connection: sa.Connection, row: ServiceCertificateRow) -> None:
+        rows.delete(connection, row)
+        private_keys.delete(connection, row.key_id)
+        self._journal.append(
+            connection,
+            Event(
+                kind="service-certificate.removed",
+                tenant=row.tenant,
+                actor="system",
+                object=f"service-certificate/{row.id}",
+                data={"purpose": row.purpose, "scope": row.scope},
+            ),
+        )
+
+
+def _in_use(found: tuple[ServiceCertificate, ...], now: datetime) -> bool:
+    return found[0].superseded_at is None and now < found[0].not_after
+
+
+def _subject(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME])])
+
+
+def _purpose(text: str) -> Purpose:
+    if text == "ocsp":
+        return "ocsp"
+    return "scep-ra" if text == "scep-ra" else "tls"
+
+
+def _page(connection: sa.Connection, after: int) -> list[ServiceCertificateRow]:
+    return rows.find(connection, after=after, limit=_PAGE)
