@@ -122,6 +122,13 @@ class Profile:
         self._per_issuer: dict[IssuerFacts, tuple[bytes, ...]] = {}
 
     @property
+    def critical(self) -> frozenset[ObjectIdentifier]:
+        """Which extensions the profile itself made critical."""
+        return frozenset(
+            ObjectIdentifier(raw.oid) for raw in self.document.extensions.raw if raw.critical
+        )
+
+    @property
     def is_ca(self) -> bool:
         """Whether the subjects are authorities themselves."""
         return self.document.extensions.ca
@@ -377,7 +384,8 @@ class Profile:
         yield from self._sid(sid)
         for wish in wanted:
             if wish.oid in self._copied:
-                yield extension(wish.oid, wish.value.public_bytes(), critical=wish.critical)
+                # Never critical: a client must not be able to make others refuse it.
+                yield extension(wish.oid, wish.value.public_bytes(), critical=False)
 
     def _key_usage(self, key: Key) -> bytes:
         encoded = self._per_key.get(key.algorithm)

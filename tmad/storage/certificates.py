@@ -230,18 +230,16 @@ def find_by_name(
 
 
 def find_by_key(
-    connection: sa.Connection, tenant: str, spki_sha256: bytes, *, after: int, limit: int
-) -> tuple[CertificateRow, ...]:
-    """Return a page of the certificates for one public key."""
-    return _many(
-        connection,
-        _SELECT.where(
-            certificates.c.spki_sha256 == spki_sha256,
-            certificates.c.tenant == tenant,
-            certificates.c.id > after,
+    connection: sa.Connection, spki_sha256: bytes, after: int, limit: int
+) -> list[CertificateRow]:
+    """Return a page of the certificates for one public key, in every tenant."""
+    return list(
+        _many(
+            connection,
+            _SELECT.where(certificates.c.spki_sha256 == spki_sha256, certificates.c.id > after)
+            .order_by(certificates.c.id)
+            .limit(limit),
         )
-        .order_by(certificates.c.id)
-        .limit(limit),
     )
 
 

@@ -1,0 +1,678 @@
+"""The one pipeline that every certificate goes through.
+
+0 record, 1 authenticate, 2 authorise, 3 shape, 4 approve, 5 issue, 6 publish, 7 audit: see
+docs/architecture.md, section 6. Steps 6 and 7 are rows that step 5 writes in its own
+transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from twisted.internet.defer import Deferred
+
+from tmad.ca import keycheck, names, record
+from tmad.ca.applicant import Applicant, Authenticator, Renewed, check_window
+from tmad.ca.issuing import Issuing, Order, Signer
+from tmad.ca.keycheck import Blocklist
+from tmad.ca.requests import (
+    EndpointID,
+    EnrollmentRequest,
+    Issued,
+    Outcome,
+    Pending,
+    Proof,
+)
+from tmad.ca.shape import Constraints, Profile
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, Event
+from tmad.identity.access import guarded
+from tmad.identity.actors import Actor
+from tmad.identity.credentials import EnrollSecrets, new_id
+from tmad.identity.webhook import Webhooks
+from tmad.journal import Journal
+from tmad.managed import Objects
+from tmad.signer.keyring import Keyring
+from tmad.storage import certificates, enroll_secrets, requests
+from tmad.storage.database import Database
+from tmad.storage.requests import RequestRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tmad.ca.endpoint import Endpoint, Endpoints
+    from tmad.ca.hierarchy import Hierarchy
+    from tmad.ca.status import StatusSource
+    from tmad.catalogue import Stored
+
+_DAY = timedelta(days=1)
+_RETRIES = 5  # of one transaction id that are looked at
+# Longer than any token may take for a signature, and than a caller waits for a write.
+PATIENCE = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """What step 2 found: this applicant may ask for this, from this issuer."""
+
+    endpoint: Endpoint
+    applicant: Applicant
+    profile: Profile
+    signer: Signer
+
+
+class Authority:
+    """Issues certificates: to whoever an endpoint lets in, and by hand."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        journal: Journal,
+        keyring: Keyring,
+        objects: Objects,
+        endpoints: Endpoints,
+        hierarchy: Hierarchy,
+        status: StatusSource,
+        secrets: EnrollSecrets,
+        now: Clock,
+        webhooks: Webhooks | None = None,
+        blocklist: Blocklist | None = None,
+    ) -> None:
+        self.journal = journal
+        self._database = database
+        self._objects = objects
+        self._endpoints = endpoints
+        self._hierarchy = hierarchy
+        self._secrets = secrets
+        self._now = now
+        self._blocklist = blocklist
+        self._authenticator = Authenticator(
+            database=database,
+            hierarchy=hierarchy,
+            status=status,
+            secrets=secrets,
+            webhooks=webhooks,
+            now=now,
+        )
+        self._issuing = Issuing(
+            database=database,
+            journal=journal,
+            keyring=keyring,
+            secrets=secrets,
+            hierarchy=hierarchy,
+            now=now,
+        )
+        self._profiles: dict[tuple[str, str], tuple[Stored, Profile]] = {}
+        self._under_way: dict[bytes, list[Deferred[None]]] = {}
+
+    async def enroll(self, request: EnrollmentRequest) -> Outcome:
+        """Serve one request of one endpoint; every refusal is journaled and has an explain id.
+
+        A repeated request, even while the first is under way, gets the first one's answer.
+        """
+        endpoint = await self._endpoints.by_id(request.endpoint)
+        same = record.idempotency(request)
+        while same in self._under_way:
+            await self._turn(same)
+        self._under_way[same] = []
+        try:
+            return await self._serve(request, endpoint)
+        except Fault as fault:
+            await self._refuse(fault, request, endpoint)
+            raise
+        finally:
+            for waiting in self._under_way.pop(same):
+                waiting.callback(None)
+
+    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
+        earlier = await self._earlier(request, endpoint)
+        if earlier is not None:
+            return earlier
+        applicant = await self._authenticator.authenticate(request, endpoint)
+        permission = await self._authorise(request, endpoint, applicant)
+        order = self._shape(request, permission)
+        if self._needs_approval(permission):
+            return await self._pend(order)
+        return await self._issue(order)
+
+    # -- 0 record -----------------------------------------------------------------------------
+
+    async def _earlier(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome | None:
+        """Return the answer to an earlier copy of this request, if there was one (GEN-24)."""
+        rows = await self._database.lookup(
+            requests.find_of_transaction, str(request.endpoint), request.transaction, _RETRIES
+        )
+        same = record.idempotency(request)
+        since = self._now() - timedelta(minutes=endpoint.document.idempotency_minutes)
+        for row in rows:
+            if row.idempotency == same and row.updated_at >= since:
+                return await self._answer(row)
+            if row.state == "pending" and record.is_of(row, record.digest_of(request.public_key)):
+                # SCEP-47: MikroTik and IOS poll by sending a new request.
+                return await self._answer(row)
+        return None
+
+    async def _answer(self, row: RequestRow) -> Outcome | None:
+        match row.state:
+            case "issued":
+                return await self._issued_before(row)
+            case "pending" if row.expires_at > self._now():
+                return Pending(request_id=row.id, since=row.created_at)
+            case "issuing":
+                # Another process is at it: its answer is ready at the next attempt.
+                return Pending(request_id=row.id, retry_after=1.0, since=row.created_at)
+            case "denied":
+                raise Fault(
+                    FaultCode.REJECTED,
+                    f"the request was denied: {row.comment}"
+                    if row.comment
+                    else "the request was denied",
+                    rule="request.denied",
+                    values={"request": row.id},
+                )
+        return None
+
+    async def _issued_before(self, row: RequestRow) -> Issued:
+        found = await self._database.lookup(certificates.by_id, row.tenant, row.certificate_id or 0)
+        if found is None or found.certificate_der is None:
+            raise Fault(
+                FaultCode.INTERNAL, "the certificate is missing", private=f"request {row.id}"
+            )
+        return Issued(
+            request_id=row.id,
+            certificate_id=found.id,
+            certificate=x509.load_der_x509_certificate(found.certificate_der),
+            issuer_id=found.issuer_id,
+            replayed=True,
+        )
+
+    async def _turn(self, same: bytes) -> None:
+        waiting: Deferred[None] = Deferred()
+        self._under_way[same].append(waiting)
+        await waiting
+
+    # -- 2 authorise --------------------------------------------------------------------------
+
+    async def _authorise(
+        self, request: EnrollmentRequest, endpoint: Endpoint, applicant: Applicant
+    ) -> Permission:
+        document = endpoint.document
+        if request.via != endpoint.id.protocol:
+            raise _forbid(
+                "endpoint.protocol",
+                "the endpoint belongs to another protocol",
+                via=request.via,
+                endpoint=str(endpoint.id),
+            )
+        if request.proof is Proof.NONE:
+            raise Fault(
+                FaultCode.BAD_PROOF, "possession of the key was not shown", rule="request.proof"
+            )
+        profile = await self.profile(endpoint.tenant, document.profile)
+        _check_road(profile, request.via)
+        issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
+        if not issuer.document.allows_profile(profile.name):
+            raise _forbid(
+                "authority.profile",
+                "the authority does not issue this profile",
+                authority=issuer.authority,
+                profile=profile.name,
+            )
+        await self._check_limits(endpoint)
+        return Permission(
+            endpoint=endpoint,
+            applicant=applicant,
+            profile=profile,
+            signer=self._issuing.signer(issuer, profile),
+        )
+
+    async def _check_limits(self, endpoint: Endpoint) -> None:
+        limits = endpoint.document.limits
+        if limits.per_day:
+            # Ids begin with the time: the smallest one of a day ago bounds the count.
+            since = new_id(self._now() - _DAY)[:10]
+            used = await self._count(endpoint, ("issued", "issuing"), since, limits.per_day)
+            if used >= limits.per_day:
+                raise _limited("limits.per-day", used, limits.per_day, retry_after=3600)
+
+    async def _count(
+        self, endpoint: Endpoint, states: tuple[str, ...], since: str, most: int
+    ) -> int:
+        return await self._database.lookup(requests.count, str(endpoint.id), states, since, most)
+
+    async def profile(self, tenant: str, name: str) -> Profile:
+        """Return a profile as of the last committed change, compiled."""
+        stored = await self._objects.load(tenant, "profile", name)
+        known = self._profiles.get((tenant, name))
+        if known is not None and known[0] is stored:
+            return known[1]
+        profile = Profile(name, stored.revision, stored.document)
+        self._profiles[tenant, name] = stored, profile
+        return profile
+
+    # -- 3 shape ------------------------------------------------------------------------------
+
+    def _shape(self, request: EnrollmentRequest, permission: Permission) -> Order:
+        profile, applicant = permission.profile, permission.applicant
+        endpoint, now = permission.endpoint, self._now()
+        renews = applicant.renews
+        if renews is not None:
+            check_window(
+                renews,
+                endpoint.document.renewal.window_days,
+                profile.document.renewal.window,
+                now,
+            )
+        asked = request.names
+        if renews is not None and not asked:
+            # Many clients leave the names out of a renewal: they are those of before.
+            asked = _names_of(renews.certificate)
+        key = keycheck.check(
+            request.public_key,
+            profile.document.keys,
+            evidence=request.evidence,
+            blocklist=self._blocklist,
+        )
+        template = profile.template(
+            subject=request.subject,
+            alternative_names=asked,
+            wanted=request.wanted,
+            key=key,
+            issuer=permission.signer.facts,
+            now=now,
+            sid=applicant.sid,
+        )
+        if renews is not None:
+            _check_same_holder(renews, template.subject, template.names)
+        if applicant.secret is not None:
+            self._secrets.check_binding(
+                applicant.secret, template.subject, template.names, profile.name
+            )
+        return Order(
+            tenant=endpoint.tenant,
+            via=request.via,
+            endpoint=str(endpoint.id),
+            actor=str(endpoint.id),
+            applicant=applicant,
+            profile=profile,
+            signer=permission.signer,
+            template=template,
+            key=key,
+            is_internal=False,
+            request=record.row(
+                request, applicant.standing, tenant=endpoint.tenant, state="issuing", now=now
+            ),
+            idempotency_window=timedelta(minutes=endpoint.document.idempotency_minutes),
+            proof=request.proof.value,
+            pending_limit=endpoint.document.limits.pending,
+        )
+
+    # -- 4 approve ----------------------------------------------------------------------------
+
+    @staticmethod
+    def _needs_approval(permission: Permission) -> bool:
+        if not permission.applicant.is_proven:
+            return True
+        if permission.profile.document.approval == "manual":
+            return True
+        # An endpoint's manual approval is about first enrolments.
+        return (
+            permission.endpoint.document.approval == "manual"
+            and permission.applicant.renews is None
+        )
+
+    async def _pend(self, order: Order) -> Outcome:
+        assert order.request is not None
+        row = replace(order.request, state="pending")
+        await self._database.write(self._pend_in, order, row)
+        return Pending(request_id=row.id, since=row.created_at)
+
+    def _pend_in(self, connection: Connection, order: Order, row: RequestRow) -> None:
+        self._issuing.check_history(connection, order)
+        assert row.idempotency is not None
+        if order.pending_limit:
+            waiting = requests.count(
+                connection, row.endpoint, ("pending",), "", order.pending_limit
+            )
+            if waiting >= order.pending_limit:
+                raise _limited("limits.pending", waiting, order.pending_limit, retry_after=3600)
+        requests.forget_idempotency(
+            connection, row.idempotency, row.created_at - order.idempotency_window
+        )
+        requests.insert(connection, row)
+        if order.applicant.secret is not None:
+            self._secrets.claim(connection, order.applicant.secret.id, row.id, row.created_at)
+        self.journal.append(
+            connection,
+            Event(
+                kind="request.pending",
+                tenant=row.tenant,
+                actor=order.actor,
+                object=f"request/{row.id}",
+                data={
+                    "subject": row.subject,
+                    "applicant": row.applicant,
+                    "peer": row.peer,
+                    "profile": f"{order.profile.name}/{order.profile.revision}",
+                    "spki_sha256": row.spki_sha256.hex(),
+                    "request_sha256": row.fingerprint.hex(),
+                    "transaction": row.transaction,
+                },
+            ),
+        )
+
+    # -- 5 issue ------------------------------------------------------------------------------
+
+    async def _issue(self, order: Order) -> Outcome:
+        assert order.request is not None
+        try:
+            made = await self._issuing.make(order)
+        except Fault as fault:
+            if fault.rule != "request.duplicate" or order.was_pending:
+                raise
+            # A copy of the request was faster, in another process.
+            rows = await self._database.lookup(
+                requests.find_of_transaction,
+                order.endpoint,
+                order.request.transaction,
+                _RETRIES,
+            )
+            for row in rows:
+                if row.idempotency == order.request.idempotency:
+                    outcome = await self._answer(row)
+                    if outcome is not None:
+                        return outcome
+            raise
+        return Issued(
+            request_id=order.request.id,
+            certificate_id=made.certificate_id,
+            certificate=made.certificate,
+            issuer_id=order.signer.issuer.id,
+        )
+
+    # -- 7 audit of refusals ------------------------------------------------------------------
+
+    async def _refuse(self, fault: Fault, request: EnrollmentRequest, endpoint: Endpoint) -> None:
+        await self.journal.refuse(
+            fault,
+            tenant=endpoint.tenant,
+            actor=str(endpoint.id),
+            object=f"endpoint/{endpoint.id}",
+            data={
+                "via": request.via,
+                "transaction": request.transaction[:255],
+                "peer": request.peer,
+                "intent": request.intent.value,
+                "credential": type(request.credential).__name__,
+                "subject": request.subject.rfc4514_string()[:500],
+                "request_sha256": record.fingerprint(request).hex(),
+                "profile": endpoint.document.profile,
+            },
+        )
+
+    # -- polling ------------------------------------------------------------------------------
+
+    async def poll(
+        self, endpoint: EndpointID, transaction: str, public_key: CertificatePublicKeyTypes
+    ) -> Outcome:
+        """Return what became of a request, to whoever holds its key (SCEP-46).
+
+        Fault(NOT_FOUND) for one that is unknown, REJECTED for one that was denied.
+        """
+        door = await self._endpoints.by_id(endpoint)
+        rows = await self._database.lookup(
+            requests.find_of_transaction, str(door.id), transaction, _RETRIES
+        )
+        digest = record.digest_of(public_key)
+        for row in rows:
+            if record.is_of(row, digest):
+                outcome = await self._answer(row)
+                if outcome is not None:
+                    return outcome
+        raise Fault(
+            FaultCode.NOT_FOUND,
+            "there is no such request",
+            rule="request.absent",
+            values={"endpoint": str(door.id), "transaction": transaction[:255]},
+        )
+
+    # -- pending requests, decided ------------------------------------------------------------
+
+    async def issue_pending(self, actor: Actor, row: RequestRow) -> Outcome:
+        """Issue what a person has approved, by the rules of today (tmad/ca/approval.py)."""
+        request, standing = record.restore(row)
+        endpoint = await self._endpoints.by_id(request.endpoint)
+        profile = await self.profile(endpoint.tenant, endpoint.document.profile)
+        _check_road(profile, request.via)
+        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
+        permission = Permission(
+            endpoint=endpoint,
+            applicant=await self._applicant(row.tenant, standing),
+            profile=profile,
+            signer=self._issuing.signer(issuer, profile),
+        )
+        order = self._shape(request, permission)
+        return await self._issue(replace(order, actor=actor.name, request=row, was_pending=True))
+
+    async def _applicant(self, tenant: str, standing: record.Standing) -> Applicant:
+        renews = secret = None
+        if standing.renews_id:
+            found = await self._database.lookup(certificates.by_id, tenant, standing.renews_id)
+            if found is not None and found.certificate_der is not None:
+                renews = Renewed(
+                    row=found,
+                    certificate=x509.load_der_x509_certificate(found.certificate_der),
+                )
+        if standing.secret_id:
+            secret = await self._database.lookup(enroll_secrets.by_id, tenant, standing.secret_id)
+        return Applicant(
+            name=standing.applicant,
+            method=standing.method,
+            is_proven=True,
+            secret=secret,
+            renews=renews,
+        )
+
+    # -- by hand, and for the appliance itself ------------------------------------------------
+
+    @guarded("certificate.issue")
+    async def issue(
+        self,
+        actor: Actor,
+        tenant: str,
+        *,
+        authority: str,
+        profile: str,
+        subject: x509.Name,
+        names: Sequence[x509.GeneralName],
+        public_key: CertificatePublicKeyTypes,
+        proof: Proof,
+        wanted: Sequence[x509.Extension[x509.ExtensionType]] = (),
+        evidence: bytes = b"",
+        validity: timedelta | None = None,
+        issuer_id: int | None = None,
+        constraints: Constraints | None = None,
+        replaces: Renewed | None = None,
+        dry_run: bool = False,
+    ) -> Issued:
+        """Issue by hand, or for the appliance itself: the same steps without an endpoint.
+
+        ``issuer_id`` and ``constraints`` are for the role "system": an issuer in any state,
+        and what a CA certificate says beyond its profile. A dry run returns an unsigned
+        certificate and leaves nothing behind.
+        """
+        is_internal = any(grant.role == "system" and grant.covers(tenant) for grant in actor.grants)
+        try:
+            order = await self._order(
+                actor,
+                tenant,
+                authority=authority,
+                profile_name=profile,
+                issuer_id=issuer_id,
+                is_internal=is_internal,
+                proof=proof,
+                subject=subject,
+                asked=names,
+                wanted=wanted,
+                public_key=public_key,
+                evidence=evidence,
+                validity=validity,
+                constraints=constraints,
+                replaces=replaces,
+            )
+            made = await self._issuing.make(order, dry_run=dry_run)
+        except Fault as fault:
+            if not dry_run:
+                await self.journal.refuse(
+                    fault,
+                    tenant=tenant,
+                    actor=actor.name,
+                    object=f"authority/{authority}",
+                    data={"profile": profile, "subject": subject.rfc4514_string()[:500]},
+                )
+            raise
+        return Issued(
+            request_id="",
+            certificate_id=made.certificate_id,
+            certificate=made.certificate,
+            issuer_id=order.signer.issuer.id,
+        )
+
+    async def _order(
+        self,
+        actor: Actor,
+        tenant: str,
+        *,
+        authority: str,
+        profile_name: str,
+        issuer_id: int | None,
+        is_internal: bool,
+        proof: Proof,
+        subject: x509.Name,
+        asked: Sequence[x509.GeneralName],
+        wanted: Sequence[x509.Extension[x509.ExtensionType]],
+        public_key: CertificatePublicKeyTypes,
+        evidence: bytes,
+        validity: timedelta | None,
+        constraints: Constraints | None,
+        replaces: Renewed | None,
+    ) -> Order:
+        if (issuer_id is not None or constraints is not None) and not is_internal:
+            raise _forbid(
+                "issue.internal", "only the appliance itself may choose these", actor=actor.name
+            )
+        if proof is Proof.NONE:
+            raise Fault(
+                FaultCode.BAD_PROOF, "possession of the key was not shown", rule="request.proof"
+            )
+        profile = await self.profile(tenant, profile_name)
+        via = "system" if is_internal else "operator"
+        _check_road(profile, via)
+        if profile.document.approval == "manual" and not is_internal:
+            raise _forbid("profile.approval", "somebody else must approve", profile=profile.name)
+        if issuer_id is None:
+            issuer = await self._hierarchy.active(tenant, authority)
+        else:
+            issuer = await self._hierarchy.by_id(issuer_id)
+        if not issuer.document.allows_profile(profile.name):
+            raise _forbid("authority.profile", "the authority does not issue this profile")
+        key = keycheck.check(
+            public_key, profile.document.keys, evidence=evidence, blocklist=self._blocklist
+        )
+        if issuer_id is None:
+            signer = self._issuing.signer(issuer, profile)
+        else:
+            signer = self._issuing.internal_signer(issuer, profile, key)
+        template = profile.template(
+            subject=subject,
+            alternative_names=asked,
+            wanted=wanted,
+            key=key,
+            issuer=signer.facts,
+            now=self._now(),
+            validity=validity,
+            constraints=constraints,
+        )
+        return Order(
+            tenant=tenant,
+            via=via,
+            endpoint="",
+            actor=actor.name,
+            applicant=Applicant(
+                name=actor.name, method="operator", is_proven=True, renews=replaces
+            ),
+            profile=profile,
+            signer=signer,
+            template=template,
+            key=key,
+            is_internal=is_internal,
+            request=None,
+            proof=proof.value,
+        )
+
+    # -- housekeeping -------------------------------------------------------------------------
+
+    async def recover(self, patience: timedelta = PATIENCE) -> int:
+        """Void the intents of processes that have died; return how many there were."""
+        return await self._issuing.recover(patience)
+
+
+def _check_road(profile: Profile, via: str) -> None:
+    # T-SCEP-03: a profile is reached by the roads that it names, and by no other.
+    if via not in profile.document.via:
+        raise _forbid(
+            "profile.via",
+            "the profile is not for this road",
+            via=via,
+            allowed=", ".join(profile.document.via),
+        )
+
+
+def _check_same_holder(
+    renews: Renewed, subject: x509.Name, alternative: tuple[x509.GeneralName, ...]
+) -> None:
+    old = renews.certificate
+    if subject != old.subject or not names.same(alternative, _names_of(old)):
+        raise Fault(
+            FaultCode.REJECTED,
+            "a renewal must keep subject and names",
+            rule="renewal.names",
+            values={
+                "old": _described(old.subject, _names_of(old)),
+                "new": _described(subject, alternative),
+            },
+        )
+
+
+def _names_of(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    try:
+        return tuple(
+            certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        )
+    except x509.ExtensionNotFound:
+        return ()
+
+
+def _described(subject: x509.Name, alternative: Sequence[x509.GeneralName]) -> str:
+    texts = [f"{names.kind_of(name)}:{names.text_of(name)}" for name in alternative]
+    return "; ".join([subject.rfc4514_string(), *texts])[:500]
+
+
+def _forbid(rule: str, detail: str, **values: str) -> Fault:
+    return Fault(FaultCode.FORBIDDEN, detail, rule=rule, values=values)
+
+
+def _limited(rule: str, used: int, limit: int, *, retry_after: float) -> Fault:
+    return Fault(
+        FaultCode.RATE_LIMITED,
+        "the endpoint has given out as much as it may",
+        retry_after=retry_after,
+        rule=rule,
+        values={"used": str(used), "limit": str(limit)},
+    )
