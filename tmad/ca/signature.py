@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
@@ -97,10 +97,10 @@ def check(
     try:
         if algorithm is None:
             public_key.verify(signature, data)
-        elif isinstance(public_key, rsa.RSAPublicKey):
-            public_key.verify(signature, data, scheme.padding, algorithm)
-        else:
+        elif scheme.padding is None:
             public_key.verify(signature, data, ec.ECDSA(algorithm))
+        else:
+            public_key.verify(signature, data, scheme.padding, algorithm)
     except InvalidSignature:
         raise Fault(
             FaultCode.INTERNAL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -129,7 +130,7 @@ _REVOKED = (
     " WHERE issuer_id = {0} AND serial > {0} AND revoked_at IS NOT NULL"
     " AND (not_after >= {0} OR revoked_at >= {0}){1} ORDER BY serial LIMIT {0}"
 )
-_BELOW = " AND serial < {0}"
+_UP_TO = " AND serial <= {0}"
 _MARKS = {"sqlite": "?", "postgresql": "%s"}
 
 
@@ -137,26 +138,26 @@ def find_revoked(
     connection: sa.Connection,
     issuer_id: int,
     after: bytes,
-    below: bytes | None,
+    up_to: bytes | None,
     still_valid_at: datetime | None,
     limit: int,
-) -> list[RevokedRow]:
+) -> Sequence[RevokedRow]:
     """Return a page of revoked certificates by serial, as plain tuples: a CRL reads millions.
 
-    The page lies strictly between ``after`` and ``below``. What expired, and was revoked,
-    before ``still_valid_at`` is left out.
+    The page begins behind ``after`` and does not reach beyond ``up_to``. What expired, and
+    was revoked, before ``still_valid_at`` is left out.
     """
     mark = _MARKS[connection.dialect.name]
     limit_date = 0 if still_valid_at is None else _microseconds(still_valid_at)
     values: list[object] = [issuer_id, after, limit_date, limit_date]
     bound = ""
-    if below is not None:
-        bound = _BELOW.format(mark)
-        values.append(below)
+    if up_to is not None:
+        bound = _UP_TO.format(mark)
+        values.append(up_to)
     cursor = connection.connection.cursor()
     try:
         cursor.execute(_REVOKED.format(mark, bound), (*values, limit))
-        rows: list[RevokedRow] = cursor.fetchall()
+        rows: Sequence[RevokedRow] = cursor.fetchall()
     finally:
         cursor.close()
     return rows
@@ -166,6 +167,7 @@ def find_all_unexpired(
     connection: sa.Connection,
     issuer_id: int,
     after: bytes,
+    up_to: bytes | None,
     compromised_at: datetime,
     limit: int,
 ) -> list[RevokedRow]:
@@ -173,7 +175,7 @@ def find_all_unexpired(
 
     An earlier revocation of one certificate keeps its own date and reason.
     """
-    rows = connection.execute(
+    query = (
         sa.select(
             certificates.c.serial,
             certificates.c.revoked_at,
@@ -190,8 +192,10 @@ def find_all_unexpired(
         .order_by(certificates.c.serial)
         .limit(limit)
     )
+    if up_to is not None:
+        query = query.where(certificates.c.serial <= up_to)
     found: list[RevokedRow] = []
-    for serial, revoked_at, reason, invalidity_date, not_after in rows:
+    for serial, revoked_at, reason, invalidity_date, not_after in connection.execute(query):
         if revoked_at is None or revoked_at > compromised_at:
             revoked_at, reason, invalidity_date = compromised_at, 2, None
         found.append(

@@ -20,8 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def serial_octets(serial: int) -> bytes:
-    """Return the stored form of a serial number."""
-    return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
+    """Return the stored form of a serial number; zero is one octet."""
+    return serial.to_bytes((serial.bit_length() + 7) // 8 or 1)
 
 
 def change_key(issuer_id: int, serial: bytes) -> str:

@@ -91,7 +91,7 @@ def decode(data: bytes) -> OCSPRequest:
     if position < end and data[position] == 0xA1:
         position = _element(data, position, end, 0xA1)[1]
     entry, list_end = _element(data, position, end, der.SEQUENCE)
-    cert_ids = []
+    cert_ids: list[CertID] = []
     while entry < list_end:
         if len(cert_ids) == MOST_ENTRIES:
             raise _malformed(f"more than {MOST_ENTRIES} certificates in one request")
@@ -213,7 +213,7 @@ def _preferred(value: bytes) -> tuple[bytes, ...]:
     entry, end = _element(value, 0, len(value), der.SEQUENCE)
     if end != len(value):
         raise _malformed("bytes follow the preferred algorithms")
-    found = []
+    found: list[bytes] = []
     while entry < end:
         if len(found) == _MOST_EXTENSIONS:
             raise _malformed("too many preferred algorithms")
@@ -269,10 +269,6 @@ def revoked(at: datetime, reason: int | None) -> bytes:
     return der.tlv(0xA1, time, b"\xa0\x03\x0a\x01", bytes((reason,)))
 
 
-# RFC 6960, 4.4.8: a serial number that was never issued, for clients that must not go on.
-NEVER_ISSUED_DER = revoked(datetime(1970, 1, 1, tzinfo=UTC), 6)
-
-
 def generalized_time(instant: datetime) -> bytes:
     """Return an instant, UTC, in whole seconds (RFC 5280, 4.1.2.5.2)."""
     return b"\x18\x0f%04d%02d%02d%02d%02d%02dZ" % (
@@ -283,6 +279,10 @@ def generalized_time(instant: datetime) -> bytes:
         instant.minute,
         instant.second,
     )
+
+
+# RFC 6960, 4.4.8: a serial number that was never issued, for clients that must not go on.
+NEVER_ISSUED_DER = revoked(datetime(1970, 1, 1, tzinfo=UTC), 6)
 
 
 def by_key(key_hash: bytes) -> bytes:

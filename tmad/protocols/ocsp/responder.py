@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Coroutine, Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from types import coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,11 +25,13 @@ from tmad.ca.scheme import SignatureScheme, scheme_for
 from tmad.ca.status import Status
 from tmad.ca.trust import key_bits
 from tmad.errors import Fault, FaultCode
-from tmad.plugin import Services
 from tmad.protocols.ocsp import codec
 from tmad.protocols.ocsp.answers import Answer, Answers, Window
 from tmad.storage.status import change_key, serial_octets
 from tmad.wire.http import Request, Response
+
+if TYPE_CHECKING:
+    from tmad.plugin import Services
 
 _log = Logger()
 
@@ -425,12 +428,11 @@ def _go_on(
         try:
             sent = yield waits_for
         except BaseException as error:
-            step = running.throw
-            argument: Any = error
+            resume = partial(running.throw, error)
         else:
-            step, argument = running.send, sent
+            resume = partial(running.send, sent)
         try:
-            waits_for = step(argument)
+            waits_for = resume()
         except StopIteration as done:
             response: Response = done.value
             return response

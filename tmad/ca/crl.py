@@ -1,0 +1,476 @@
+"""Certificate revocation lists: made when due, found whole or not at all. RFC 5280, 5."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from tmad.ca import crlcodec, signature
+from tmad.ca.entries import Entries
+from tmad.ca.hierarchy import Hierarchy, Issuer
+from tmad.ca.trust import key_bits, subject_key_identifier
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, Event
+from tmad.identity.access import guarded
+from tmad.identity.actors import Actor
+from tmad.journal import Journal
+from tmad.signer.keyring import Keyring
+from tmad.signer.workers import Reactor, Workers
+from tmad.storage import crls, leases
+from tmad.storage.changes import Changes
+from tmad.storage.database import Database
+from tmad.storage.leases import Lease
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_log = Logger()
+
+# How long one process may be busy with one CRL before another may think that it died.
+_LEASE_SECONDS = 60
+# How long a process waits for another that makes the same CRL; then it makes its own, and
+# whoever publishes first wins (storage.crls.insert).
+_PATIENCE = 5.0
+_GLANCE = 0.05
+# After a failure the last good CRL is served, and the signer is left alone for a while.
+_PAUSE = timedelta(seconds=5)
+# What nobody can replace any more is kept.
+_FOREVER = timedelta(days=3650)
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CRL:
+    """One published CRL."""
+
+    issuer_id: int
+    der: bytes
+    number: int
+    this_update: datetime
+    next_update: datetime
+    entries: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    crl: CRL
+    change_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A CRL in memory, right until then; ``waits``: whatever else is revoked meanwhile."""
+
+    crl: CRL
+    until: datetime
+    waits: bool
+
+
+class CRLs:
+    """The CRL of each issuer: one for each key, kept after the key has been replaced."""
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        hierarchy: Hierarchy,
+        keyring: Keyring,
+        journal: Journal,
+        now: Clock,
+        *,
+        holder: str,
+        reactor: Reactor | None = None,
+    ) -> None:
+        """``holder`` names this process in leases; without a reactor nothing ever waits."""
+        self._database = database
+        self._changes = changes
+        self._hierarchy = hierarchy
+        self._keyring = keyring
+        self.journal = journal
+        self._now = now
+        self._holder = holder
+        self._reactor = reactor
+        self._workers = Workers("the CRL builder", threads=1, queue=256, reactor=reactor)
+        self._kept: dict[int, _Kept] = {}
+        self._touched: set[int] = set()
+        self._entries: dict[int, Entries] = {}
+        self._locks: dict[int, DeferredLock] = {}
+        changes.listen("status", self._on_status)
+        changes.listen("crls", self._on_crl)
+        changes.listen("issuers", self._on_everything)
+        changes.listen("objects", self._on_object)
+
+    async def current(self, issuer_id: int) -> CRL:
+        """Return the issuer's CRL as it is now.
+
+        Where the authority's policy is "immediate", a CRL is made first when a status has
+        changed since the last one. When that fails, the last good one is served as long as it
+        is valid. Raise Fault(NOT_FOUND) for an issuer that signs no CRLs here.
+        """
+        await self._changes.catch_up()
+        crl = self.at_hand(issuer_id)
+        if crl is not None:
+            return crl
+        issuer = await self._hierarchy.by_id(issuer_id)
+        return await self._bring_up_to_date(issuer)
+
+    def at_hand(self, issuer_id: int) -> CRL | None:
+        """Return the CRL if it is in memory and right, after ``changes.catch_up()``."""
+        kept = self._kept.get(issuer_id)
+        if kept is None or self._now() >= kept.until:
+            return None
+        if issuer_id in self._touched and not kept.waits:
+            return None
+        return kept.crl
+
+    @guarded("crl.build")
+    async def build(
+        self, actor: Actor, tenant: str, authority: str, *, dry_run: bool = False
+    ) -> tuple[CRL, ...]:
+        """Make a new CRL now for every key of an authority, oldest first."""
+        built = []
+        for issuer in await self._hierarchy.generations(tenant, authority):
+            if self._may_sign(issuer):
+                built.append(await self._build(issuer, actor.name, dry_run=dry_run))
+        if not built:
+            raise _signs_none(authority)
+        return tuple(built)
+
+    @guarded("crl.read")
+    async def show(
+        self,
+        actor: Actor,
+        tenant: str,
+        authority: str,
+        *,
+        generation: int | None = None,
+        before: int | None = None,
+        limit: int = 20,
+    ) -> list[crls.CRLRow]:
+        """Return a page of an authority's CRLs without their octets, newest first.
+
+        The active generation's, unless another one is named.
+        """
+        found = await self._hierarchy.generations(tenant, authority)
+        chosen = [i for i in found if generation in (None, i.generation) and i.signs]
+        if not chosen:
+            raise _signs_none(authority)
+        active = [issuer for issuer in chosen if issuer.is_able] or chosen
+        return await self._database.read(crls.find_heads, active[-1].id, before, limit)
+
+    async def rebuild_due(self) -> int:
+        """Make every CRL that its policy says is due; return how many.
+
+        One that fails is logged and does not keep the others from being made.
+        """
+        made = 0
+        for issuer in await self._hierarchy.all_issuers():
+            if not self._may_sign(issuer):
+                continue
+            try:
+                before = await self._database.read(crls.newest_head, issuer.id)
+                period = timedelta(hours=issuer.document.crl.period_hours)
+                if before is None or self._now() >= before.this_update + period:
+                    await self._build(issuer, "system")
+                    made += 1
+                else:
+                    crl = await self.current(issuer.id)
+                    made += crl.number > before.number
+            except Fault as fault:
+                _log.error(
+                    "the CRL of {slug} could not be made: {fault} {private}",
+                    slug=issuer.slug,
+                    fault=str(fault),
+                    private=fault.private,
+                )
+        return made
+
+    async def _bring_up_to_date(self, issuer: Issuer) -> CRL:
+        lock = self._locks.setdefault(issuer.id, DeferredLock())
+        await lock.acquire()
+        try:
+            crl = self.at_hand(issuer.id)
+            if crl is not None:
+                return crl
+            # Discarded before the read: whatever comes from now on marks it again.
+            was_touched = issuer.id in self._touched
+            self._touched.discard(issuer.id)
+            try:
+                last = await self._load(issuer)
+                if last is not None:
+                    return await self._keep_or_replace(issuer, *last)
+            except BaseException:
+                if was_touched:
+                    self._touched.add(issuer.id)
+                raise
+            if not self._may_sign(issuer):
+                raise _signs_none(issuer.authority)
+            return await self._make(issuer, "system")
+        finally:
+            lock.release()
+
+    async def _load(self, issuer: Issuer) -> tuple[CRL, int] | None:
+        """Return the newest CRL, and up to which change it is complete."""
+        head = await self._database.read(crls.newest_head, issuer.id)
+        kept = self._kept.get(issuer.id)
+        if head is not None and kept is not None and kept.crl.number == head.number:
+            return kept.crl, head.change_id
+        row = await self._database.read(crls.newest, issuer.id)
+        if row is None or row.crl_der is None:
+            return None
+        return _from_row(row), row.change_id
+
+    async def _keep_or_replace(self, issuer: Issuer, crl: CRL, change_id: int) -> CRL:
+        policy = issuer.document.crl
+        now = self._now()
+        due = crl.this_update + timedelta(hours=policy.period_hours)
+        if not self._may_sign(issuer):
+            self._kept[issuer.id] = _Kept(crl, now + _FOREVER, waits=True)
+            return crl
+        waits = policy.rebuild == "scheduled"
+        is_due = now >= due
+        if not (waits or is_due):
+            changed = await self._database.read(
+                crls.find_status_changes, issuer.id, change_id
+            )
+            if changed.serials is None or changed.serials:
+                soonest = crl.this_update + timedelta(seconds=policy.delay_seconds)
+                is_due = now >= soonest
+                if not is_due:
+                    due, waits = soonest, True
+        if is_due:
+            try:
+                return await self._make(issuer, "system")
+            except Fault as fault:
+                if crl.next_update <= now:
+                    raise
+                _log.error(
+                    "the last good CRL of {slug} is served: {fault} {private}",
+                    slug=issuer.slug,
+                    fault=str(fault),
+                    private=fault.private,
+                )
+                due, waits = now + _PAUSE, True
+        self._kept[issuer.id] = _Kept(crl, due, waits)
+        return crl
+
+    async def _build(self, issuer: Issuer, actor: str, *, dry_run: bool = False) -> CRL:
+        lock = self._locks.setdefault(issuer.id, DeferredLock())
+        await lock.acquire()
+        try:
+            if dry_run:
+                last = await self._database.read(crls.newest_head, issuer.id)
+                return (await self._sign(issuer, last)).crl
+            return await self._make(issuer, actor)
+        finally:
+            lock.release()
+
+    async def _make(self, issuer: Issuer, actor: str) -> CRL:
+        """Make and publish a CRL; the caller holds this process's lock for the issuer."""
+        lease = await self._take_lease(issuer)
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                last = await self._database.read(crls.newest_head, issuer.id)
+                signed = await self._sign(issuer, last)
+                try:
+                    await self._database.write(self._publish, issuer, signed, lease, actor)
+                except Fault as fault:
+                    if fault.code is not FaultCode.CONFLICT or attempt == _ATTEMPTS:
+                        raise
+                    lease = None  # lost, or somebody did not wait: the number decides
+                    continue
+                break
+        finally:
+            if lease is not None:
+                await self._database.write(leases.release, lease, self._now())
+        # Delivers this very change, too; what was published meanwhile by others is newer.
+        await self._changes.catch_up()
+        head = await self._database.read(crls.newest_head, issuer.id)
+        crl = signed.crl
+        if head is not None and head.number == crl.number:
+            due = crl.this_update + timedelta(hours=issuer.document.crl.period_hours)
+            waits = issuer.document.crl.rebuild == "scheduled"
+            self._kept[issuer.id] = _Kept(crl, due, waits)
+        return crl
+
+    async def _take_lease(self, issuer: Issuer) -> Lease | None:
+        waited = 0.0
+        while True:
+            lease = await self._database.write(
+                leases.acquire, f"crl/{issuer.id}", self._holder, _LEASE_SECONDS, self._now()
+            )
+            if lease is not None or self._reactor is None or waited >= _PATIENCE:
+                return lease
+            await _sleep(self._reactor, _GLANCE)
+            waited += _GLANCE
+
+    async def _sign(self, issuer: Issuer, last: crls.CRLRow | None) -> _Signed:
+        policy = issuer.document.crl
+        entries = self._entries.setdefault(issuer.id, Entries(issuer.id))
+        keep_all = policy.expired_certs_on_crl
+        await entries.refresh(
+            self._database,
+            compromised_at=issuer.compromised_at,
+            last_update=None if last is None or keep_all else last.this_update,
+        )
+        this_update = self._now().replace(microsecond=0)
+        number = 1
+        if last is not None:
+            this_update = max(this_update, last.this_update)
+            number = last.number + 1
+        next_update = this_update + timedelta(
+            hours=policy.period_hours + policy.overlap_hours
+        )
+        algorithm_der = signature.algorithm_der(issuer.public_key, issuer.scheme)
+        assert issuer.certificate is not None
+        identifier = subject_key_identifier(issuer.certificate)
+        if identifier is None:
+            bits = key_bits(issuer.public_key)
+            identifier = hashlib.sha1(bits, usedforsecurity=False).digest()
+        before, after = crlcodec.frame(
+            issuer_der=issuer.subject_der,
+            key_identifier=identifier,
+            algorithm_der=algorithm_der,
+            this_update=this_update,
+            next_update=next_update,
+            number=number,
+            expired_since=issuer.not_before if keep_all else None,
+            entries_size=sum(len(chunk.der) for chunk in entries.chunks),
+        )
+        pieces = [before, *(chunk.der for chunk in entries.chunks), after]
+        signed = await self._sign_pieces(issuer, pieces)
+        crl_der = await self._workers.run(
+            lambda: crlcodec.finish(pieces, algorithm_der, signed)
+        )
+        digest = await self._workers.run(lambda: hashlib.sha256(crl_der).digest())
+        crl = CRL(
+            issuer.id, crl_der, number, this_update, next_update, entries.count, digest
+        )
+        return _Signed(crl, entries.change_id)
+
+    async def _sign_pieces(self, issuer: Issuer, pieces: list[bytes]) -> bytes:
+        """Sign what the pieces make up, and check it before anybody sees it (CRL-12)."""
+        scheme = issuer.scheme
+        public_key = issuer.public_key
+        if scheme.hash is None:
+            data = await self._workers.run(lambda: b"".join(pieces))
+            signed = await self._keyring.use(
+                issuer.key_id, lambda key: signature.sign(key, scheme, data)
+            )
+        else:
+            name = scheme.hash.name
+            data = await self._workers.run(lambda: _digest(name, pieces))
+            signed = await self._keyring.use(
+                issuer.key_id, lambda key: signature.sign_digest(key, scheme, data)
+            )
+        await self._workers.run(
+            lambda: signature.check(public_key, scheme, signed, data, digest=True)
+        )
+        return signed
+
+    def _publish(
+        self,
+        connection: Connection,
+        issuer: Issuer,
+        signed: _Signed,
+        lease: Lease | None,
+        actor: str,
+    ) -> None:
+        if lease is not None:
+            leases.assert_held(connection, lease, self._now())
+        crl = signed.crl
+        crls.insert(
+            connection,
+            crls.CRLRow(
+                issuer_id=issuer.id,
+                number=crl.number,
+                tenant=issuer.tenant,
+                this_update=crl.this_update,
+                next_update=crl.next_update,
+                entries=crl.entries,
+                change_id=signed.change_id,
+                crl_der=crl.der,
+                sha256=crl.sha256,
+            ),
+        )
+        self.journal.append(
+            connection,
+            Event(
+                kind="crl.published",
+                tenant=issuer.tenant,
+                actor=actor,
+                object=issuer.slug,
+                data={
+                    "issuer_id": issuer.id,
+                    "number": crl.number,
+                    "entries": crl.entries,
+                    "next_update": crl.next_update.isoformat(),
+                    "sha256": crl.sha256.hex(),
+                },
+            ),
+        )
+
+    def _may_sign(self, issuer: Issuer) -> bool:
+        """Tell whether a new CRL of this issuer could still be believed by anybody."""
+        return issuer.signs and (issuer.not_after is None or self._now() < issuer.not_after)
+
+    def _on_status(self, key: str) -> None:
+        issuer_id, _, _ = key.partition(":")
+        if issuer_id.isdecimal():
+            self._touched.add(int(issuer_id))
+        else:
+            self._on_everything(key)
+
+    def _on_crl(self, key: str) -> None:
+        if key.isdecimal():
+            self._kept.pop(int(key), None)
+        else:
+            self._on_everything(key)
+
+    def _on_object(self, key: str) -> None:
+        if key == "*" or key.split("/")[1] == "authority":
+            self._on_everything(key)
+
+    def _on_everything(self, key: str) -> None:
+        self._kept.clear()
+
+
+def _digest(name: str, pieces: list[bytes]) -> bytes:
+    digest = hashlib.new(name)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _from_row(row: crls.CRLRow) -> CRL:
+    assert row.crl_der is not None
+    return CRL(
+        row.issuer_id,
+        row.crl_der,
+        row.number,
+        row.this_update,
+        row.next_update,
+        row.entries,
+        row.sha256,
+    )
+
+
+def _signs_none(authority: str) -> Fault:
+    return Fault(
+        FaultCode.NOT_FOUND,
+        f"authority {authority} signs no CRLs here",
+        rule="crl.signer",
+        values={"authority": authority},
+    )
+
+
+def _sleep(reactor: Reactor, seconds: float) -> Deferred[None]:
+    done: Deferred[None] = Deferred()
+    reactor.callLater(seconds, done.callback, None)
+    return done
