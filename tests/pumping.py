@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -51,14 +52,23 @@ class Pump:
         return result  # type: ignore[return-value]  # raiseException does not return
 
 
+@contextlib.contextmanager
+def pumping() -> Iterator[Pump]:
+    """Give a reactor of one's own, and clear it away."""
+    reactor = EPollReactor()
+    try:
+        yield Pump(reactor)
+    finally:
+        for call in reactor.getDelayedCalls():
+            call.cancel()
+        reactor.iterate(0)
+        reactor.removeAll()
+        reactor.waker.connectionLost(Failure(ConnectionAbortedError()))
+        reactor._poller.close()
+
+
 @pytest.fixture
 def pump() -> Iterator[Pump]:
     """Return a reactor of the test's own."""
-    reactor = EPollReactor()
-    yield Pump(reactor)
-    for call in reactor.getDelayedCalls():
-        call.cancel()
-    reactor.iterate(0)
-    for reader in reactor.removeAll():
-        reader.connectionLost(Failure(ConnectionAbortedError()))
-    reactor._poller.close()
+    with pumping() as pump:
+        yield pump
