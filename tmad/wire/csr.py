@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -33,7 +33,7 @@ class CSR:
     among profiles.
     """
 
-    der: bytes
+    der: bytes = field(repr=False)  # holds the challenge in clear
     subject: x509.Name
     public_key: CertificatePublicKeyTypes
     names: tuple[x509.GeneralName, ...]

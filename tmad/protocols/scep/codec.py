@@ -206,14 +206,21 @@ def decode(body: bytes) -> PKIMessage:
     nonce = der.content(nonce_der, der.OCTET_STRING)
     if not 1 <= len(nonce) <= 64:
         raise der.malformed("the senderNonce is empty or too long", "scep.nonce")
-    type_der = signer.attribute(_MESSAGE_TYPE)
     return PKIMessage(
-        type=der.text(type_der) if type_der is not None else "",
+        type=_type(signer.attribute(_MESSAGE_TYPE)),
         transaction=transaction,
         transaction_der=transaction_der,
         sender_nonce=nonce,
         signed=signed,
     )
+
+
+def _type(type_der: bytes | None) -> str:
+    """Return messageType; one that cannot be read is as good as none, and refused as such."""
+    try:
+        return der.text(type_der or b"")
+    except Fault:
+        return ""
 
 
 def verify(message: PKIMessage, policy: Policy) -> Sender:

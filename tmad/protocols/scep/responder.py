@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
-from tmad.ca.endpoint import Endpoint
 from tmad.ca.requests import (
     Challenge,
     Credential,
@@ -40,6 +39,7 @@ from tmad.wire.http import Request, Response
 from tmad.wire.signatures import Policy
 
 if TYPE_CHECKING:
+    from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Issuer
     from tmad.plugin import Services
 
@@ -150,7 +150,7 @@ class SCEPResponder:
                 )
             name = label.decode("ascii", "replace") or self._default_label
             endpoint = await self._services.endpoints.by_id(EndpointID("scep", name))
-            options = cast(EndpointOptions, endpoint.options)
+            options = cast("EndpointOptions", endpoint.options)
             visit = _Visit(
                 request=request,
                 endpoint=endpoint,
