@@ -1,325 +1,480 @@
-"""Node settings: what one machine needs before it can open its database (tmad.toml).
+"""Node settings: tmad.toml becomes frozen models, or every mistake with file:line:column.
 
-Everything else is a managed object in the database. No secret stands in the file: settings
-whose names end in ``_file`` point to one.
+Only what one machine needs before it can open its database stands here; everything else is a
+managed object. Secrets are never in it: a setting whose name ends in ``_file`` points to one.
+``python -m tmad.config`` prints docs/configuration.md.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
+import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from tmad import documents
+from tmad.documents import nearest
 from tmad.errors import Fault, FaultCode
+
+M = TypeVar("M", bound=BaseModel)
+
+SYSTEM_SETTINGS = Path("/etc/tmad/tmad.toml")
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    # What a file says is meant relative to that file, wherever the daemon is started.
+    base = (info.context or {}).get("base", Path.cwd())
+    return Path(os.path.abspath(base / path.expanduser()))
+
+
+FilePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Address(NamedTuple):
+    """Where to listen; an empty host means every address, IPv6 included."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT``."""
+        match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]*)):([0-9]{1,5})", text)
+        if match is None or int(match[3]) > 65_535:
+            raise ValueError('expected "HOST:PORT", "[IPv6]:PORT" or ":PORT"')
+        host = match[1] or match[2]
+        if host:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                if host != "localhost":
+                    raise ValueError("listen on an IP address, localhost or nothing") from None
+                host = "127.0.0.1"
+        return cls(host, int(match[3]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(text: str) -> str:
+    return str(Address.parse(text))
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+AddressText = Annotated[str, AfterValidator(_address)]
+NetworkText = Annotated[str, AfterValidator(_network)]
 
 
 class Section(BaseModel):
-    """One table of the settings file; an unknown key is an error."""
+    """One table of tmad.toml; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Node(Section):
-    """Who this machine is."""
+    """What this machine is called and where it keeps its files."""
 
-    name: str = Field(default="tmad", description="Name of this node in journal and logs.")
-    host: str = Field(default="localhost", description="Host name in URLs and certificates.")
-    data: Path = Field(default=Path("."), description="Directory of database and master key.")
+    name: str = Field(
+        default_factory=lambda: socket.gethostname().split(".")[0],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of this node in logs, leases and journal; default: the host's name.",
+    )
+    host: str = Field(
+        default="localhost",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$",
+        description="DNS name that clients use; the HTTPS certificate is made for it.",
+    )
     public_url: str = Field(
         default="",
-        description="Base of the plain HTTP URLs in certificates; default: host and HTTP port.",
+        description="Start of the CRL, OCSP and CA addresses that go into certificates;"
+        " default: http://HOST and the port of the first HTTP listener.",
     )
-    user: str = Field(default="", description="Unix user to become after the ports are open.")
+    data: FilePath = Field(
+        default=Path("data"), description="Directory for the database and the master key."
+    )
+    user: str = Field(
+        default="",
+        description="Started as root, become this user once the sockets are open.",
+    )
 
-    @field_validator("public_url")
-    @classmethod
-    def _is_plain_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        # GEN-09: an https URL in a certificate makes its validation circular.
-        if url and (parts.scheme != "http" or not parts.hostname or parts.query):
-            raise ValueError("must look like http://pki.example.test")
-        return url.rstrip("/")
+    @model_validator(mode="after")
+    def _check_url(self) -> Node:
+        if self.public_url:
+            parts = urlsplit(self.public_url)
+            if parts.scheme != "http" or not parts.netloc or parts.query or parts.fragment:
+                # TLS in front of revocation information would be circular (RFC 5280, 8).
+                raise ValueError("public_url must be http://HOST[:PORT][/PATH]")
+        return self
 
 
-class Storage(Section):
-    """Which database."""
+class DatabaseSection(Section):
+    """Where the rows are: an SQLite file in the data directory, or PostgreSQL."""
 
     url: str = Field(
         default="",
-        description='SQLAlchemy URL; default: SQLite "tmad.db" in the data directory.',
+        description="postgresql://USER@HOST/NAME or sqlite:///FILE; default: tmad.db in the"
+        " data directory. A password belongs into password_file.",
     )
-    threads: int = Field(default=4, ge=1, le=64, description="Threads for database calls.")
+    password_file: FilePath | None = Field(
+        default=None, description="File with the database password."
+    )
+    threads: int = Field(default=4, ge=1, le=64, description="Threads that talk to the database.")
+
+    @model_validator(mode="after")
+    def _check_url(self) -> DatabaseSection:
+        if not self.url:
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("sqlite", "postgresql", "postgresql+psycopg"):
+            raise ValueError("url must begin with sqlite:/// or postgresql://")
+        if parts.password:
+            raise ValueError("no password in url; point password_file to a file that holds it")
+        return self
+
+
+class Master(Section):
+    """What opens the master key: give exactly one."""
+
+    passphrase_file: FilePath | None = Field(
+        default=None, description="File with a passphrase, readable by its owner only."
+    )
+    credential: str | None = Field(
+        default=None, description="Name of a systemd credential (LoadCredential=)."
+    )
+    hsm_key: str | None = Field(
+        default=None, description="Label of an RSA key in the PKCS#11 token."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Master:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}")
+        return self
 
 
 class PKCS11(Section):
-    """One token of one PKCS#11 module."""
+    """A hardware token; leave the section out when there is none."""
 
-    module: Path = Field(description="The maker's shared library.")
-    token_label: str | None = Field(default=None, description="Which token, by its label,")
-    token_serial: str | None = Field(default=None, description="or by its serial number.")
-    pin_file: Path = Field(description="File that holds the user PIN, mode 0600.")
-    threads: int = Field(default=2, ge=1, le=8, description="Sessions that sign in parallel.")
+    module: FilePath = Field(description="The vendor's PKCS#11 library.")
+    token_label: str | None = Field(default=None, description="Label of the token to use.")
+    token_serial: str | None = Field(default=None, description="Serial number of that token.")
+    pin_file: FilePath = Field(description="File with the user PIN.")
+    threads: int = Field(default=4, ge=1, le=64, description="Parallel sessions.")
     timeout_seconds: float = Field(
-        default=2.0, gt=0, le=60, description="After this long a call counts as hung."
+        default=2.0, gt=0, le=60, description="Patience with one operation."
     )
-    queue: int = Field(default=128, ge=1, description="Calls that may wait; more are refused.")
+    queue: int = Field(default=128, ge=1, le=10_000, description="Operations that may wait.")
 
     @model_validator(mode="after")
-    def _names_a_token(self) -> Self:
+    def _check_token(self) -> PKCS11:
         if not (self.token_label or self.token_serial):
-            raise ValueError("token_label or token_serial must say which token")
+            raise ValueError("name the token by token_label or token_serial")
         return self
 
 
-class Keys(Section):
-    """Where private keys live, and what protects the master key that seals software keys."""
+class KeyringSection(Section):
+    """Where private keys live."""
 
-    store: Literal["soft", "pkcs11"] = Field(
-        default="soft", description="Where new keys are made unless a command says otherwise."
+    default: Literal["soft", "pkcs11"] = Field(
+        default="soft", description="Store for new keys unless a command names another."
     )
-    master: Literal["passphrase", "credential", "hsm"] = Field(
-        default="passphrase", description="What protects the master key while nothing runs."
-    )
-    passphrase_file: Path = Field(
-        default=Path("master.passphrase"), description="With master = passphrase."
-    )
-    credential: str = Field(
-        default="tmad-master", description="With master = credential: its systemd name."
-    )
-    hsm_label: str = Field(default="tmad-master", description="With master = hsm: the key's label.")
-    threads: int = Field(default=2, ge=1, le=16, description="Threads for slow software keys.")
-    pkcs11: PKCS11 | None = Field(default=None, description="The token, if there is one.")
+    threads: int = Field(default=2, ge=1, le=64, description="Threads for software RSA keys.")
+    master: Master = Field(default=Master())
+    pkcs11: PKCS11 | None = Field(default=None)
 
     @model_validator(mode="after")
-    def _has_its_token(self) -> Self:
-        if self.pkcs11 is None and "pkcs11" in (self.store, self.master.replace("hsm", "pkcs11")):
-            raise ValueError("keys in an HSM need a [keyring.pkcs11] table")
+    def _check_token(self) -> KeyringSection:
+        if self.pkcs11 is None and (self.default == "pkcs11" or self.master.hsm_key):
+            raise ValueError("the section [keyring.pkcs11] is missing")
         return self
-
-
-Address = str
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
-
-
-def address(text: str) -> tuple[str, int]:
-    """Return host and port of "HOST:PORT"; raise ValueError."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match[2]) > 65_535:
-        raise ValueError('must look like "127.0.0.1:8080" or "[::1]:8080"')
-    return match[1].strip("[]"), int(match[2])
 
 
 class Listen(Section):
-    """Where it listens; an empty list switches a door off."""
+    """Which sockets to open: lists of "HOST:PORT"; an empty list switches a listener off."""
 
-    http: tuple[Address, ...] = Field(
+    http: tuple[AddressText, ...] = Field(
         default=("127.0.0.1:8080",), description="Plain HTTP: SCEP, OCSP, CRL, CA certificates."
     )
-    https: tuple[Address, ...] = Field(default=("127.0.0.1:8443",), description="HTTPS.")
-    https_client: tuple[Address, ...] = Field(
-        default=("127.0.0.1:8444",), description="HTTPS that asks for a client certificate."
+    https: tuple[AddressText, ...] = Field(
+        default=("127.0.0.1:8443",), description="HTTPS; never asks for a client certificate."
     )
-    ops: tuple[Address, ...] = Field(
-        default=("127.0.0.1:9464",), description="Metrics and health, plain HTTP."
+    https_client: tuple[AddressText, ...] = Field(
+        default=(), description="HTTPS that asks for a client certificate."
     )
-
-    @field_validator("*")
-    @classmethod
-    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        for text in addresses:
-            address(text)
-        return addresses
+    ops: tuple[AddressText, ...] = Field(
+        default=("127.0.0.1:9464",),
+        description="/metrics, /healthz, /readyz; worker N listens on PORT + N.",
+    )
 
 
 class Workers(Section):
-    """Processes that share the listening sockets."""
+    """Processes: each one serves everything."""
 
-    count: int = Field(default=1, ge=1, le=64, description="Identical processes.")
-    stop_seconds: float = Field(
-        default=10.0, gt=0, description="Time to finish requests when it is told to stop."
-    )
+    count: int = Field(default=1, ge=1, le=256, description="Identical processes.")
 
 
 class Log(Section):
-    """What goes to standard error."""
+    """What is written to standard error; reloaded by SIGHUP."""
 
-    format: Literal["console", "json"] = Field(default="console", description="For people or not.")
-    level: Literal["debug", "info", "warn", "error"] = Field(default="info", description="From.")
-    access: bool = Field(default=True, description="One line a request, hot doors excepted.")
+    level: Literal["debug", "info", "warn", "error"] = Field(
+        default="info", description="The least important level that is written."
+    )
+    format: Literal["console", "json"] = Field(
+        default="console", description="Lines for people, or one JSON object a line."
+    )
+    access: bool = Field(default=True, description="One line for each HTTP request.")
+    access_hot: bool = Field(
+        default=False, description="Also for OCSP, CRL and CA certificates, which are counted."
+    )
 
 
-class Limits(Section):
-    """What strangers may take; every door has its own sizes and rates besides."""
+class LimitsSection(Section):
+    """What strangers may use up; reloaded by SIGHUP."""
 
-    connections: int = Field(default=4_000, ge=10, description="TCP connections of one listener.")
-    connections_per_source: int = Field(default=500, ge=1, description="Of one address.")
+    connections: int = Field(default=10_000, ge=1, description="Open HTTP connections in all.")
+    connections_per_source: int = Field(
+        default=50, ge=1, description="From one address (IPv6: one /64)."
+    )
     rate_scale: float = Field(
-        default=1.0, ge=0, description="Factor on every rate per source; 0 switches them off."
+        default=1.0, ge=0, description="Multiplies every door's rate; 0: no rate limits."
     )
-    trusted_sources: tuple[str, ...] = Field(
-        default=("127.0.0.0/8", "::1/128"), description="Networks that no rate is applied to."
+    exempt: tuple[NetworkText, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="Networks without rate and per-source limits: this machine, proxies.",
     )
-    header_seconds: float = Field(default=10.0, gt=0, description="For a request's header.")
-    body_seconds: float = Field(default=30.0, gt=0, description="For a request's body.")
-    idle_seconds: float = Field(default=60.0, gt=0, description="Between two requests.")
+    header_seconds: float = Field(
+        default=10, gt=0, le=600, description="For the TLS handshake and the request's head."
+    )
+    body_seconds: float = Field(default=30, gt=0, le=600, description="For the request's body.")
+    idle_seconds: float = Field(
+        default=30, gt=0, le=600, description="Between two requests of one connection."
+    )
+    write_seconds: float = Field(
+        default=30, gt=0, le=600, description="Until a peer that reads nothing is cut off."
+    )
+    header_octets: int = Field(
+        default=24_576, ge=1_024, le=1 << 20, description="Request line and header fields."
+    )
+    stop_seconds: float = Field(
+        default=20, ge=0, le=600, description="For running requests when the daemon stops."
+    )
 
 
 class NodeSettings(Section):
-    """The whole file."""
+    """All of tmad.toml."""
 
-    node: Node = Field(default_factory=Node)
-    database: Storage = Field(default_factory=Storage)
-    keyring: Keys = Field(default_factory=Keys)
-    listen: Listen = Field(default_factory=Listen)
-    workers: Workers = Field(default_factory=Workers)
-    log: Log = Field(default_factory=Log)
-    limits: Limits = Field(default_factory=Limits)
-    protocols: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="A table for each protocol; see below."
+    node: Node = Field(default=Node())
+    database: DatabaseSection = Field(default=DatabaseSection())
+    keyring: KeyringSection = Field(default=KeyringSection())
+    listen: Listen = Field(default=Listen())
+    workers: Workers = Field(default=Workers())
+    log: Log = Field(default=Log())
+    limits: LimitsSection = Field(default=LimitsSection())
+    protocols: Mapping[str, Mapping[str, Any]] = Field(
+        default={}, description="One section a protocol, for example [protocols.scep]."
     )
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a settings file; relative paths in it are relative to it.
+    _path: Path = PrivateAttr(default=Path("tmad.toml"))
 
-        Raise Fault(REJECTED) whose ``values`` name every mistake by "file:line:column  key".
+    @classmethod
+    def load(
+        cls, path: Path, protocols: Mapping[str, type[BaseModel]] | None = None
+    ) -> NodeSettings:
+        """Read a settings file.
+
+        ``protocols`` are the models of the protocol sections; with them these are checked
+        too. Raise Fault(REJECTED) whose detail has one line for each mistake, as
+        ``file:line:column  key: what is wrong``.
         """
-        text = _read(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise _refusal([f"{path}: cannot be read: {reason}"]) from None
         try:
             tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise Fault(
-                FaultCode.REJECTED, f"{path}: not TOML: {error}", rule="config.toml"
-            ) from None
+            raise _refusal([_syntax(path, text, str(error))]) from None
+        context = {"base": path.absolute().parent}
+        found: list[Mistake] = []
+        settings: NodeSettings | None = None
         try:
-            settings = documents.parse(cls, tree)
-        except Fault as fault:
-            raise located(fault, path, text) from None
-        return settings._from(path.resolve().parent)
+            # Named, so that its relative default path gets the context too.
+            settings = cls.model_validate({"node": {}} | tree, context=context)
+        except ValidationError as error:
+            found += _mistakes(cls, error)
+        sections = tree.get("protocols", {})
+        if protocols is not None and isinstance(sections, dict):
+            for name, section in sections.items():
+                if name not in protocols:
+                    found.append(
+                        Mistake(
+                            ("protocols", name), "no such protocol" + nearest(name, [*protocols])
+                        )
+                    )
+                elif isinstance(section, dict):
+                    try:
+                        protocols[name].model_validate(section, context=context)
+                    except ValidationError as error:
+                        found += _mistakes(protocols[name], error, ("protocols", name))
+        if found or settings is None:
+            raise _refusal(_located(path, text, found))
+        settings._path = path.absolute()
+        return settings
 
-    def _from(self, base: Path) -> Self:
-        data = base / self.node.data
-        pkcs11 = self.keyring.pkcs11
-        if pkcs11 is not None:
-            pkcs11 = pkcs11.model_copy(
-                update={"module": base / pkcs11.module, "pin_file": base / pkcs11.pin_file}
+    @property
+    def path(self) -> Path:
+        """The file that these settings were read from."""
+        return self._path
+
+    def protocol(self, name: str, model: type[M]) -> M:
+        """Return the section of one protocol as its own model; Fault(REJECTED)."""
+        try:
+            return model.model_validate(
+                self.protocols.get(name, {}), context={"base": self._path.parent}
             )
-        return self.model_copy(
-            update={
-                "node": self.node.model_copy(update={"data": data}),
-                "keyring": self.keyring.model_copy(
-                    update={
-                        "passphrase_file": base / self.keyring.passphrase_file,
-                        "pkcs11": pkcs11,
-                    }
-                ),
-            }
-        )
+        except ValidationError as error:
+            lines = (
+                f"{self._path}  {'.'.join(map(str, where))}: {what}"
+                for where, what in _mistakes(model, error, ("protocols", name))
+            )
+            raise _refusal(list(lines)) from None
 
     @property
     def database_url(self) -> str:
-        """The database in force."""
+        """The database's address without its password."""
         return self.database.url or f"sqlite:///{self.node.data / 'tmad.db'}"
 
     @property
     def public_url(self) -> str:
-        """The base of the plain HTTP URLs in certificates."""
+        """Where certificates point to, without a slash at the end."""
         if self.node.public_url:
-            return self.node.public_url
-        port = address(self.listen.http[0])[1] if self.listen.http else 80
+            return self.node.public_url.rstrip("/")
+        port = Address.parse(self.listen.http[0]).port if self.listen.http else 80
         return f"http://{self.node.host}" + ("" if port == 80 else f":{port}")
 
     @property
-    def master_file(self) -> Path:
-        """Where the wrapped master key lies."""
+    def master_key_path(self) -> Path:
+        """The wrapped master key."""
         return self.node.data / "master.json"
 
 
-def located(fault: Fault, path: Path, text: str) -> Fault:
-    """Return the fault with each mistake's place in the file before its dotted path."""
-    places = dict(_places(text))
-    mistakes = {}
-    for key, mistake in fault.values.items():
-        known = key
-        while known not in places and "." in known:
-            known = known.rpartition(".")[0]
-        line, column = places.get(known, (1, 1))
-        mistakes[f"{path}:{line}:{column}  {key}"] = mistake
-    return documents.rejection(mistakes)
+class Mistake(NamedTuple):
+    """A place in the document and what is wrong there."""
+
+    where: tuple[int | str, ...]
+    what: str
 
 
-_TABLE = re.compile(r"\s*\[\[?\s*([^\]#]+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"(\s*)((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=")
+def find(given: str = "") -> Path:
+    """Return the settings file in force: given, $TMAD_CONFIG, ./tmad.toml, the system's."""
+    for path in (given, os.environ.get("TMAD_CONFIG", "")):
+        if path:
+            return Path(path)
+    here = Path("tmad.toml")
+    return here if here.exists() else SYSTEM_SETTINGS
 
 
-def _places(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield dotted keys with line and column; TOML's own parser does not tell them."""
-    table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := _TABLE.match(line):
-            table = _dotted(header[1])
-            yield table, (number, line.index("[") + 1)
-        elif key := _KEY.match(line):
-            name = _dotted(key[2])
-            yield f"{table}.{name}" if table else name, (number, len(key[1]) + 1)
-
-
-def _dotted(key: str) -> str:
-    return ".".join(part.strip().strip("\"'") for part in key.split("."))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise Fault(
-            FaultCode.REJECTED, f"{path}: cannot be read: {reason}", rule="config.file"
-        ) from None
-
-
-def reference(sections: Mapping[str, type[BaseModel]]) -> str:
-    """Return docs/configuration.md: every setting of the node and of the given protocols."""
-    lines = [
-        "# Settings of a node: `tmad.toml`",
-        "",
-        "Made from the models by `tmad check-config --reference`. Every setting has a default;",
-        "paths are relative to the file; secrets stand in files of their own.",
-    ]
-    for name, field in NodeSettings.model_fields.items():
-        if name != "protocols":
-            assert isinstance(field.default_factory, type)
-            lines += _table(name, field.default_factory)
-    lines += _table("keyring.pkcs11", PKCS11)
-    for name, model in sections.items():
-        lines += _table(f"protocols.{name}", model)
-    return "\n".join(lines) + "\n"
-
-
-def _table(name: str, model: type[BaseModel]) -> list[str]:
-    lines = ["", f"## `[{name}]`", "", (model.__doc__ or "").split("\n")[0], ""]
-    lines += ["| Key | Default | What it does |", "|---|---|---|"]
-    for key, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            continue
-        if field.is_required():
-            default = "required"
+def _mistakes(
+    model: type[BaseModel], error: ValidationError, at: tuple[str, ...] = ()
+) -> Iterator[Mistake]:
+    for mistake in error.errors(include_url=False, include_input=False):
+        where = (*at, *mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            known = _fields(model, mistake["loc"][:-1])
+            yield Mistake(where, "unknown key" + nearest(str(mistake["loc"][-1]), known))
         else:
-            value = field.get_default(call_default_factory=True)
-            default = f"`{_toml(value)}`" if value is not None else ""
-        lines.append(f"| `{key}` | {default} | {field.description or ''} |")
-    return lines
+            yield Mistake(where, mistake["msg"].removeprefix("Value error, "))
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return str(value) if isinstance(value, int | float) else f'"{value}"'
+def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        annotation: Any = model.model_fields[str(part)].annotation
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return list(model.model_fields)
+
+
+def _refusal(lines: list[str]) -> Fault:
+    return Fault(FaultCode.REJECTED, "\n".join(lines), rule="settings.invalid")
+
+
+def _syntax(path: Path, text: str, message: str) -> str:
+    match = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)", message)
+    line, column = (match[1], match[2]) if match and match[1] else (str(text.count("\n") + 1), "1")
+    return f"{path}:{line}:{column}  {message.partition(' (at ')[0].lower()}"
+
+
+def _located(path: Path, text: str, mistakes: list[Mistake]) -> list[str]:
+    places = dict(_places(text))
+    lines = []
+    for where, what in mistakes:
+        known = where
+        while known not in places and known:
+            known = known[:-1]
+        line, key, value = places.get(known, (1, 1, 1))
+        # An unknown key is wrong where it stands, anything else where its value stands.
+        column = key if what.startswith(("unknown", "no such")) or known != where else value
+        name = ".".join(map(str, where)) or "settings"
+        lines.append((line, column, f"{path}:{line}:{column}  {name}: {what}"))
+    return [shown for _, _, shown in sorted(lines)]
+
+
+_KEY = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_.\s-])+=\s*""")
+
+
+def _places(text: str) -> Iterator[tuple[tuple[int | str, ...], tuple[int, int, int]]]:
+    """Yield the path of each key with its line, its column and the column of its value.
+
+    The text is valid TOML. A statement ends with the line that makes it complete.
+    """
+    table: tuple[str, ...] = ()
+    statement = ""
+    begin = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not statement:
+            begin = number
+        statement += line + "\n"
+        try:
+            tree = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue
+        first = statement.split("\n", 1)[0]
+        statement = ""
+        column = len(first) - len(first.lstrip()) + 1
+        if first.lstrip().startswith("["):
+            table = max((tuple(map(str, path)) for path in _paths(tree)), key=len)
+            yield table, (begin, column, column)
+            continue
+        match = _KEY.match(first)
+        value = match.end() + 1 if match else column
+        for path in _paths(tree):
+            yield (*table, *path), (begin, column, value)
+
+
+def _paths(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        yield (*above, key)
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, dict):
+            yield from _paths(inner, (*above, key))
