@@ -29,6 +29,7 @@ EXTENDED_USAGES: Mapping[str, ObjectIdentifier] = {
     "ipsec_ike_intermediate": ObjectIdentifier("1.3.6.1.5.5.8.2.2"),
     "document_signing": ObjectIdentifier("1.3.6.1.5.5.7.3.36"),
     "cmc_ra": ObjectIdentifier("1.3.6.1.5.5.7.3.28"),
+    "certificate_request_agent": ObjectIdentifier("1.3.6.1.4.1.311.20.2.1"),
     "ms_lifetime_signing": ObjectIdentifier("1.3.6.1.4.1.311.10.3.13"),
 }
 

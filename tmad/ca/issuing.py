@@ -325,6 +325,16 @@ class Issuing:
     ) -> None:
         if order.was_pending:
             requests.update_state(connection, request, "issuing", now, decided_by=order.actor)
+            self._journal.append(
+                connection,
+                Event(
+                    kind="request.approved",
+                    tenant=order.tenant,
+                    actor=order.actor,
+                    object=f"request/{request.id}",
+                    data={"endpoint": request.endpoint, "subject": request.subject},
+                ),
+            )
         else:
             if request.idempotency is not None:
                 requests.forget_idempotency(
@@ -421,7 +431,10 @@ class Issuing:
             return
         if row.request_id is not None:
             request = requests.by_id(connection, row.tenant, row.request_id)
-            if request is not None and request.state == "issuing":
+            if request is not None and request.state == "issuing" and request.decided_by:
+                # Approved, but the signature failed: the person may try again.
+                requests.update_state(connection, request, "pending", now)
+            elif request is not None and request.state == "issuing":
                 requests.update_state(connection, request, "failed", now, keep_idempotency=False)
                 if secret_id := record.secret_of(request):
                     self._secrets.release(connection, secret_id, request.id)

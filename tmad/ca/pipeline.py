@@ -369,10 +369,10 @@ class Authority:
 
     # -- 5 issue ------------------------------------------------------------------------------
 
-    async def _issue(self, order: Order) -> Outcome:
+    async def _issue(self, order: Order, *, dry_run: bool = False) -> Outcome:
         assert order.request is not None
         try:
-            made = await self._issuing.make(order)
+            made = await self._issuing.make(order, dry_run=dry_run)
         except Fault as fault:
             if fault.rule != "request.duplicate" or order.was_pending:
                 raise
@@ -444,7 +444,9 @@ class Authority:
 
     # -- pending requests, decided ------------------------------------------------------------
 
-    async def issue_pending(self, actor: Actor, row: RequestRow) -> Outcome:
+    async def issue_pending(
+        self, actor: Actor, row: RequestRow, *, dry_run: bool = False
+    ) -> Outcome:
         """Issue what a person has approved, by the rules of today (tmad/ca/approval.py)."""
         request, standing = record.restore(row)
         endpoint = await self._endpoints.by_id(request.endpoint)
@@ -458,7 +460,8 @@ class Authority:
             signer=self._issuing.signer(issuer, profile),
         )
         order = self._shape(request, permission)
-        return await self._issue(replace(order, actor=actor.name, request=row, was_pending=True))
+        order = replace(order, actor=actor.name, request=row, was_pending=True)
+        return await self._issue(order, dry_run=dry_run)
 
     async def _applicant(self, tenant: str, standing: record.Standing) -> Applicant:
         renews = secret = None

@@ -115,18 +115,15 @@ def find(
     return tuple(_read(row) for row in rows)
 
 
-def find_expired(
-    connection: sa.Connection, tenant: str, now: datetime, *, after: str, limit: int
-) -> tuple[RequestRow, ...]:
-    """Return a page of a tenant's requests that have waited too long."""
+def find_expired(connection: sa.Connection, now: datetime, *, limit: int) -> tuple[RequestRow, ...]:
+    """Return requests of every tenant that have waited too long."""
     rows = connection.execute(
         _SELECT.where(
-            requests.c.tenant == tenant,
-            requests.c.state == "pending",
+            # A literal, so that the partial index serves the query.
+            requests.c.state == sa.literal_column("'pending'"),
             requests.c.expires_at < now,
-            requests.c.id > after,
         )
-        .order_by(requests.c.id)
+        .order_by(requests.c.expires_at)
         .limit(limit)
     )
     return tuple(_read(row) for row in rows)

@@ -190,6 +190,12 @@ requests = sa.Table(
     sa.Index("ix_requests_endpoint_transaction", "endpoint", "transaction", "id"),
     sa.Index("ix_requests_tenant_state_id", "tenant", "state", "id"),
     sa.Index("ix_requests_endpoint_state_id", "endpoint", "state", "id"),  # limits of a door
+    sa.Index(
+        "ix_requests_pending",
+        "expires_at",
+        sqlite_where=sa.text("state = 'pending'"),
+        postgresql_where=sa.text("state = 'pending'"),
+    ),
 )
 
 # Enrolment secrets (SCEP challenges, EST passwords): only a keyed digest is stored.

@@ -278,6 +278,14 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index(
+        "ix_requests_pending",
+        "requests",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("state = 'pending'"),
+        postgresql_where=sa.text("state = 'pending'"),
+    )
+    op.create_index(
         "ix_requests_tenant_state_id", "requests", ["tenant", "state", "id"], unique=False
     )
     op.create_table(
