@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
-from zope.interface import Attribute, Interface, implementer
-
 from twisted.plugin import IPlugin
 from twisted.python.reflect import namedAny
+from zope.interface import Attribute, Interface, implementer
 
-from tmad.ca.crl import CRLs
-from tmad.ca.endpoint import Endpoints
-from tmad.ca.hierarchy import Hierarchy
-from tmad.ca.pipeline import Authority
-from tmad.ca.revocation import Revocation
-from tmad.ca.service_certificates import ServiceCertificates
-from tmad.ca.status import StatusSource
-from tmad.events import Clock
-from tmad.journal import Journal
-from tmad.managed import Objects
-from tmad.signer.keyring import Keyring
-from tmad.storage.changes import Changes
-from tmad.storage.database import Database
 from tmad.wire.http import Request, Response
 
-HTTPHandler: TypeAlias = Callable[[Request], "Response | Awaitable[Response]"]
+if TYPE_CHECKING:
+    # For the types only: Twisted imports this module to list plugins, before anything heavy.
+    from tmad.ca.crl import CRLs
+    from tmad.ca.endpoint import Endpoints
+    from tmad.ca.hierarchy import Hierarchy
+    from tmad.ca.pipeline import Authority
+    from tmad.ca.revocation import Revocation
+    from tmad.ca.service_certificates import ServiceCertificates
+    from tmad.ca.status import StatusSource
+    from tmad.events import Clock
+    from tmad.journal import Journal
+    from tmad.managed import Objects
+    from tmad.signer.keyring import Keyring
+    from tmad.storage.changes import Changes
+    from tmad.storage.database import Database
+
+HTTPHandler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,11 @@ class Edge(Protocol):
         """
 
     def every(
-        self, seconds: float, function: Callable[[], Awaitable[object]], *, name: str,
+        self,
+        seconds: float,
+        function: Callable[[], Awaitable[object]],
+        *,
+        name: str,
         lease: bool = False,
     ) -> None:
         """Call ``function`` again and again; with ``lease``, in one process of all only."""

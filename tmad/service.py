@@ -1,0 +1,261 @@
+"""The composition root: builds the core from the node settings; the only place that knows all."""
+
+from __future__ import annotations
+
+import os
+import secrets as random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.task import deferLater
+from twisted.plugin import getPlugins
+
+from tmad.ca import endpoint
+from tmad.ca.adoption import Adoption
+from tmad.ca.approval import Requests
+from tmad.ca.authority import AUTHORITY
+from tmad.ca.ceremony import Ceremony
+from tmad.ca.crl import CRLs
+from tmad.ca.endpoint import Endpoints
+from tmad.ca.hierarchy import Hierarchy
+from tmad.ca.importing import CertificateImport
+from tmad.ca.pipeline import Authority
+from tmad.ca.profile import PROFILE
+from tmad.ca.requests import EndpointID
+from tmad.ca.revocation import Revocation
+from tmad.ca.service_certificates import ServiceCertificates
+from tmad.ca.status import StatusSource
+from tmad.config import NodeSettings
+from tmad.errors import Fault, FaultCode
+from tmad.events import utc_now
+from tmad.identity.credentials import Door, EnrollSecrets
+from tmad.identity.webhook import Webhooks
+from tmad.journal import Journal
+from tmad.managed import GRANT, TENANT, Objects
+from tmad.plugin import IProtocolPlugin, ProtocolPlugin, Services
+from tmad.signer.algorithms import KeyAlgorithm
+from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
+from tmad.signer.seal import MasterSource, PassphraseFile, Seal, systemd_credential
+from tmad.signer.soft import SoftStore
+from tmad.storage import private_keys
+from tmad.storage.changes import Changes
+from tmad.storage.database import Database
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """Everything that is not a socket; the daemon and the command line open the same one."""
+
+    settings: NodeSettings
+    holder: str  # this process, as leases name it
+    services: Services
+    seal: Seal
+    objects: Objects
+    secrets: EnrollSecrets
+    webhooks: Webhooks
+    requests: Requests
+    ceremony: Ceremony
+    adoption: Adoption
+    imports: CertificateImport
+
+    async def close(self) -> None:
+        """Finish what is under way, then let go of keys and database."""
+        await self.services.keyring.close()
+        await self.services.database.close()
+
+
+def installed() -> dict[str, ProtocolPlugin]:
+    """Return the protocols that are installed, ours and other people's, by name."""
+    return {found.name: found for found in getPlugins(IProtocolPlugin)}
+
+
+def master_source(settings: NodeSettings) -> MasterSource:
+    """Return what protects this node's master key."""
+    keys = settings.keyring
+    if keys.master == "passphrase":
+        return PassphraseFile(keys.passphrase_file)
+    if keys.master == "credential":
+        return systemd_credential(keys.credential)
+    from tmad.signer.objects import TokenMaster
+
+    assert keys.pkcs11 is not None  # the settings' own check
+    return TokenMaster(keys.pkcs11, keys.hsm_label)
+
+
+async def open_core(settings: NodeSettings, reactor: Any) -> Core:
+    """Open keys and database; Fault when either refuses."""
+    seal = Seal.load(settings.master_file, master_source(settings))
+    database = Database(settings.database_url, reactor=reactor, threads=settings.database.threads)
+    try:
+        return _compose(settings, reactor, seal, database)
+    except BaseException:
+        await database.close()
+        raise
+
+
+def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Database) -> Core:
+    now = utc_now
+    holder = f"{settings.node.name}:{os.getpid()}:{random.token_hex(4)}"
+    changes = Changes(database)
+    journal = Journal(database, settings.node.name, now)
+    option_models = _OptionModels()
+    objects = Objects(
+        database,
+        journal,
+        changes,
+        now,
+        (TENANT, GRANT, AUTHORITY, PROFILE, endpoint.kind(option_models)),
+    )
+    endpoints = Endpoints(objects, option_models)
+    keyring = Keyring(
+        _Shelf(database),
+        _stores(settings, seal),
+        default=settings.keyring.store,
+        reactor=reactor,
+        now=now,
+        threads=settings.keyring.threads,
+    )
+
+    async def door(name: str) -> Door:
+        found = await endpoints.by_id(EndpointID.parse(name))
+        return Door(tenant=found.tenant, policy=found.document.challenge)
+
+    secrets = EnrollSecrets(database, journal, seal, now, door)
+    webhooks = Webhooks(reactor, seal, now)
+    hierarchy = Hierarchy(database, changes, base_url=settings.public_url)
+    status = StatusSource(database, changes)
+    revocation = Revocation(database, journal, now)
+    authority = Authority(
+        database=database,
+        journal=journal,
+        keyring=keyring,
+        objects=objects,
+        endpoints=endpoints,
+        hierarchy=hierarchy,
+        status=status,
+        secrets=secrets,
+        now=now,
+        webhooks=webhooks,
+    )
+    services = Services(
+        now=now,
+        database=database,
+        changes=changes,
+        journal=journal,
+        keyring=keyring,
+        objects=objects,
+        endpoints=endpoints,
+        hierarchy=hierarchy,
+        service_certificates=ServiceCertificates(
+            database,
+            changes,
+            journal,
+            keyring,
+            hierarchy,
+            endpoints,
+            authority,
+            now,
+            holder=holder,
+            pause=lambda seconds: deferLater(reactor, seconds),
+        ),
+        authority=authority,
+        revocation=revocation,
+        status=status,
+        crls=CRLs(
+            database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
+        ),
+    )
+    return Core(
+        settings=settings,
+        holder=holder,
+        services=services,
+        seal=seal,
+        objects=objects,
+        secrets=secrets,
+        webhooks=webhooks,
+        requests=Requests(database=database, journal=journal, authority=authority, now=now),
+        ceremony=Ceremony(
+            database,
+            journal,
+            objects,
+            keyring,
+            hierarchy,
+            authority,
+            revocation,
+            now,
+            holder=holder,
+        ),
+        adoption=Adoption(
+            database, journal, objects, keyring, hierarchy, authority, now, holder=holder
+        ),
+        imports=CertificateImport(database, journal, hierarchy, now),
+    )
+
+
+def _stores(settings: NodeSettings, seal: Seal) -> dict[str, KeyStore]:
+    stores: dict[str, KeyStore] = {"soft": SoftStore(seal)}
+    if settings.keyring.pkcs11 is not None:
+        from tmad.signer.pkcs11 import PKCS11Store
+
+        stores["pkcs11"] = PKCS11Store(settings.keyring.pkcs11)
+    return stores
+
+
+class _Shelf:
+    """Keeps the keyring's handles in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, key_id: str) -> KeyHandle:
+        row = await self._database.lookup(private_keys.by_id, key_id)
+        if row is None:
+            raise Fault(FaultCode.NOT_FOUND, f"there is no key {key_id}")
+        return KeyHandle(
+            id=row.id,
+            tenant=row.tenant,
+            store=row.store,
+            algorithm=KeyAlgorithm(row.algorithm),
+            label=row.label,
+            public_key_der=row.public_key_der,
+            material=row.material,
+            created_at=row.created_at,
+        )
+
+    async def save(self, handle: KeyHandle) -> None:
+        row = private_keys.KeyRow(
+            id=handle.id,
+            tenant=handle.tenant,
+            store=handle.store,
+            algorithm=handle.algorithm.value,
+            label=handle.label,
+            public_key_der=handle.public_key_der,
+            spki_sha256=sha256(handle.public_key_der).digest(),
+            material=handle.material,
+            created_at=handle.created_at,
+        )
+        await self._database.write(private_keys.insert, row)
+
+    async def remove(self, key_id: str) -> None:
+        await self._database.write(private_keys.delete, key_id)
+
+
+class _OptionModels(Mapping[str, "type[BaseModel] | None"]):
+    """Each protocol's EndpointOptions, imported when an endpoint of that protocol is met."""
+
+    def __init__(self) -> None:
+        self._plugins = installed()
+
+    def __getitem__(self, protocol: str) -> type[BaseModel] | None:
+        return self._plugins[protocol].load().EndpointOptions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plugins)
+
+    def __len__(self) -> int:
+        return len(self._plugins)

@@ -1,0 +1,11 @@
+"""Names the daemon and its protocols for Twisted's plugin system; imports nothing heavy."""
+
+from twisted.application.service import ServiceMaker
+
+from tmad.plugin import ProtocolPlugin
+
+tmad = ServiceMaker("tmad", "tmad.daemon", "The Trust Management Appliance daemon.", "tmad")
+
+scep = ProtocolPlugin("scep", "tmad.protocols.scep.plugin")
+ocsp = ProtocolPlugin("ocsp", "tmad.protocols.ocsp.plugin")
+crl = ProtocolPlugin("crl", "tmad.protocols.crl.plugin")
