@@ -42,11 +42,22 @@ class Pump:
         ensureDeferred(coroutine).addBoth(results.append)
         return results
 
-    def run(self, coroutine: Coroutine[Deferred[Any], Any, T], seconds: float = 30) -> T:
-        """Run a coroutine to its end; return its result or raise its exception."""
+    def wait(
+        self, coroutine: Coroutine[Deferred[Any], Any, T], seconds: float = 30
+    ) -> list[T | Failure]:
+        """Run a coroutine to its end; return a list with its result or Failure."""
         results = self.begin(coroutine)
         self.until(lambda: results, seconds)
-        result = results[0]
+        return results
+
+    def rest(self, seconds: float) -> None:
+        """Turn for a while."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end, seconds + 1)
+
+    def run(self, coroutine: Coroutine[Deferred[Any], Any, T], seconds: float = 30) -> T:
+        """Run a coroutine to its end; return its result or raise its exception."""
+        [result] = self.wait(coroutine, seconds)
         if isinstance(result, Failure):
             result.raiseException()
         return result  # type: ignore[return-value]  # raiseException does not return

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -140,8 +141,9 @@ class RemoteToken:
     def __init__(self, token: SoftToken, client: Path) -> None:
         self.token = token
         self.client = client
-        # A Unix socket's path may have no more than 107 octets; pytest's folders are long.
-        self._socket = Path("/tmp") / f"tmad-p11-{secrets.token_hex(6)}"
+        # The client library asks for the address only once, when it is loaded; and the path
+        # of a Unix socket may have no more than 107 octets, while pytest's folders are long.
+        self._socket = Path(tempfile.gettempdir()) / f"tmad-p11-{os.getpid()}"
         self._server: subprocess.Popen[bytes] | None = None
 
     @property

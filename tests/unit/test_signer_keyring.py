@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
 from tests.support import Clock, drive
 from tmad.errors import Fault, FaultCode
@@ -73,8 +73,6 @@ def test_other_algorithms_are_refused_by_name() -> None:
     with pytest.raises(Fault, match="secp256k1"):
         of(ec.generate_private_key(ec.SECP256K1()).public_key())
     with pytest.raises(Fault, match="X25519"):
-        from cryptography.hazmat.primitives.asymmetric import x25519
-
         of(x25519.X25519PrivateKey.generate().public_key())
 
 

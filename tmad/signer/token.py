@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import pkcs11
 import pkcs11.exceptions as errors
 from pkcs11 import Attribute, ObjectClass, TokenFlag
+from pkcs11._pkcs11 import SearchIter  # type: ignore[attr-defined]  # not in its stub
 
 from tmad.errors import Fault, FaultCode
 from tmad.signer.seal import read_private
@@ -269,8 +270,17 @@ class Connection:
 
     def objects(self, template: dict[Any, Any], session: Any = None) -> list[Any]:
         """Search; the whole result at once, because a half-read search blocks the session."""
+        search = SearchIter(session or self.session(), template, 100)
         with calling("C_FindObjects"):
-            return list((session or self.session()).get_objects(template))
+            try:
+                with search:
+                    return [found for batch in search for found in batch]
+            except errors.PKCS11Error:
+                # python-pkcs11 leaves a search that could not begin open; when the object is
+                # collected it would end whatever search has the session's number by then.
+                with contextlib.suppress(errors.PKCS11Error):
+                    search.__exit__(None, None, None)
+                raise
 
     def probe(self) -> None:
         """Ask the token for a sign of life; TokenError."""
