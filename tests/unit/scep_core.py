@@ -152,7 +152,7 @@ class SmallCore:
             now=self.now,
             endpoints=SimpleNamespace(by_id=self._endpoint),
             hierarchy=hierarchy,
-            service_certificates=SimpleNamespace(current=self._current, valid=self._valid),
+            service_certificates=SimpleNamespace(valid=self._valid),
             keyring=SimpleNamespace(use=self._use),
             authority=SimpleNamespace(
                 enroll=self._enroll, poll=self._poll, certificate=self._certificate
@@ -176,11 +176,8 @@ class SmallCore:
     async def _by_subject(self, subject_der: bytes) -> tuple[Authority, ...]:
         return (self.ca,) if subject_der == self.ca.subject_der else ()
 
-    async def _current(self, purpose: str, scope: str) -> Any:
-        assert (purpose, scope.partition("/")[0]) == ("scep-ra", "scep")
-        return self.ras[0]
-
     async def _valid(self, purpose: str, scope: str) -> tuple[Any, ...]:
+        assert (purpose, scope.partition("/")[0]) == ("scep-ra", "scep")
         return tuple(self.ras)
 
     async def _use(self, key_id: str, operation: Any) -> Any:

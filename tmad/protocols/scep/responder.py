@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tmad.ca.requests import (
     Challenge,
@@ -32,6 +32,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Secret
 from tmad.protocols.scep import codec
 from tmad.protocols.scep.codec import CertRep, PKIMessage, RequestType, Sender, Status
+from tmad.signer.algorithms import KeyAlgorithm
 from tmad.wire import cms, csr, envelopes, signatures
 from tmad.wire.cms import IssuerAndSerial, Random
 from tmad.wire.envelopes import Cipher, EnvelopedData
@@ -56,6 +57,13 @@ class EndpointOptions(BaseModel):
         "GetCACert sends the CA certificate alone.",
     )
     include_root: bool = Field(default=True, description="Send the root in GetCACert, too.")
+    ra_algorithm: KeyAlgorithm = Field(
+        default=KeyAlgorithm.RSA_2048,
+        description="The RA's key, which must be RSA: rsa-2048, rsa-3072 or rsa-4096.",
+    )
+    ra_store: str | None = Field(
+        default=None, description="The key store that makes the RA's key; empty: the default."
+    )
     legacy: bool = Field(
         default=False, description="Accept SHA-1 and 3DES, and answer in them, for old devices."
     )
@@ -67,6 +75,13 @@ class EndpointOptions(BaseModel):
     open_getcert: bool = Field(
         default=False, description="GetCert gives a certificate to others than its holder."
     )
+
+    @field_validator("ra_algorithm")
+    @classmethod
+    def _is_rsa(cls, value: KeyAlgorithm) -> KeyAlgorithm:
+        if not value.startswith("rsa-"):
+            raise ValueError("clients encrypt to this key, so it must be RSA")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +254,10 @@ class SCEPResponder:
         """
         keys: list[_Key] = []
         if visit.options.getcacert == "chain":
-            held = self._services.service_certificates
-            scope = str(visit.endpoint.id)
-            current = await held.current("scep-ra", scope)
-            keys.append(_Key.of(current.certificate, current.key_id))
-            keys += [
-                _Key.of(earlier.certificate, earlier.key_id)
-                for earlier in await held.valid("scep-ra", scope)
-                if earlier.id != current.id
-            ]
+            held = await self._services.service_certificates.valid(
+                "scep-ra", str(visit.endpoint.id)
+            )
+            keys += [_Key.of(own.certificate, own.key_id) for own in held]
         if issuer.certificate is not None and (not keys or _may_decrypt(issuer.certificate)):
             keys.append(_Key.of(issuer.certificate, issuer.key_id))
         if not isinstance(keys[0].certificate.public_key(), rsa.RSAPublicKey):
