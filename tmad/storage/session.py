@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -116,6 +117,7 @@ class GroupSession:
         driver: Any = connection.connection.driver_connection
         connection.info[_AFTER_COMMIT] = job.callbacks
         connection.info.pop(_DOOM, None)
+        job.error = None  # a read that is done again had one
         if shared:
             driver.execute("SAVEPOINT job")
         try:
@@ -143,7 +145,13 @@ class GroupSession:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        try:
+        # It may be thrown away because it does not work: whatever the pool thinks of it, the
+        # descriptor goes.
+        driver: Any = None
+        with contextlib.suppress(Exception):
+            driver = connection.connection.driver_connection
+        with contextlib.suppress(Exception):
             connection.close()
-        except Exception:
-            connection.invalidate()
+        if driver is not None:
+            with contextlib.suppress(Exception):
+                driver.close()
