@@ -244,7 +244,6 @@ class Adoption:
             generation.on_behalf(actor),
             tenant,
             authority=name,
-            issuer_id=signer.id,
             profile=SUB_PROFILE,
             subject=subject,
             names=(),

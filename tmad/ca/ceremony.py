@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,6 +44,21 @@ from tmad.storage.leases import Lease
 from tmad.storage.private_keys import KeyRow
 
 _PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A new CA certificate with its chain to the root, and who signed it (None: itself)."""
+
+    path: tuple[x509.Certificate, ...]
+    parent_id: int | None
+
+    @classmethod
+    def by(cls, above: Issuer | None, certificate: x509.Certificate) -> Signed:
+        """Return what ``above`` signed."""
+        if above is None:
+            return cls((certificate,), None)
+        return cls((certificate, *above.chain), above.id)
 
 
 class Ceremony:
@@ -251,12 +266,10 @@ class Ceremony:
         async with generation.alone(
             self._database, self._now, generation.lease_name(tenant, name), self._holder
         ) as lease:
-            certificate = await self._signed(actor, issuer, charter, above, dry_run=dry_run)
+            signed = await self._signed(actor, issuer, charter, above, dry_run=dry_run)
             if dry_run:
                 return issuer
-            await self._database.write(
-                self._replace, actor, lease, issuer.id, certificate, above
-            )
+            await self._database.write(self._replace, actor, lease, issuer.id, signed)
         return await self._hierarchy.by_id(issuer.id)
 
     @guarded("authority.withdraw")
@@ -373,9 +386,9 @@ class Ceremony:
         if row.state is IssuerState.PENDING:
             return await self._hierarchy.by_id(row.id)
         try:
-            certificate = await self._signed(actor, issuer, charter, above)
+            signed = await self._signed(actor, issuer, charter, above)
             await self._database.write(
-                self._complete, actor.name, lease, row.id, certificate, above, target
+                self._complete, actor.name, lease, row.id, signed, target
             )
         except Exception:
             # What cannot be settled now, recover() settles later.
@@ -392,14 +405,15 @@ class Ceremony:
         above: Issuer | None,
         *,
         dry_run: bool = False,
-    ) -> x509.Certificate:
+    ) -> Signed:
         """Have the pipeline issue a CA certificate for this issuer's key."""
         signer = above or issuer
         issued = await self._authority.issue(
             generation.on_behalf(actor),
             signer.tenant,
             authority=signer.authority,
-            issuer_id=signer.id,
+            # A root signs itself, active or not; a parent signs with whatever key is active.
+            issuer_id=issuer.id if above is None else None,
             profile=ROOT_PROFILE if above is None else SUB_PROFILE,
             subject=charter.subject,
             names=(),
@@ -409,10 +423,12 @@ class Ceremony:
             validity=charter.lifetime,
             dry_run=dry_run,
         )
+        if above is not None:
+            above = await self._hierarchy.by_id(issued.issuer_id)
+        signed = Signed.by(above, issued.certificate)
         if not dry_run:
-            path = (issued.certificate, *(above.chain if above else ()))
-            check_path(path, self._now())
-        return issued.certificate
+            check_path(signed.path, self._now())
+        return signed
 
     async def _settle_authority(self, tenant: str, name: str) -> None:
         for row in await self._database.read(issuers.find_of_authority, tenant, name):
@@ -434,7 +450,12 @@ class Ceremony:
         else:
             target = IssuerState.ACTIVE if issuer.generation == 1 else IssuerState.NEXT
             await self._database.write(
-                self._complete, "system", None, issuer.id, certificate, above, target
+                self._complete,
+                "system",
+                None,
+                issuer.id,
+                Signed.by(above, certificate),
+                target,
             )
         return 1
 
@@ -534,8 +555,7 @@ class Ceremony:
         actor: str,
         lease: Lease | None,
         issuer_id: int,
-        certificate: x509.Certificate,
-        above: Issuer | None,
+        signed: Signed,
         state: IssuerState,
     ) -> None:
         if lease is not None:
@@ -543,12 +563,12 @@ class Ceremony:
         row = issuers.by_id(connection, issuer_id)
         if row is None or row.state is not IssuerState.CREATING:
             raise Fault(FaultCode.CONFLICT, "the authority was finished or removed meanwhile")
-        path = (certificate, *(above.chain if above else ()))
-        row = generation.sign(connection, row, path, state, above.id if above else None)
+        row = generation.sign(connection, row, signed.path, state, signed.parent_id)
+        generation.check_subject_free(connection, row)
         kind = "created" if state is IssuerState.ACTIVE else "staged"
         self.journal.append(
             connection,
-            generation.event(kind, actor, row, **generation.certificate_data(certificate)),
+            generation.event(kind, actor, row, **generation.certificate_data(signed.path[0])),
         )
 
     def _replace(
@@ -557,19 +577,17 @@ class Ceremony:
         actor: Actor,
         lease: Lease,
         issuer_id: int,
-        certificate: x509.Certificate,
-        above: Issuer | None,
+        signed: Signed,
     ) -> None:
         leases.assert_held(connection, lease, self._now())
         row = issuers.by_id(connection, issuer_id)
         if row is None or row.state not in generation.LIVING:
             raise Fault(FaultCode.CONFLICT, "the authority was withdrawn meanwhile")
-        path = (certificate, *(above.chain if above else ()))
-        row = generation.sign(connection, row, path, row.state, above.id if above else None)
+        row = generation.sign(connection, row, signed.path, row.state, signed.parent_id)
         self.journal.append(
             connection,
             generation.event(
-                "renewed", actor.name, row, **generation.certificate_data(certificate)
+                "renewed", actor.name, row, **generation.certificate_data(signed.path[0])
             ),
         )
 

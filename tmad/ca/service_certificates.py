@@ -282,7 +282,8 @@ class ServiceCertificates:
                 Actor.system(),
                 issuer.tenant,
                 authority=issuer.authority,
-                issuer_id=issuer.id,
+                # Answers about a retired key's certificates need a responder of that key.
+                issuer_id=issuer.id if purpose == "ocsp" else None,
                 profile=_PROFILES[purpose],
                 subject=wish.subject,
                 names=wish.names,
@@ -290,6 +291,7 @@ class ServiceCertificates:
                 proof=Proof.GENERATED_HERE,
                 validity=min(LIFETIME, issuer.not_after - self._now()),
             )
+            issuer = await self._hierarchy.by_id(issued.issuer_id)
             chain = (issued.certificate, *issuer.chain)
             await self._database.write(self._put, lease, purpose, scope, issuer, handle, chain)
         except BaseException:

@@ -189,7 +189,7 @@ def find_in_state(
     return [_read(row) for row in rows]
 
 
-def _read(row: sa.Row[Any]) -> IssuerRow:
+def _read(row: sa.Row[*tuple[Any, ...]]) -> IssuerRow:
     values = dict(row._mapping)
     values["state"] = IssuerState(values["state"])
     return IssuerRow(**values)

@@ -97,7 +97,7 @@ def delete(connection: sa.Connection, key_id: str) -> bool:
     return result.rowcount > 0
 
 
-def _read(row: sa.Row[Any]) -> KeyRow:
+def _read(row: sa.Row[*tuple[Any, ...]]) -> KeyRow:
     return KeyRow(
         id=row.id,
         tenant=row.tenant,

@@ -118,5 +118,5 @@ def find(
     return [_read(row) for row in rows]
 
 
-def _read(row: sa.Row[Any]) -> ServiceCertificateRow:
+def _read(row: sa.Row[*tuple[Any, ...]]) -> ServiceCertificateRow:
     return ServiceCertificateRow(**dict(row._mapping))
