@@ -285,9 +285,10 @@ class Ceremony:
     ) -> tuple[Issuer, ...]:
         """Let an authority issue no more; its CRLs and OCSP answers go on.
 
-        A generation that never got a certificate is removed with its key. ``revoke`` also
-        revokes its certificates at the parents that live here.
+        Returns the generations that are left: one that never got a certificate is removed
+        with its key. ``revoke`` also revokes the certificates at the parents that live here.
         """
+        left = []
         for issuer in await self._hierarchy.generations(tenant, name):
             if issuer.certificate is None:
                 if not dry_run:
@@ -298,7 +299,8 @@ class Ceremony:
             )
             if revoke:
                 await self._revoke_above(actor, issuer, reason, dry_run=dry_run)
-        return await self._hierarchy.generations(tenant, name)
+            left.append(await self._hierarchy.by_id(issuer.id))
+        return tuple(left)
 
     @guarded("authority.withdraw")
     async def compromise(
