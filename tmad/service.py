@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from twisted.internet.task import deferLater
 from twisted.plugin import getPlugins
@@ -37,7 +38,7 @@ from tmad.managed import GRANT, TENANT, Objects
 from tmad.plugin import IProtocolPlugin, ProtocolPlugin, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
-from tmad.signer.seal import MasterSource, PassphraseFile, Seal, systemd_credential
+from tmad.signer.seal import MasterSource, PassphraseFile, Seal, read_private, systemd_credential
 from tmad.signer.soft import SoftStore
 from tmad.storage import private_keys
 from tmad.storage.changes import Changes
@@ -76,21 +77,31 @@ def installed() -> dict[str, ProtocolPlugin]:
 
 def master_source(settings: NodeSettings) -> MasterSource:
     """Return what protects this node's master key."""
-    keys = settings.keyring
-    if keys.master == "passphrase":
-        return PassphraseFile(keys.passphrase_file)
-    if keys.master == "credential":
-        return systemd_credential(keys.credential)
-    from tmad.signer.objects import TokenMaster
+    master = settings.keyring.master
+    if master.hsm_key:
+        from tmad.signer.objects import TokenMaster
 
-    assert keys.pkcs11 is not None  # the settings' own check
-    return TokenMaster(keys.pkcs11, keys.hsm_label)
+        assert settings.keyring.pkcs11 is not None  # the settings' own check
+        return TokenMaster(settings.keyring.pkcs11, master.hsm_key)
+    if master.credential:
+        return systemd_credential(master.credential)
+    return PassphraseFile(master.passphrase_file or settings.node.data / "master.passphrase")
+
+
+def database_url(settings: NodeSettings) -> str:
+    """Return the database's address with its password, which never stands in tmad.toml."""
+    if settings.database.password_file is None:
+        return settings.database_url
+    url = urlsplit(settings.database_url)
+    password = quote(read_private(settings.database.password_file).decode().strip(), safe="")
+    user, at, host = url.netloc.rpartition("@")
+    return url._replace(netloc=f"{user}:{password}{at}{host}").geturl()
 
 
 async def open_core(settings: NodeSettings, reactor: Any) -> Core:
     """Open keys and database; Fault when either refuses."""
-    seal = Seal.load(settings.master_file, master_source(settings))
-    database = Database(settings.database_url, reactor=reactor, threads=settings.database.threads)
+    seal = Seal.load(settings.master_key_path, master_source(settings))
+    database = Database(database_url(settings), reactor=reactor, threads=settings.database.threads)
     try:
         return _compose(settings, reactor, seal, database)
     except BaseException:
@@ -115,7 +126,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     keyring = Keyring(
         _Shelf(database),
         _stores(settings, seal),
-        default=settings.keyring.store,
+        default=settings.keyring.default,
         reactor=reactor,
         now=now,
         threads=settings.keyring.threads,
