@@ -150,27 +150,6 @@ class DatabaseSection(Section):
         return self
 
 
-class Master(Section):
-    """What opens the master key: give exactly one."""
-
-    passphrase_file: FilePath | None = Field(
-        default=None, description="File with a passphrase, readable by its owner only."
-    )
-    credential: str | None = Field(
-        default=None, description="Name of a systemd credential (LoadCredential=)."
-    )
-    hsm_key: str | None = Field(
-        default=None, description="Label of an RSA key in the PKCS#11 token."
-    )
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Master:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
-        if len(given) > 1:
-            raise ValueError(f"give one of {' and '.join(given)}")
-        return self
-
-
 class PKCS11(Section):
     """A hardware token; leave the section out when there is none."""
 
@@ -192,18 +171,31 @@ class PKCS11(Section):
 
 
 class KeyringSection(Section):
-    """Where private keys live."""
+    """Where private keys live, and what opens the master key."""
 
-    default: Literal["soft", "pkcs11"] = Field(
+    store: Literal["soft", "pkcs11"] = Field(
         default="soft", description="Store for new keys unless a command names another."
     )
     threads: int = Field(default=2, ge=1, le=64, description="Threads for software RSA keys.")
-    master: Master = Field(default=Master())
-    pkcs11: PKCS11 | None = Field(default=None)
+    master: Literal["passphrase", "credential", "hsm"] = Field(
+        default="passphrase", description="What protects the master key while nothing runs."
+    )
+    passphrase_file: FilePath = Field(
+        default=Path("passphrase"),
+        description='For master = "passphrase": the file, readable by its owner only.',
+    )
+    credential: str = Field(
+        default="tmad-master",
+        description='For master = "credential": its name in systemd (LoadCredential=).',
+    )
+    hsm_label: str = Field(
+        default="tmad-master", description='For master = "hsm": the label of an RSA key there.'
+    )
+    pkcs11: PKCS11 | None = Field(default=None, description="A hardware token.")
 
     @model_validator(mode="after")
     def _check_token(self) -> KeyringSection:
-        if self.pkcs11 is None and (self.default == "pkcs11" or self.master.hsm_key):
+        if self.pkcs11 is None and "pkcs11" in (self.store, self.master.replace("hsm", "pkcs11")):
             raise ValueError("the section [keyring.pkcs11] is missing")
         return self
 
@@ -318,8 +310,8 @@ class NodeSettings(Section):
         found: list[Mistake] = []
         settings: NodeSettings | None = None
         try:
-            # Named, so that its relative default path gets the context too.
-            settings = cls.model_validate({"node": {}} | tree, context=context)
+            # Named, so that their relative default paths get the context too.
+            settings = cls.model_validate({"node": {}, "keyring": {}} | tree, context=context)
         except ValidationError as error:
             found += _mistakes(cls, error)
         sections = tree.get("protocols", {})
@@ -373,7 +365,7 @@ class NodeSettings(Section):
         return f"http://{self.node.host}" + ("" if port == 80 else f":{port}")
 
     @property
-    def master_key_path(self) -> Path:
+    def master_file(self) -> Path:
         """The wrapped master key."""
         return self.node.data / "master.json"
 

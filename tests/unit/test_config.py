@@ -38,7 +38,7 @@ def test_an_empty_file_is_a_whole_configuration(tmp_path: Path) -> None:
     assert settings.node.data == tmp_path / "data"
     assert settings.database_url == f"sqlite:///{tmp_path}/data/tmad.db"
     assert settings.public_url == "http://localhost:8080"
-    assert settings.master_key_path == tmp_path / "data" / "master.json"
+    assert settings.master_file == tmp_path / "data" / "master.json"
 
 
 def test_every_mistake_is_named_at_once_with_its_line_and_column(tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
 
 def test_paths_are_relative_to_the_file_that_says_them(tmp_path: Path) -> None:
     settings = load(
-        tmp_path, '[node]\ndata = "../x"\n[keyring.master]\npassphrase_file = "secret/p"\n'
+        tmp_path, '[node]\ndata = "../x"\n[keyring]\npassphrase_file = "secret/p"\n'
     )
 
     assert settings.node.data == tmp_path.parent / "x"
-    assert settings.keyring.master.passphrase_file == tmp_path / "secret" / "p"
+    assert settings.keyring.passphrase_file == tmp_path / "secret" / "p"
 
 
 def test_a_password_in_the_database_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_password_in_the_database_url_is_refused_and_not_repeated(tmp_path: Pa
 @pytest.mark.parametrize(
     ("section", "reason"),
     [
-        ('[keyring]\ndefault = "pkcs11"\n', "[keyring.pkcs11] is missing"),
-        ('[keyring.master]\npassphrase_file = "p"\ncredential = "c"\n', "give one of"),
+        ('[keyring]\nstore = "pkcs11"\n', "[keyring.pkcs11] is missing"),
+        ('[keyring]\nmaster = "hsm"\n', "[keyring.pkcs11] is missing"),
         ('[keyring.pkcs11]\nmodule = "m"\npin_file = "p"\n', "name the token"),
         ('[node]\npublic_url = "https://pki.example"\n', "public_url must be http"),
         ('[listen]\nhttp = ["8080"]\n', 'expected "HOST:PORT"'),
