@@ -1,0 +1,152 @@
+"""A real daemon on loopback, set up and driven through its command line, as a person would."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 30
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Daemon:
+    """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it."""
+
+    def __init__(self, directory: Path, *init: str, workers: int = 1, settings: str = "") -> None:
+        self.directory = directory
+        self.config = directory / "tmad.toml"
+        self.workers = workers
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http_port, self.https_port, self.client_port, self.ops_port = free_ports(4)
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.https_url = f"https://127.0.0.1:{self.https_port}"
+        self.ops_url = f"http://127.0.0.1:{self.ops_port}"
+        self.log = directory / "daemon.log"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.tmad(
+            "init", "--dir", str(directory), "--name", "Test Org", "--host", "127.0.0.1",
+            "--http", f"127.0.0.1:{self.http_port}", "--https", f"127.0.0.1:{self.https_port}",
+            "--https-client", f"127.0.0.1:{self.client_port}",
+            "--ops", f"127.0.0.1:{self.ops_port}", *init,
+        )  # fmt: skip
+        if settings:
+            with self.config.open("a", encoding="utf-8") as file:
+                file.write(settings)
+
+    # -- the command line ---------------------------------------------------------------
+
+    def tmad(
+        self, *arguments: str, expect: int | None = 0, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``tmad ARGUMENTS`` against this node; fail on another exit code than expected."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tmad.cli.main", *arguments],
+            capture_output=True, text=True, input=text, timeout=60, check=False,
+            env={**os.environ, "TMAD_CONFIG": str(self.config)},
+        )  # fmt: skip
+        if expect is not None and done.returncode != expect:
+            raise AssertionError(
+                f"tmad {' '.join(arguments)}: exit {done.returncode}, not {expect}\n"
+                f"{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """Return what ``tmad ARGUMENTS -o json`` prints."""
+        return json.loads(self.tmad(*arguments, "-o", "json").stdout)
+
+    def endpoint(self, label: str, *arguments: str, protocol: str = "scep") -> str:
+        """Create an endpoint of the issuing authority; return its URL."""
+        defaults = {"--ca": "issuing", "--profile": "device"}
+        for option, value in defaults.items():
+            if option not in arguments:
+                arguments = (*arguments, option, value)
+        self.tmad("endpoint", "create", protocol, label, *arguments)
+        return f"{self.url}/{protocol}/{label}"
+
+    def secret(self, endpoint: str = "scep/default", *arguments: str) -> str:
+        """Return a fresh one-time challenge of an endpoint."""
+        answer = self.json("enroll-secret", "create", "--endpoint", endpoint, *arguments)
+        return str(answer["secret"])
+
+    def pem(self, authority: str = "issuing") -> Path:
+        """Return the file with an authority's certificate."""
+        path = self.directory / f"{authority}.pem"
+        if not path.exists():
+            path.write_text(self.tmad("ca", "export", authority).stdout)
+        return path
+
+    # -- the process --------------------------------------------------------------------
+
+    def start(self) -> Daemon:
+        """Start the daemon and wait until it answers."""
+        assert self.process is None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tmad.cli.main", "--config", str(self.config), "run",
+                 *(("--workers", str(self.workers)) if self.workers > 1 else ())],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            if self.is_ready():
+                return self
+            time.sleep(0.05)
+        output = self.log.read_text(errors="replace")[-4000:]
+        self.kill()
+        raise AssertionError(f"the daemon did not become ready\n{output}")
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so and the HTTP door is open."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.http_port), timeout=1):
+                pass
+            # A supervisor's workers listen on the port after the configured one.
+            port = self.ops_port + (1 if self.workers > 1 else 0)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+            connection.request("GET", "/readyz")
+            ready = connection.getresponse().status == 200
+            connection.close()
+        except OSError:
+            return False
+        return ready
+
+    def stop(self) -> int:
+        """Ask it to end; return the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            code = self.process.wait(timeout=30)
+        finally:
+            self.kill()
+        return code
+
+    def kill(self) -> None:
+        """End every process of it at once, as a power cut does."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+            self.process = None
