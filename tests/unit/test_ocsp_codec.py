@@ -36,12 +36,13 @@ HASHES = {
 
 
 @pytest.fixture(scope="module")
-def ca() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    return certificate("CN=CA", key), key
+def issuer() -> x509.Certificate:
+    return certificate("CN=CA", ec.generate_private_key(ec.SECP256R1()))
 
 
-def ask(cert_ids: list[bytes], extensions: bytes = b"", before: bytes = b"", end: bytes = b"") -> bytes:
+def ask(
+    cert_ids: list[bytes], extensions: bytes = b"", before: bytes = b"", end: bytes = b""
+) -> bytes:
     entries = der.sequence(*(der.sequence(cert_id) for cert_id in cert_ids))
     tail = der.explicit(2, der.sequence(extensions)) if extensions else b""
     return der.sequence(der.sequence(before, entries, tail), end)
@@ -57,8 +58,7 @@ CERT_ID = der.sequence(der.sequence(der.oid("1.3.14.3.2.26"), der.NULL_DER), *RE
 
 
 @pytest.mark.parametrize("name", codec.HASHES)
-def test_ocsp_13_reads_what_cryptography_asks(name: str, ca) -> None:
-    issuer, _ = ca
+def test_ocsp_13_reads_what_cryptography_asks(name: str, issuer) -> None:
     builder = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, HASHES[name])
     data = builder.build().public_bytes(Encoding.DER)
     request = codec.decode(data)
@@ -208,9 +208,8 @@ ALGORITHMS = [a for a in KeyAlgorithm if a not in (KeyAlgorithm.RSA_3072, KeyAlg
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("pss", [False, True])
 def test_ocsp_20_a_spliced_answer_is_what_the_oracles_read(
-    algorithm: KeyAlgorithm, pss: bool, ca
+    algorithm: KeyAlgorithm, pss: bool
 ) -> None:
-    issuer, _ = ca
     key = algorithms.generate(algorithm)
     scheme = scheme_for(key.public_key(), SignaturePolicy(pss=pss))
     responder = certificate("CN=responder", key)

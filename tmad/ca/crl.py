@@ -241,7 +241,8 @@ class CRLs:
             )
             if changed.serials is None or changed.serials:
                 soonest = crl.this_update + timedelta(seconds=policy.delay_seconds)
-                is_due = now >= soonest
+                # A clock that was set back must not keep a revocation off the list.
+                is_due = not crl.this_update <= now < soonest
                 if not is_due:
                     due, waits = soonest, True
         if is_due:
