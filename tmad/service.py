@@ -77,15 +77,15 @@ def installed() -> dict[str, ProtocolPlugin]:
 
 def master_source(settings: NodeSettings) -> MasterSource:
     """Return what protects this node's master key."""
-    master = settings.keyring.master
-    if master.hsm_key:
-        from tmad.signer.objects import TokenMaster
+    keys = settings.keyring
+    if keys.master == "passphrase":
+        return PassphraseFile(keys.passphrase_file)
+    if keys.master == "credential":
+        return systemd_credential(keys.credential)
+    from tmad.signer.objects import TokenMaster
 
-        assert settings.keyring.pkcs11 is not None  # the settings' own check
-        return TokenMaster(settings.keyring.pkcs11, master.hsm_key)
-    if master.credential:
-        return systemd_credential(master.credential)
-    return PassphraseFile(master.passphrase_file or settings.node.data / "master.passphrase")
+    assert keys.pkcs11 is not None  # the settings' own check
+    return TokenMaster(keys.pkcs11, keys.hsm_label)
 
 
 def database_url(settings: NodeSettings) -> str:
@@ -100,7 +100,7 @@ def database_url(settings: NodeSettings) -> str:
 
 async def open_core(settings: NodeSettings, reactor: Any) -> Core:
     """Open keys and database; Fault when either refuses."""
-    seal = Seal.load(settings.master_key_path, master_source(settings))
+    seal = Seal.load(settings.master_file, master_source(settings))
     database = Database(database_url(settings), reactor=reactor, threads=settings.database.threads)
     try:
         return _compose(settings, reactor, seal, database)
@@ -126,7 +126,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     keyring = Keyring(
         _Shelf(database),
         _stores(settings, seal),
-        default=settings.keyring.default,
+        default=settings.keyring.store,
         reactor=reactor,
         now=now,
         threads=settings.keyring.threads,
