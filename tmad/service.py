@@ -189,7 +189,9 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         objects=objects,
         secrets=secrets,
         webhooks=webhooks,
-        requests=Requests(database=database, journal=journal, authority=authority, now=now),
+        requests=Requests(
+            database=database, journal=journal, authority=authority, secrets=secrets, now=now
+        ),
         ceremony=Ceremony(
             database,
             journal,
