@@ -32,10 +32,12 @@ from tests.unit.test_signer_keyring import Shelf
 from tmad.errors import Fault, FaultCode
 from tmad.signer import objects
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.signer.calls import PinRefused
 from tmad.signer.hsm_keys import challenge
 from tmad.signer.keyring import KeyHandle, Keyring, StoreHealth
+from tmad.signer.module import Module
 from tmad.signer.pkcs11 import PKCS11Store
-from tmad.signer.token import Connection, Module, PinRefused
+from tmad.signer.token import Connection
 
 pump, softhsm, remote_token = pumping.pump, softhsm_.softhsm, softhsm_.remote_token
 

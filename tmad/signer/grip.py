@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from pkcs11 import Mechanism
 
 from tmad.errors import Fault, FaultCode
-from tmad.signer.token import Connection, TokenError, code_of, fault_of
+from tmad.signer.calls import TokenError, code_of, fault_of
+from tmad.signer.token import Connection
 
 # Errors about the caller's data; everything else may mean that the token is in trouble.
 DATA_ERRORS = (

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from pkcs11 import MGF, Mechanism
 
+from tmad.signer.calls import TokenError, code_of
 from tmad.signer.grip import DATA_ERRORS, Grip, TokenKey, hashed, unsupported
-from tmad.signer.token import TokenError, code_of
 
 _PADDING_ERRORS = (
     errors.DataInvalid,

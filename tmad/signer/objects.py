@@ -15,9 +15,10 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
 from tmad.errors import Fault, FaultCode
 from tmad.signer.algorithms import CURVES, RSA_BITS, KeyAlgorithm, PublicKey
+from tmad.signer.calls import TokenError, calling, code_of
 from tmad.signer.grip import DATA_ERRORS, Grip, unsupported
 from tmad.signer.hsm_keys import challenge, key_for
-from tmad.signer.token import Connection, TokenError, calling, code_of
+from tmad.signer.token import Connection
 
 # What a token must offer for a key of each kind: making it, and signing with it.
 MECHANISMS: dict[KeyAlgorithm, tuple[Mechanism, Mechanism]] = {

@@ -25,7 +25,8 @@ from tmad.signer.keyring import KeyHandle, StoreHealth
 from tmad.signer.workers import Reactor, Workers
 
 if TYPE_CHECKING:
-    from tmad.signer.token import Connection, TokenError, TokenSettings
+    from tmad.signer.calls import TokenError
+    from tmad.signer.token import Connection, TokenSettings
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class PKCS11Store:
     # -- in a worker thread (or, without a reactor, wherever the caller is)
 
     def _work(self, function: Callable[[Connection], T]) -> T:
-        from tmad.signer.token import TokenError, fault_of
+        from tmad.signer.calls import TokenError, fault_of
 
         connection = self._connected()
         with contextlib.nullcontext() if connection.module.may_thread else self._turn:
@@ -157,9 +158,9 @@ class PKCS11Store:
     def _operate(
         self, connection: Connection, handle: KeyHandle, operation: Callable[[Any], T]
     ) -> T:
+        from tmad.signer.calls import KeyMissing, fault_of
         from tmad.signer.grip import Grip
         from tmad.signer.hsm_keys import key_for
-        from tmad.signer.token import KeyMissing, fault_of
 
         cka_id = _cka_id(handle, connection)
         self._recent = handle
@@ -198,7 +199,7 @@ class PKCS11Store:
         self, connection: Connection, error: TokenError, handle: KeyHandle | None = None
     ) -> bool:
         """Find out whether the token still works after an error; if not, degrade."""
-        from tmad.signer.token import KeyMissing
+        from tmad.signer.calls import KeyMissing
 
         self._count("errors")
         self._recent = handle or self._recent
@@ -210,7 +211,7 @@ class PKCS11Store:
         return True
 
     def _is_well(self, connection: Connection) -> bool:
-        from tmad.signer.token import TokenError
+        from tmad.signer.calls import TokenError
 
         try:
             connection.probe()
@@ -231,7 +232,9 @@ class PKCS11Store:
 
     def _reopen(self) -> Connection:
         """Initialise the module, find the token, log in, and try a key."""
-        from tmad.signer.token import Connection, KeyMissing, Module, TokenError
+        from tmad.signer.calls import KeyMissing, TokenError
+        from tmad.signer.module import Module
+        from tmad.signer.token import Connection
 
         module = Module.at(self._settings.module)
         self._connection = None
@@ -252,7 +255,7 @@ class PKCS11Store:
 
     def _shut(self) -> None:
         if self._workers.join(self._settings.timeout_seconds) and self._has_module:
-            from tmad.signer.token import Module
+            from tmad.signer.module import Module
 
             self._connection = None
             self._has_module = False
@@ -324,7 +327,7 @@ class PKCS11Store:
         self._opened.set()
 
     def _failed_attempt(self, error: Exception) -> None:
-        from tmad.signer.token import PinRefused
+        from tmad.signer.calls import PinRefused
 
         if self._reason == "closed":
             return
