@@ -259,6 +259,10 @@ class Catalogue:
         found = rows.find(connection, tenant, self.kind(kind).name, after, min(limit, PAGE))
         return tuple(self.stored(row) for row in found)
 
+    def tenants(self, connection: Connection) -> list[Stored]:
+        """Return every tenant."""
+        return [*self.all(connection, EVERY_TENANT, "tenant")]
+
     def all(self, connection: Connection, tenant: str, kind: str) -> Iterator[Stored]:
         after = ""
         while page := self.page(connection, tenant, kind, after, PAGE):
@@ -267,7 +271,7 @@ class Catalogue:
 
     def everything(self, connection: Connection, tenant: str | None) -> list[Stored]:
         if tenant is None:
-            tenants = [*self.all(connection, EVERY_TENANT, "tenant")]
+            tenants = self.tenants(connection)
         else:
             tenants = [self.get(connection, EVERY_TENANT, "tenant", tenant)]
         return tenants + [

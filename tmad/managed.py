@@ -139,7 +139,7 @@ class Objects:
 
     async def visible_tenants(self, actor: Actor) -> tuple[Stored, ...]:
         """Return the tenants in which ``actor`` may read; nobody is refused an empty answer."""
-        every = await self._database.read(self._catalogue.all, EVERY_TENANT, "tenant")
+        every = await self._database.read(self._catalogue.tenants)
         return tuple(t for t in every if may(actor, "tenant.read", t.name))
 
     @guarded("configuration.export")

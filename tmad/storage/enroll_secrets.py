@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -67,7 +66,8 @@ def find(
     query = sa.select(*_COLUMNS).where(t.c.tenant == tenant, t.c.id > after)
     if endpoint is not None:
         query = query.where(t.c.endpoint == endpoint)
-    return tuple(_rows(connection.execute(query.order_by(t.c.id).limit(limit))))
+    rows = connection.execute(query.order_by(t.c.id).limit(limit)).mappings()
+    return tuple([EnrollSecret(**row) for row in rows])
 
 
 def insert(
@@ -151,8 +151,5 @@ def revoke(connection: sa.Connection, tenant: str, secret_id: str, now: datetime
 
 
 def _one(connection: sa.Connection, query: sa.Select[Any]) -> EnrollSecret | None:
-    return next(iter(_rows(connection.execute(query))), None)
-
-
-def _rows(result: sa.Result[Any]) -> Iterable[EnrollSecret]:
-    return (EnrollSecret(**row) for row in result.mappings())
+    row = connection.execute(query).mappings().first()
+    return None if row is None else EnrollSecret(**row)
