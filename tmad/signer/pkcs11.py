@@ -201,7 +201,7 @@ class PKCS11Store:
         """Find out whether the token still works after an error; if not, degrade."""
         from tmad.signer.calls import KeyMissing
 
-        self._count("errors")
+        self._count("examined")
         self._recent = handle or self._recent
         connection.drop_session()
         # A token that was unplugged and returned is there, but shows no objects.
