@@ -7,6 +7,7 @@ only by a head that was published elsewhere (docs/operations.md).
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import secrets
@@ -21,6 +22,7 @@ from tmad.events import JSON, Clock, Event
 from tmad.storage import journal as rows
 from tmad.storage.database import Database, after_commit
 from tmad.storage.journal import Entry, Record
+from tmad.wire import evidence
 from tmad.wire.chain import (
     FIRST_CHECKPOINT,
     ChainVerifier,
@@ -29,8 +31,10 @@ from tmad.wire.chain import (
     Finding,
     Head,
     Report,
+    canonical,
     checkpoint_hash,
     heads_text,
+    missing_chains,
     signer_of,
 )
 
@@ -168,7 +172,7 @@ class Journal:
         """Check every chain and every checkpoint; ``public_keys`` by the keyring's key id."""
         extent = await self._database.read(rows.extent)
         checkpoints = CheckpointVerifier(public_keys)
-        async for page in self.checkpoints(extent.checkpoint):
+        async for page in self._checkpoints(extent.checkpoint):
             for checkpoint in page:
                 checkpoints.check(checkpoint)
         findings = [] if checkpoints.finding is None else [checkpoints.finding]
@@ -201,9 +205,36 @@ class Journal:
             clock_steps=clock_steps,
         )
 
-    async def checkpoints(self, until: int) -> AsyncIterator[list[Checkpoint]]:
+    async def export(self, public_keys: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """Iterate over the lines of an export; tmad.wire.evidence verifies it offline."""
+        whole = hashlib.sha256()
+        async for line in self._export_lines(public_keys):
+            whole.update(line)
+            yield line
+        yield evidence.end_line(whole.digest())
+
+    async def _export_lines(self, public_keys: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        extent = await self._database.read(rows.extent)
+        for line in evidence.header_lines(rows.microseconds(self._now()), public_keys):
+            yield line
+        async for page in self._checkpoints(extent.checkpoint):
+            for checkpoint in page:
+                yield evidence.checkpoint_line(checkpoint)
+        for head in extent.heads:
+            yield evidence.head_line(head)
+        for head in extent.heads:
+            after = 0
+            while page_of_records := await self._database.read(
+                rows.find_raw, head.writer, after, head.seq, _PAGE
+            ):
+                for row in page_of_records:
+                    text = canonical(head.writer, row.seq, row.at, row)
+                    yield evidence.record_line(text, row.hash)
+                after = page_of_records[-1].seq
+
+    async def _checkpoints(self, until: int) -> AsyncIterator[list[Checkpoint]]:
         """Iterate over pages of checkpoints, oldest first, up to the one with this id."""
-        after = -1
+        after = -(2**62)  # below any number that a forger may have chosen
         while page := await self._database.read(rows.find_checkpoints, after, _PAGE):
             yield [checkpoint for checkpoint in page if checkpoint.id <= until]
             after = page[-1].id
@@ -240,15 +271,6 @@ def make_explain_id() -> str:
     number = secrets.randbits(40)
     digits = "".join(_CROCKFORD[number >> shift & 31] for shift in range(35, -1, -5))
     return f"{digits[:4]}-{digits[4:]}"
-
-
-def missing_chains(checkpoints: CheckpointVerifier, known: set[str]) -> list[Finding]:
-    """Return a finding for each chain that was sealed and is gone."""
-    return [
-        Finding("truncated", writer, 1, f"the chain is gone; it went on to {seals.newest[0]}")
-        for writer, seals in sorted(checkpoints.seals.items())
-        if writer not in known
-    ]
 
 
 def _heads_and_checkpoint(

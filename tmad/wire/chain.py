@@ -342,3 +342,12 @@ class ChainVerifier:
 
     def _found(self, problem: str, seq: int, detail: str) -> None:
         self.finding = Finding(problem, self._head.writer, seq, detail)
+
+
+def missing_chains(checkpoints: CheckpointVerifier, known: set[str]) -> list[Finding]:
+    """Return a finding for each chain that was sealed and is gone."""
+    return [
+        Finding("truncated", writer, 1, f"the chain is gone; it went on to {seals.newest[0]}")
+        for writer, seals in sorted(checkpoints.seals.items())
+        if writer not in known
+    ]
