@@ -89,10 +89,12 @@ def name(common_name: str) -> x509.Name:
     )
 
 
-def self_signed(key: Any, common_name: str = "device", *, issuer: str | None = None) -> Identity:
+def self_signed(
+    key: Any, common_name: str = "device", *, issuer: str | None = None, ski: bool = False
+) -> Identity:
     """Return what a client makes for its first message."""
     now = datetime(2026, 11, 23, tzinfo=UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name(common_name))
         .issuer_name(name(issuer or common_name))
@@ -100,9 +102,12 @@ def self_signed(key: Any, common_name: str = "device", *, issuer: str | None = N
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=30))
-        .sign(key, _certificate_hash(key))
     )
-    return Identity(key, certificate)
+    if ski:
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+    return Identity(key, builder.sign(key, _certificate_hash(key)))
 
 
 def _certificate_hash(key: Any) -> hashes.HashAlgorithm | None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.wire import cms, der
-from tmad.wire.signatures import SHA1, Policy, bad_algorithm
+from tmad.wire.signatures import SHA1, Algorithm, Policy, bad_algorithm
 
 ELEMENTS = 1_500
 DEPTH = 32
@@ -66,6 +66,8 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
             private=str(error),
             rule="wire.csr.key",
         ) from None
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        _check_named_curve(csr_der)
     _check_signature(request, public_key, policy)
     try:
         subject = request.subject
@@ -98,6 +100,21 @@ def _unreadable(what: str) -> Fault:
         f"the certification request cannot be read: {what}",
         rule="wire.csr.content",
     )
+
+
+def _check_named_curve(csr_der: bytes) -> None:
+    """Refuse curve parameters written out, which the library accepts for curves it knows.
+
+    RFC 5480, 2.1.1: the curve must be named (CVE-2020-0601, CVE-2022-0778).
+    """
+    info = der.read(csr_der, der.SEQUENCE).enter(der.SEQUENCE)
+    info.integer()
+    info.raw(der.SEQUENCE)
+    algorithm = Algorithm.read(info.enter(der.SEQUENCE))
+    if algorithm.parameters[:1] != bytes((der.OBJECT_IDENTIFIER,)):
+        raise Fault(
+            FaultCode.BAD_ALGORITHM, "the elliptic curve must be named", rule="wire.csr.curve"
+        )
 
 
 def _check_signature(

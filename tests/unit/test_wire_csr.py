@@ -1,0 +1,216 @@
+"""Certification requests."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
+
+from tests import scep_client as client
+from tests.unit.scep_core import rsa_key
+from tmad.errors import Fault, FaultCode
+from tmad.wire import csr, der
+from tmad.wire.signatures import Policy
+
+NEW, LEGACY = Policy(), Policy(legacy=True)
+STRINGS = [(0x0C, "utf-8"), (0x13, "ascii"), (0x16, "ascii"), (0x14, "latin-1")]
+
+
+def code_of(request: bytes, policy: Policy = NEW) -> FaultCode:
+    with pytest.raises(Fault) as caught:
+        csr.decode(request, policy)
+    return caught.value.code
+
+
+def openssl_request(folder: Path, *options: str, config: str = "") -> bytes:
+    """Return a request as ``openssl req`` makes it."""
+    (folder / "c").write_text(config or "[req]\ndistinguished_name=dn\nprompt=no\n[dn]\nCN=x\n")
+    subprocess.run(
+        ["openssl", "req", "-new", "-config", "c", "-newkey", "rsa:2048", "-nodes", "-keyout",
+         "k.pem", "-outform", "DER", "-out", "r.der", *options],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return (folder / "r.der").read_bytes()
+
+
+def test_everything_that_a_request_says() -> None:
+    usage = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH])
+    given = client.make_csr(
+        rsa_key(), "r1", challenge="s3cret", dns=("a.example", "b.example"), extensions=(usage,)
+    )
+    request = csr.decode(given, NEW)
+    assert request.subject == client.name("r1")
+    assert request.public_key == rsa_key().public_key()
+    assert request.names == (x509.DNSName("a.example"), x509.DNSName("b.example"))
+    assert [extension.value for extension in request.wanted] == [usage]
+    assert request.challenge is not None
+    assert request.challenge.reveal() == b"s3cret"
+    assert request.template == ""
+    assert request.der == given
+
+
+def test_g_secret_1_challenge_is_not_in_the_repr() -> None:
+    request = csr.decode(client.make_csr(rsa_key(), challenge="s3cret"), NEW)
+    assert "s3cret" not in repr(request)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate,
+        mldsa.MLDSA44PrivateKey.generate,
+    ],
+)
+def test_other_kinds_of_key(make) -> None:  # type: ignore[no-untyped-def]
+    key = make()
+    assert csr.decode(client.make_csr(key), NEW).public_key == key.public_key()
+
+
+@pytest.mark.parametrize("tag", [0x0C, 0x13, 0x16, 0x14, 0x1E, 0x1C])
+def test_scep_41_challenge_of_any_string_type(tag: int) -> None:
+    encoding = {0x1E: "utf-16-be", 0x1C: "utf-32-be"}.get(tag, "ascii")
+    request = client.make_csr(rsa_key(), challenge="AB-12".encode(encoding), challenge_tag=tag)
+    challenge = csr.decode(request, NEW).challenge
+    assert challenge is not None
+    assert challenge.reveal() == b"AB-12"
+
+
+def test_scep_41_long_challenge() -> None:
+    """Intune's is a signed blob of a kilobyte or two."""
+    challenge = csr.decode(client.make_csr(rsa_key(), challenge="x" * 4_000), NEW).challenge
+    assert challenge is not None
+    assert len(challenge.reveal()) == 4_000
+
+
+@pytest.mark.parametrize("challenge", [None, ""])
+def test_scep_41_empty_is_absent(challenge: str | None) -> None:
+    assert csr.decode(client.make_csr(rsa_key(), challenge=challenge), NEW).challenge is None
+
+
+def test_scep_49_template_name() -> None:
+    value = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2"),
+        der.tlv(der.BMP_STRING, "Router".encode("utf-16-be")),
+    )
+    request = csr.decode(client.make_csr(rsa_key(), extensions=(value,)), NEW)
+    assert request.template == "Router"
+
+
+def test_microsofts_extension_attribute(tmp_path: Path) -> None:
+    """Extensions under 1.3.6.1.4.1.311.2.1.14 are read like those under extensionRequest."""
+    import asn1crypto.csr
+
+    request = client.make_csr(rsa_key(), dns=("a.example",))
+    standard = asn1crypto.csr.CertificationRequest.load(request)
+    info = standard["certification_request_info"].dump()
+    microsoft = info.replace(der.oid("1.2.840.113549.1.9.14"), der.oid("1.3.6.1.4.1.311.2.1.14"))
+    # the OID is one octet longer, so every length around it is written anew
+    reader = der.read(info, der.SEQUENCE)
+    head = reader.raw() + reader.raw() + reader.raw()
+    attribute = reader.enter(0xA0).enter(der.SEQUENCE)
+    attribute.raw(der.OBJECT_IDENTIFIER)
+    moved = der.sequence(der.oid("1.3.6.1.4.1.311.2.1.14"), attribute.rest())
+    microsoft = der.sequence(head, der.explicit(0, moved))
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    signature = rsa_key().sign(microsoft, padding.PKCS1v15(), hashes.SHA256())
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
+    signed = der.sequence(microsoft, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+    assert csr.decode(signed, NEW).names == (x509.DNSName("a.example"),)
+
+
+def test_names_of_several_kinds() -> None:
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("a.example"), x509.IPAddress(ipaddress.ip_address("192.0.2.1"))]
+    )
+    request = csr.decode(client.make_csr(rsa_key(), extensions=(names,)), NEW)
+    assert request.names == tuple(names)
+
+
+def test_scep_40_broken_signature() -> None:
+    request = bytearray(client.make_csr(rsa_key()))
+    request[-1] ^= 1
+    assert code_of(bytes(request)) is FaultCode.BAD_PROOF
+
+
+def test_changed_content_breaks_the_signature() -> None:
+    request = client.make_csr(rsa_key(), "device").replace(b"device", b"devise")
+    assert code_of(request) is FaultCode.BAD_PROOF
+    assert code_of(request, LEGACY) is FaultCode.BAD_PROOF
+
+
+def test_sha1_signature_only_in_legacy_and_still_checked(tmp_path: Path) -> None:
+    request = openssl_request(tmp_path, "-sha1")
+    assert code_of(request) is FaultCode.BAD_ALGORITHM
+    assert csr.decode(request, LEGACY).subject.rfc4514_string() == "CN=x"
+    broken = request[:-1] + bytes([request[-1] ^ 1])
+    assert code_of(broken, LEGACY) is FaultCode.BAD_PROOF
+
+
+@pytest.mark.parametrize("policy", [NEW, LEGACY])
+def test_md5_signature_never(tmp_path: Path, policy: Policy) -> None:
+    assert code_of(openssl_request(tmp_path, "-md5"), policy) is FaultCode.BAD_ALGORITHM
+
+
+@pytest.mark.parametrize(
+    "request_der", [b"", b"x", b"\x30\x00", der.sequence(der.NULL_DER), b"\x30\x80\0\0"]
+)
+def test_no_request_at_all(request_der: bytes) -> None:
+    assert code_of(request_der) is FaultCode.MALFORMED
+
+
+def test_gen_14_bytes_behind() -> None:
+    assert code_of(client.make_csr(rsa_key()) + b"\0") is FaultCode.MALFORMED
+
+
+def test_gen_17_other_version_is_named() -> None:
+    request = client.make_csr(rsa_key())
+    at = request.index(der.integer(0))
+    spoiled = request[: at + 2] + b"\x01" + request[at + 3 :]
+    with pytest.raises(Fault, match="version") as caught:
+        csr.decode(spoiled, NEW)
+    assert caught.value.code is FaultCode.UNSUPPORTED
+
+
+def test_gen_17_t61_subject_with_eight_bits(tmp_path: Path) -> None:
+    config = "[req]\ndistinguished_name=dn\nprompt=no\nstring_mask=MASK:4\nutf8=yes\n[dn]\nCN=Zoë\n"
+    request = openssl_request(tmp_path, config=config)
+    assert b"\x14\x03Zo\xeb" in request, "openssl wrote no T61String"
+    with pytest.raises(Fault, match="cannot be read") as caught:
+        csr.decode(request, NEW)
+    assert caught.value.code is FaultCode.UNSUPPORTED
+
+
+def test_cve_2022_0778_explicit_curve_parameters(tmp_path: Path) -> None:
+    subprocess.run(
+        "openssl ecparam -name prime256v1 -genkey -param_enc explicit -out e.pem",
+        shell=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    (tmp_path / "c").write_text("[req]\ndistinguished_name=dn\nprompt=no\n[dn]\nCN=x\n")
+    subprocess.run(
+        "openssl req -new -config c -key e.pem -outform DER -out r.der",
+        shell=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert code_of((tmp_path / "r.der").read_bytes()) is FaultCode.BAD_ALGORITHM
+
+
+def test_several_challenges() -> None:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    plain = client.make_csr(rsa_key(), challenge="one")
+    info = der.read(plain, der.SEQUENCE).enter(der.SEQUENCE)
+    head = info.raw() + info.raw() + info.raw()
+    values = der.tlv(der.SET, der.tlv(der.UTF8_STRING, b"one"), der.tlv(der.UTF8_STRING, b"two"))
+    attribute = der.sequence(der.oid("1.2.840.113549.1.9.7"), values)
+    body = der.sequence(head, der.explicit(0, attribute))
+    signature = rsa_key().sign(body, padding.PKCS1v15(), hashes.SHA256())
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
+    request = der.sequence(body, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+    assert code_of(request) is FaultCode.UNSUPPORTED
