@@ -330,6 +330,6 @@ async def _tell_what_next(plan: Plan, core: Session) -> None:
     )
     if plan.store == "soft":
         output.say(
-            "advice  the keys lie on this machine: keep copies of the passphrase and of the database,"
+            "advice  the keys lie on this machine: keep copies of the passphrase and the database,"
             " not in one place"
         )
