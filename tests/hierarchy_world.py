@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,54 +41,16 @@ from tmad.storage.database import Database
 
 ADMIN = Actor.administrator("local:test")
 
-_ANY_SUBJECT = {"attributes": {"*": {"max": 10}}}
-_CA = {"ca": True, "key_usage": ["key_cert_sign", "crl_sign", "digital_signature"]}
+_SHIPPED = Path(__file__).parent.parent / "conf" / "profiles"
 PROFILES: dict[str, dict[str, Any]] = {
-    "root-ca": {
-        "via": ["system"],
-        "subject": _ANY_SUBJECT,
-        "validity": {"default": "20y", "max": "50y"},
-        "extensions": {**_CA, "aia_ocsp": False, "aia_ca_issuers": False, "crl": False},
-    },
-    "sub-ca": {
-        "via": ["system", "operator"],
-        "subject": _ANY_SUBJECT,
-        "validity": {"default": "10y", "max": "50y"},
-        "extensions": _CA,
-    },
-    "ocsp-responder": {
-        "via": ["system"],
-        "subject": _ANY_SUBJECT,
-        "validity": {"default": "30d", "max": "30d"},
-        "extensions": {
-            "extended_key_usage": ["ocsp_signing"],
-            "ocsp_no_check": True,
-            "aia_ocsp": False,
-            "crl": False,
-        },
-    },
-    "scep-ra": {
-        "via": ["system"],
-        "subject": _ANY_SUBJECT,
-        "validity": {"default": "30d", "max": "30d"},
-        "extensions": {
-            "key_usage": ["digital_signature", "key_encipherment"],
-            "extended_key_usage": ["1.3.6.1.4.1.311.20.2.1"],
-        },
-    },
-    "tls-self": {
-        "via": ["system"],
-        "subject": _ANY_SUBJECT,
-        "names": {"dns": {}, "ip": {}},
-        "validity": {"default": "30d", "max": "30d"},
-        "extensions": {"extended_key_usage": ["server_auth"]},
-    },
-    "leaf": {
-        "via": ["operator"],
-        "subject": _ANY_SUBJECT,
-        "names": {"dns": {}},
-        "extensions": {"extended_key_usage": ["server_auth"]},
-    },
+    name: tomllib.loads((_SHIPPED / f"{name}.toml").read_text())
+    for name in ("root-ca", "sub-ca", "ocsp-responder", "scep-ra", "tls-self")
+}
+PROFILES["leaf"] = {
+    "via": ["operator"],
+    "subject": {"attributes": {"*": {"max": 10}}},
+    "names": {"dns": {}},
+    "extensions": {"extended_key_usage": ["server_auth"]},
 }
 
 

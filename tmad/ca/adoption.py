@@ -34,6 +34,7 @@ from tmad.ca.trust import (
     names_der,
     order_path,
     spki_der,
+    subject_key_identifier,
 )
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
@@ -143,6 +144,7 @@ class Adoption:
         Fault(REJECTED) for a certificate that does not fit, with the rule that says why.
         """
         issuer, certificate = await self._match(tenant, name, certificates)
+        _check_identifier(certificate)
         path, above = await self._path(tenant, certificate, certificates)
         async with generation.alone(
             self._database, self._now, generation.lease_name(tenant, name), self._holder
@@ -177,6 +179,7 @@ class Adoption:
         if private_key is not None:
             of(private_key.public_key())  # a kind of key that can be held here
             certificate = _with_key(certificates, spki_der(private_key.public_key()))
+            _check_identifier(certificate)
         path, above = await self._path(tenant, certificate, certificates)
         _, subject_der = names_der(certificate)
         row = IssuerRow(
@@ -440,6 +443,16 @@ class Adoption:
             ),
         )
         return Issuer.load(connection, row, stored.document, stored.revision)
+
+
+def _check_identifier(certificate: x509.Certificate) -> None:
+    # RFC 5280, 4.2.1.2: whatever is issued below repeats it to name its issuer's key.
+    if subject_key_identifier(certificate) is None:
+        raise Fault(
+            FaultCode.REJECTED,
+            "the CA certificate has no subject key identifier",
+            rule="authority.key-identifier",
+        )
 
 
 def _with_key(certificates: Sequence[x509.Certificate], key_der: bytes) -> x509.Certificate:

@@ -353,7 +353,11 @@ class ServiceCertificates:
         )
 
     async def _wish_ra(self, scope: str) -> _Wish:
-        endpoint = await self._endpoints.by_id(EndpointID.parse(scope))
+        try:
+            endpoint_id = EndpointID.parse(scope)
+        except ValueError as error:
+            raise Fault(FaultCode.NOT_FOUND, str(error), rule="service.scope") from None
+        endpoint = await self._endpoints.by_id(endpoint_id)
         issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         options = endpoint.options
         algorithm, store = KeyAlgorithm.RSA_2048, None
