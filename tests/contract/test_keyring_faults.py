@@ -9,6 +9,8 @@ import json
 import logging
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -114,6 +116,27 @@ def test_g_fault_3_a_killed_token_is_noticed_and_healed(
     assert (health.state, health.reason) == ("ok", "")
     assert health.counters["degraded"] >= 5
     assert health.counters["opened"] >= 6
+    bench.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_g_fault_3_killed_50_times_and_hung_10_times(remote_token: RemoteToken, pump: Pump) -> None:
+    bench = Bench(pump, remote_token.settings())
+    handle = bench.make()
+    for _ in range(50):
+        remote_token.signal(signal.SIGKILL)
+        bench.refusal(handle)
+        bench.recovers(handle)
+    for _ in range(10):
+        remote_token.signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        bench.refusal(handle)
+        assert time.monotonic() - begin < 2.2
+        pump.rest(28)
+        bench.refusal(handle)
+        remote_token.signal(signal.SIGCONT)
+        bench.recovers(handle)
     bench.close()
 
 
@@ -477,6 +500,41 @@ def test_g_secret_1_the_pin_shows_nowhere(
     for form in (softhsm.pin, softhsm.pin.encode().hex()):
         assert form not in text
     assert "KeyError" in text
+
+
+def test_a_module_that_cannot_lock_gets_one_thread_at_a_time(
+    softhsm: SoftToken, pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(pump, softhsm.settings(threads=4))
+    handle = bench.make()
+    monkeypatch.setattr(Module.at(softhsm.module), "may_thread", False)
+    inside = 0
+    most = 0
+
+    def operate(key: Any) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        challenge(key)
+        inside -= 1
+
+    results = [pump.begin(bench.keyring.use(handle.id, operate)) for _ in range(8)]
+    pump.until(lambda: all(results))
+    assert [result for [result] in results] == [None] * 8
+    assert most == 1
+    bench.close()
+
+
+def test_nothing_of_pkcs11_is_loaded_before_it_is_used() -> None:
+    """A daemon forks after its imports; a module must not be inherited."""
+    program = (
+        "import sys, tmad.signer.keyring, tmad.signer.soft\n"
+        "from tmad.signer.pkcs11 import PKCS11Store\n"
+        "PKCS11Store(None)\n"
+        "assert 'pkcs11' not in sys.modules, 'loaded too early'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_an_unknown_module_is_named(softhsm: SoftToken, pump: Pump) -> None:
