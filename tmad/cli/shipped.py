@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,26 @@ from tmad.cli.context import USAGE, Ended
 
 def profiles() -> dict[str, Path]:
     """Return the preset profiles by name, from the source tree or from where a wheel put them."""
-    places = (
-        Path(__file__).parents[2] / "conf" / "profiles",
-        Path(sysconfig.get_path("data")) / "share" / "tmad" / "profiles",
-    )
-    for place in places:
-        found = {path.stem: path for path in sorted(place.glob("*.toml"))}
-        if found:
-            return found
-    raise Ended(USAGE, "cannot: the preset profiles are missing", "install tmad again")
+    source = Path(__file__).parents[2] / "conf" / "profiles"
+    paths = list(source.glob("*.toml")) or list(_installed())
+    if not paths:
+        raise Ended(USAGE, "cannot: the preset profiles are missing", "install tmad again")
+    return {path.stem: path for path in sorted(paths)}
 
 
 def document(path: Path) -> dict[str, Any]:
     """Return what one of these files says."""
     return documents.from_toml(path.read_text(encoding="utf-8"))
+
+
+def _installed() -> list[Path]:
+    try:
+        files = metadata.files("tmad") or []
+    except metadata.PackageNotFoundError:
+        return []
+    # share/tmad/profiles, below whatever prefix the installation scheme chose.
+    return [
+        Path(str(file.locate()))
+        for file in files
+        if file.suffix == ".toml" and file.parts[-4:-1] == ("share", "tmad", "profiles")
+    ]
