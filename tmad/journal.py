@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
+from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage import journal as rows
 from tmad.storage.database import Database, after_commit
 from tmad.storage.journal import Entry, Record
@@ -44,12 +45,19 @@ T = TypeVar("T")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": "", " ": ""})
 
+# Every HSM has it, and it is small and fast.
+_SEALING_ALGORITHM = KeyAlgorithm.P256
+_OURS = "default"  # the tenant that tmad's own keys belong to
+
 _PAGE = 2_000
 _TEXT_LIMIT = 1_024  # characters of one text that a stranger may put into the journal
 
 
 class SigningKeys(Protocol):
     """What sealing needs of the keyring."""
+
+    async def generate(self, algorithm: KeyAlgorithm, *, tenant: str, label: str) -> Any:
+        """Make and keep a key."""
 
     async def use(self, key_id: str, operation: Callable[[Any], T]) -> T:
         """Run ``operation`` with the private key, where the key lives."""
@@ -153,12 +161,21 @@ class Journal:
         found = await self._database.read(rows.find, tenant, None, limit, True)
         return found[::-1]
 
-    async def seal(self, keyring: SigningKeys, key_id: str) -> Checkpoint | None:
-        """Sign a checkpoint over the heads of all chains; None if there is nothing new."""
+    async def seal(self, keyring: SigningKeys, key_id: str | None = None) -> Checkpoint | None:
+        """Sign a checkpoint over the heads of all chains; None if there is nothing new.
+
+        Without ``key_id`` the key of the last checkpoint signs; the first makes one. The
+        caller holds a lease: of two sealers at once, one has signed in vain.
+        """
         heads, last = await self._database.read(_heads_and_checkpoint)
         text = heads_text({head.writer: (head.seq, head.hash) for head in heads})
         if not heads or (last is not None and last.heads == text):
             return None
+        if key_id is None and last is not None:
+            key_id = last.key_id
+        elif key_id is None:
+            key = await keyring.generate(_SEALING_ALGORITHM, tenant=_OURS, label="journal")
+            key_id = str(key.id)
         number = last.id + 1 if last else 1
         previous = last.hash if last else FIRST_CHECKPOINT
         at = rows.microseconds(self._now())
@@ -167,6 +184,10 @@ class Journal:
         checkpoint = Checkpoint(number, at, text, previous, digest, key_id, signature)
         is_next = await self._database.write(rows.insert_checkpoint, checkpoint)
         return checkpoint if is_next else None
+
+    async def sealing_keys(self) -> list[str]:
+        """Return the ids of all keys that have signed checkpoints."""
+        return await self._database.read(rows.find_sealing_keys)
 
     async def verify(self, public_keys: Mapping[str, Any]) -> Report:
         """Check every chain and every checkpoint; ``public_keys`` by the keyring's key id."""

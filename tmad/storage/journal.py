@@ -88,6 +88,9 @@ _CHECKPOINTS = (
     .limit(sa.bindparam("limit"))
 )
 _NEWEST_CHECKPOINT = _CHECKPOINT.order_by(journal_checkpoints.c.id.desc()).limit(1)
+_SEALING_KEYS = (
+    sa.select(journal_checkpoints.c.key_id).distinct().order_by(journal_checkpoints.c.key_id)
+)
 _INSERT_CHECKPOINT = journal_checkpoints.insert().values(at=sa.bindparam("at", type_=sa.BigInteger))
 _RECORDS = sa.select(journal)
 _BY_TRACE = (
@@ -381,6 +384,11 @@ def find_checkpoints(connection: sa.Connection, after: int, limit: int) -> list[
     """Return a page of checkpoints, oldest first."""
     rows = connection.execute(_CHECKPOINTS, {"after": after, "limit": limit})
     return [Checkpoint(*row) for row in rows]
+
+
+def find_sealing_keys(connection: sa.Connection) -> list[str]:
+    """Return the ids of all keys that have signed checkpoints."""
+    return list(connection.execute(_SEALING_KEYS).scalars())
 
 
 def insert_checkpoint(connection: sa.Connection, checkpoint: Checkpoint) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -96,13 +96,19 @@ def _line(**fields: object) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
-def verify_export(file: BinaryIO, public_keys: Mapping[str, Any] | None = None) -> Report:
+def verify_export(
+    file: BinaryIO,
+    public_keys: Mapping[str, Any] | None = None,
+    *,
+    trusted: Collection[bytes] | None = None,
+) -> Report:
     """Verify an export, line by line; never raise for anything that the file contains.
 
-    Without ``public_keys`` the file's own are believed: that shows that the file agrees with
-    itself, not who made it.
+    ``public_keys`` are known by their key ids. Without them the file's own are believed, or
+    of those only the ``trusted`` (SubjectPublicKeyInfo). With neither the report shows that
+    the file agrees with itself, not who made it.
     """
-    reader = _Reader(public_keys)
+    reader = _Reader(public_keys, trusted)
     whole = hashlib.sha256()
     number = 0
     ended = False
@@ -125,9 +131,12 @@ def verify_export(file: BinaryIO, public_keys: Mapping[str, Any] | None = None) 
 
 
 class _Reader:
-    def __init__(self, public_keys: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, public_keys: Mapping[str, Any] | None, trusted: Collection[bytes] | None
+    ) -> None:
         self._keys: dict[str, Any] = dict(public_keys or {})
         self._pinned = public_keys is not None
+        self._trusted = trusted
         self._checkpoints = CheckpointVerifier(self._keys)
         self._heads: dict[str, Head] = {}
         self._open: ChainVerifier | None = None
@@ -155,7 +164,8 @@ class _Reader:
         elif kind == "key":
             if not self._pinned:
                 spki = base64.b64decode(fields["spki"], validate=True)
-                self._keys[str(fields["id"])] = load_der_public_key(spki)
+                if self._trusted is None or spki in self._trusted:
+                    self._keys[str(fields["id"])] = load_der_public_key(spki)
         elif kind == "checkpoint":
             self._checkpoints.check(
                 Checkpoint(
