@@ -31,7 +31,7 @@ def _installed() -> list[Path]:
         return []
     # share/tmad/profiles, below whatever prefix the installation scheme chose.
     return [
-        Path(str(file.locate()))
+        Path(str(file.locate())).resolve()
         for file in files
         if file.suffix == ".toml" and file.parts[-4:-1] == ("share", "tmad", "profiles")
     ]
