@@ -108,7 +108,7 @@ def _length(data: bytes, position: int) -> tuple[int, int]:
     octets = length - 0x80
     if octets == 0:
         return -1, position
-    if octets > 8 or position + octets > len(data):
+    if octets > 4 or position + octets > len(data):
         raise malformed("impossible length")
     return int.from_bytes(data[position : position + octets]), position + octets
 
