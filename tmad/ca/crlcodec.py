@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 from tmad.storage.crls import RevokedRow
 from tmad.wire import der
@@ -28,39 +29,41 @@ _REASONS = {
     reason: der.sequence(_REASON_CODE, der.octets(der.tlv(0x0A, bytes((reason,)))))
     for reason in (1, 2, 3, 4, 5, 6, 9, 10)
 }
-_REASON_EXTENSIONS = {reason: der.sequence(value) for reason, value in _REASONS.items()}
+_REASON_EXTENSIONS: dict[int | None, bytes] = {
+    None: b"",
+    0: b"",
+    **{reason: der.sequence(value) for reason, value in _REASONS.items()},
+}
+# The last parts of every Time, so that a million of them need no formatting.
+_MINUTES = tuple(b"%02d%02d" % divmod(minute, 60) for minute in range(1440))
+_SECONDS = tuple(b"%02dZ" % second for second in range(60))
 
 
 def encode_entries(rows: Sequence[RevokedRow]) -> bytes:
     """Return the entries of these rows, joined."""
     pieces: list[bytes] = []
-    append = pieces.append
     days: dict[int, bytes] = {}
-    heads: dict[tuple[int, int], bytes] = {}
-    reasons = _REASON_EXTENSIONS
+    heads: dict[int, bytes] = {}
+    reasons, minutes, seconds = _REASON_EXTENSIONS, _MINUTES, _SECONDS
     for serial, revoked_at, reason, invalidity_date, _ in rows:
         if serial[0] > 0x7F:
             serial = b"\0" + serial  # a positive INTEGER
         if invalidity_date is None:
-            extensions = reasons.get(reason, b"") if reason else b""
+            extensions = reasons[reason]
         else:
             extensions = der.sequence(
                 _REASONS.get(reason or 0, b""), _invalidity(invalidity_date)
             )
-        second = revoked_at // _SECOND
-        day, second = divmod(second, _DAY)
+        day, second = divmod(revoked_at // _SECOND, _DAY)
         date = days.get(day)
         if date is None:
             date = days[day] = _date(day)
-        size = len(serial), len(date) + 7 + len(extensions)
+        size = len(serial) << 32 | len(date) + 7 + len(extensions)
         head = heads.get(size)
         if head is None:
-            head = heads[size] = _head(*size)
-        append(head)
-        append(serial)
-        append(date)
-        append(b"%02d%02d%02dZ" % (second // 3600, second // 60 % 60, second % 60))
-        append(extensions)
+            head = heads[size] = _head(len(serial), len(date) + 7 + len(extensions))
+        minute, second = divmod(second, 60)
+        pieces += (head, serial, date, minutes[minute], seconds[second], extensions)
     return b"".join(pieces)
 
 
@@ -120,7 +123,12 @@ def frame(
 def finish(pieces: Sequence[bytes], algorithm_der: bytes, signature: bytes) -> bytes:
     """Return the CertificateList of the pieces that were signed."""
     end = algorithm_der + der.tlv(der.BIT_STRING, b"\0", signature)
-    return b"".join((_header(sum(map(len, pieces)) + len(end)), *pieces, end))
+    # Not one join: copying tens of megabytes at once would hold the interpreter's lock.
+    whole = BytesIO()
+    whole.write(_header(sum(map(len, pieces)) + len(end)))
+    whole.writelines(pieces)
+    whole.write(end)
+    return whole.getvalue()
 
 
 def _header(size: int) -> bytes:

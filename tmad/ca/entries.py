@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tmad.ca import crlcodec
@@ -25,6 +26,7 @@ CHUNK = 4096
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FOREVER = 1 << 62
+_NOT_AFTER = itemgetter(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Chunk:
     up_to: bytes | None
     der: bytes
     count: int
-    leaves_at: int  # when the first entry has been on a CRL after its certificate's end
+    leaves_at: int  # when the first of its certificates expires
 
 
 class Entries:
@@ -124,6 +126,6 @@ def _read(
         )
     else:
         rows = crls.find_revoked(connection, issuer_id, after, up_to, last_update, CHUNK)
-    leaves_at = min((max(row[1], row[4]) for row in rows), default=_FOREVER)
+    leaves_at = min(map(_NOT_AFTER, rows), default=_FOREVER)
     end = up_to if len(rows) < CHUNK else bytes(rows[-1][0])
     return Chunk(end, crlcodec.encode_entries(rows), len(rows), leaves_at)

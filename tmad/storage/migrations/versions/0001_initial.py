@@ -71,7 +71,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_certificates_revoked",
         "certificates",
-        ["issuer_id", "serial"],
+        ["issuer_id", "serial", "revoked_at", "reason", "invalidity_date", "not_after"],
         unique=False,
         sqlite_where=sa.text("revoked_at IS NOT NULL"),
         postgresql_where=sa.text("revoked_at IS NOT NULL"),
