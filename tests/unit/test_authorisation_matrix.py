@@ -22,6 +22,10 @@ from tmad.identity.actors import Actor, Grant
 
 # A administrator, O operator, P approver, U auditor, S system.
 MATRIX = """
+tmad.audit.Audit.explain                               audit.read            A  US
+tmad.audit.Audit.export                                audit.verify          A  US
+tmad.audit.Audit.tail                                  audit.read            A  US
+tmad.audit.Audit.verify                                audit.verify          A  US
 tmad.ca.adoption.Adoption.cross_sign                   authority.create      A
 tmad.ca.adoption.Adoption.csr                          authority.install     A
 tmad.ca.adoption.Adoption.import_                      authority.import      A
