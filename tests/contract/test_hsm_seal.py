@@ -15,6 +15,7 @@ from tests import softhsm as softhsm_
 from tests.softhsm import RemoteToken, SoftToken, create_token
 from tests.support import drive
 from tests.unit.test_signer_keyring import Shelf
+from tmad.cli.main import exit_code
 from tmad.errors import Fault, FaultCode
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.check import check, find
@@ -212,3 +213,24 @@ def test_list_shows_what_is_in_the_token(softhsm: SoftToken) -> None:
     found = find(softhsm.settings())
     assert [(key.label, key.kind) for key in found] == [("ca p384", "EC"), ("ca rsa-2048", "RSA")]
     assert not any(key.is_extractable or key.was_ever_extractable for key in found)
+
+
+def test_the_command_answers_with_its_exit_code(
+    softhsm: SoftToken, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "tmad.toml"
+    settings.write_text(softhsm.toml)
+    assert exit_code(["hsm", "check", "--config", str(settings), "-o", "json"]) == 0
+    steps = json.loads(capsys.readouterr().out)
+    assert steps[-1]["call"] == "C_Finalize"
+    assert exit_code(["hsm", "list", "--config", str(settings), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    softhsm.pin_file.write_text("wrong-canary")
+    assert exit_code(["hsm", "check", "--config", str(settings)]) == 2
+    shown = "".join(capsys.readouterr())
+    assert "C_Login" in shown
+    assert "CKR_PIN_INCORRECT" in shown
+    assert "wrong-canary" not in shown
+    settings.write_text("")
+    assert exit_code(["hsm", "list", "--config", str(settings)]) == 1
+    assert "[keyring.pkcs11]" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -535,6 +536,39 @@ def test_nothing_of_pkcs11_is_loaded_before_it_is_used() -> None:
         "assert 'pkcs11' not in sys.modules, 'loaded too early'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_g_secret_1_the_pin_is_in_no_frame_of_a_traceback(softhsm: SoftToken) -> None:
+    softhsm.pin_file.write_text("wrong-canary-77aa")
+    try:
+        with_token(softhsm, lambda connection: connection)
+    except PinRefused:
+        text = Failure(captureVars=True).getTraceback(detail="verbose")
+    assert "CKR_PIN_INCORRECT" in text
+    assert "wrong-canary" not in text
+
+
+@pytest.mark.parametrize("name", ["USER_PIN_FINAL_TRY", "USER_PIN_LOCKED"])
+def test_a_token_before_its_last_try_is_left_alone(
+    softhsm: SoftToken, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    logins = Logins(monkeypatch)
+    find_token = tmad.signer.token.find_token
+
+    def flagged(*arguments: Any) -> Any:
+        token = find_token(*arguments)
+        return types.SimpleNamespace(
+            flags=token.flags | pkcs11.TokenFlag[name], serial=token.serial, slot=token.slot
+        )
+
+    monkeypatch.setattr(tmad.signer.token, "find_token", flagged)
+    module = Module.at(softhsm.module)
+    module.acquire()
+    for cautious in (True, False):
+        with pytest.raises(PinRefused, match=f"CKF_{name}"):
+            Connection(module, softhsm.settings(), cautious=cautious)
+    module.release()
+    assert logins.count == 0
 
 
 def test_an_unknown_module_is_named(softhsm: SoftToken, pump: Pump) -> None:

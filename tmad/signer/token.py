@@ -20,6 +20,7 @@ from tmad.signer.module import Module
 from tmad.signer.seal import read_private
 
 _KEYS_REMEMBERED = 1024
+_PIN_ADVICE = "a wrong PIN was presented before; correct pin_file, then run: tmad hsm check"
 
 
 class TokenSettings(Protocol):
@@ -120,26 +121,24 @@ class Connection:
 
     def _log_in(self, cautious: bool) -> Any:
         flags = self.token.flags
-        if flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY) or (
-            cautious and flags & TokenFlag.USER_PIN_COUNT_LOW
-        ):
+        for flag, is_decisive, advice in (
+            (TokenFlag.USER_PIN_LOCKED, True, "its security officer must set the PIN anew"),
+            (TokenFlag.USER_PIN_FINAL_TRY, True, "one more wrong PIN locks it: log in by hand"),
             # Several workers with the same wrong PIN would lock the token between them.
-            raise PinRefused(
-                "C_GetTokenInfo",
-                "CKF_USER_PIN_LOCKED"
-                if flags & TokenFlag.USER_PIN_LOCKED
-                else "CKF_USER_PIN_FINAL_TRY"
-                if flags & TokenFlag.USER_PIN_FINAL_TRY
-                else "CKF_USER_PIN_COUNT_LOW",
-                "a wrong PIN was presented before; correct pin_file, then run: tmad hsm check",
-            )
-        pin = read_private(self._settings.pin_file).rstrip(b"\r\n").decode()
+            (TokenFlag.USER_PIN_COUNT_LOW, cautious, _PIN_ADVICE),
+        ):
+            if flags & flag and is_decisive:
+                raise PinRefused("C_GetTokenInfo", f"CKF_{flag.name}", advice)
         with calling("C_Login"):
             try:
-                return self.token.open(rw=True, user_pin=pin)
+                return self.token.open(rw=True, user_pin=self._pin())
             except errors.UserAlreadyLoggedIn:
                 # Another user of the module in this process; the login is for all of them.
                 return self.token.open(rw=True)
+
+    def _pin(self) -> str:
+        # Never in a local variable of a frame that a traceback may show.
+        return read_private(self._settings.pin_file).rstrip(b"\r\n").decode()
 
 
 def find_token(module: Module, settings: TokenSettings) -> Any:
