@@ -115,3 +115,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"failed: {type(error).__name__}; TMAD_DEBUG=1 shows where", err=True)
         return REFUSED
     return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -134,9 +134,8 @@ def _is_free(port: int) -> bool:
 
 
 def _command(settings: Path | None, *arguments: str) -> list[str]:
-    start = "from tmad.cli.main import main; main()"
     config = [] if settings is None else ["--config", str(settings)]
-    return [sys.executable, "-c", start, *config, *arguments]
+    return [sys.executable, "-m", "tmad.cli.main", *config, *arguments]
 
 
 def _tmad(settings: Path | None, *arguments: str, shown: bool = False) -> str:
