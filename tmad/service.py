@@ -35,7 +35,7 @@ from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed import GRANT, TENANT, Objects
-from tmad.plugin import IProtocolPlugin, ProtocolPlugin, Services
+from tmad.plugin import IProtocolPlugin, ProtocolModule, ProtocolPlugin, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
 from tmad.signer.seal import MasterSource, PassphraseFile, Seal, read_private, systemd_credential
@@ -73,6 +73,15 @@ class Core:
 def installed() -> dict[str, ProtocolPlugin]:
     """Return the protocols that are installed, ours and other people's, by name."""
     return {found.name: found for found in getPlugins(IProtocolPlugin)}
+
+
+def protocols(settings: NodeSettings) -> dict[str, ProtocolModule]:
+    """Import and return the protocols that are installed, but for those switched off."""
+    return {
+        name: found.load()
+        for name, found in installed().items()
+        if settings.protocols.get(name, {}).get("enabled", True)
+    }
 
 
 def master_source(settings: NodeSettings) -> MasterSource:

@@ -1,0 +1,61 @@
+"""The operators' listener: metrics, liveness, and what still works."""
+
+from __future__ import annotations
+
+import json
+
+from tmad import observe
+from tmad.edge.http import Doors
+from tmad.errors import Fault
+from tmad.plugin import Limits
+from tmad.signer.keyring import Keyring
+from tmad.storage.changes import Changes
+from tmad.wire.http import Request, Response
+
+_UNLIMITED = Limits(body=0, url=1_024, rate=0)
+_READ_ONLY = ("GET", "HEAD")
+
+
+class Health:
+    """Answers /metrics, /healthz and /readyz; none of them says anything secret."""
+
+    def __init__(self, changes: Changes, keyring: Keyring, metrics: observe.Metrics) -> None:
+        self._changes = changes
+        self._keyring = keyring
+        self._metrics = metrics
+        self.doors = Doors(metrics)
+        for path, handler in (
+            ("/metrics", self.exposition),
+            ("/healthz", self.alive),
+            ("/readyz", self.ready),
+        ):
+            self.doors.mount("ops", path, handler, plain=True, limits=_UNLIMITED, methods=_READ_ONLY)
+
+    async def exposition(self, request: Request) -> Response:
+        """Return every metric in Prometheus' text format."""
+        return Response(
+            body=self._metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def alive(self, request: Request) -> Response:
+        """Say that the reactor turns; nothing else is asked."""
+        return Response(body=b"ok\n")
+
+    async def ready(self, request: Request) -> Response:
+        """Say part by part what works; 503 when the database or every key store does not."""
+        parts = {"database": "ok"}
+        try:
+            # The question that every cached answer asks first.
+            await self._changes.catch_up()
+        except Fault as fault:
+            parts["database"] = f"failed: {fault.detail}"
+        stores = await self._keyring.health()
+        for store in stores:
+            parts[f"keys.{store.store}"] = (
+                store.state if store.state == "ok" else f"{store.state}: {store.reason}"
+            )
+        works = parts["database"] == "ok" and any(store.state == "ok" for store in stores)
+        text = json.dumps({"ready": works, "parts": parts}, indent=1) + "\n"
+        return Response(
+            status=200 if works else 503, body=text.encode(), content_type="application/json"
+        )
