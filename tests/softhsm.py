@@ -2,7 +2,8 @@
 
 Nothing is shared: each token has its own directory, configuration, random PIN and serial
 number. SoftHSM reads its configuration when it is initialised, from SOFTHSM2_CONF: pass
-``token.environment`` to a child process, or use the fixture ``softhsm``, which sets it here.
+``token.environment`` to a child process, or use the fixture ``softhsm``, which sets it here
+(in a test module: ``softhsm = tests.softhsm.softhsm``).
 """
 
 from __future__ import annotations
