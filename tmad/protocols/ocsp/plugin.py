@@ -29,7 +29,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     responder = OCSPResponder(services, cache_octets=settings.cache_mib << 20)
     edge.http(
         "/ocsp",
-        responder.handle,
+        responder.respond,
         plain=True,
         hot=True,
         limits=Limits(body=codec.LONGEST_REQUEST, rate=settings.rate, burst=settings.burst),

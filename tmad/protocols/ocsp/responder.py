@@ -6,13 +6,10 @@ RFC 6960, 2.2 and 2.7; RFC 9919, 6 and 7.2 (HTTP caches).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Coroutine, Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from functools import partial
-from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -74,11 +71,8 @@ class OCSPResponder:
             services.changes.listen(topic, self._forget_all)
         services.changes.listen("objects", self._forget_object)
 
-    def handle(self, request: Request) -> Response | Awaitable[Response]:
-        """Answer one HTTP request, at once unless something has to be waited for."""
-        return _start(self._respond(request))
-
-    async def _respond(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
+        """Answer one HTTP request; a kept answer and an inline signature wait for nothing."""
         is_get = request.method != "POST"
         try:
             slug, rest = _split(request.tail)
@@ -407,32 +401,3 @@ def _is_known(request: Request, etag: str, modified: datetime) -> bool:
 
 def _error(body: bytes) -> Response:
     return Response(headers=_NOT_CACHEABLE, body=body, content_type=codec.CONTENT_TYPE)
-
-
-def _start(running: Coroutine[Any, Any, Response]) -> Response | Awaitable[Response]:
-    """Run a coroutine up to where it has to wait; return its result if it never has to."""
-    try:
-        waits_for = running.send(None)
-    except StopIteration as done:
-        response: Response = done.value
-        return response
-    return _go_on(running, waits_for)
-
-
-@coroutine
-def _go_on(
-    running: Coroutine[Any, Any, Response], waits_for: Any
-) -> Generator[Any, Any, Response]:
-    """Stand for a coroutine that has been started already and waits for something."""
-    while True:
-        try:
-            sent = yield waits_for
-        except BaseException as error:
-            resume = partial(running.throw, error)
-        else:
-            resume = partial(running.send, sent)
-        try:
-            waits_for = resume()
-        except StopIteration as done:
-            response: Response = done.value
-            return response
