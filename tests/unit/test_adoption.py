@@ -12,7 +12,7 @@ from tests.hierarchy_world import ADMIN, World, subject
 from tests.support import drive
 from tmad.ca.hierarchy import Issuer
 from tmad.ca.status import Reason
-from tmad.ca.trust import check_path
+from tmad.ca.trust import Trust, check_path
 from tmad.errors import Fault, FaultCode
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
@@ -233,6 +233,26 @@ class TestImport:
         world.tenant("other")
         drive(world.adoption.import_(ADMIN, "other", "old", certificates=[outside.root]))
         assert world.count(tables.issuers, state="anchor") == 2
+
+    def test_what_another_tenant_knows_never_stands_in_for_our_own_ca(
+        self, world: World
+    ) -> None:
+        root = world.create("root")
+        assert root.certificate is not None
+        leaf = world.leaf("root").certificate
+        world.tenant("other")
+        drive(
+            world.adoption.import_(ADMIN, "other", "theirs", certificates=[root.certificate])
+        )
+        trust = Trust(world.hierarchy)
+        own = drive(trust.issuer_of(leaf))
+        theirs = drive(trust.issuer_of(leaf, tenant="other"))
+        assert own is not None
+        assert theirs is not None
+        assert (own.id, theirs.authority) == (root.id, "theirs")
+        with pytest.raises(Fault) as caught:
+            self.take(world, "copy", certificates=[root.certificate])
+        assert caught.value.rule == "authority.import.known"
 
     def test_an_end_entity_is_no_ca(self, world: World, outside: Outside) -> None:
         leaf = outside.sign(subject("CN=leaf"), OUTSIDE.public_key(), ca=False)

@@ -28,6 +28,7 @@ from tmad.ca.requests import Issued, Proof
 from tmad.ca.scheme import check_policy, scheme_for
 from tmad.ca.trust import (
     Trust,
+    chain_from_der,
     check_path,
     is_signed_by,
     name_from_der,
@@ -336,12 +337,12 @@ class Adoption:
         path = order_path(certificate, (c for c in others if c != certificate))
         trust = Trust(self._hierarchy)
         if not is_signed_by(path[-1], path[-1]):
-            above = await trust.issuer_of(path[-1])
-            if above is not None and above.tenant == tenant:
+            above = await trust.issuer_of(path[-1], tenant=tenant)
+            if above is not None:
                 path = (*path, *above.chain)
         check_path(path, self._now())
-        parent = await trust.issuer_of(certificate) if len(path) > 1 else None
-        return path, parent if parent is not None and parent.tenant == tenant else None
+        is_root = len(path) == 1
+        return path, None if is_root else await trust.issuer_of(certificate, tenant=tenant)
 
     async def _foreign(
         self, tenant: str, other: x509.Certificate | x509.CertificateSigningRequest | str
@@ -422,6 +423,7 @@ class Adoption:
                 raise Fault(
                     FaultCode.CONFLICT, "this key is here already", rule="authority.import.key"
                 )
+        _check_unknown(connection, row, path[0])
         present = object_rows.by_name(connection, row.tenant, KIND, row.authority)
         if rules is None and present is not None:
             rules = AuthorityDocument.model_validate_json(present.document)
@@ -443,6 +445,23 @@ class Adoption:
             ),
         )
         return Issuer.load(connection, row, stored.document, stored.revision)
+
+
+def _check_unknown(
+    connection: sa.Connection, row: IssuerRow, certificate: x509.Certificate
+) -> None:
+    """Refuse a second issuer with the same name and key in one tenant."""
+    for other in issuers.find_by_subject(connection, row.subject_der, limit=1000):
+        known = chain_from_der(other.chain_der)
+        if other.tenant == row.tenant and known and (
+            spki_der(known[0].public_key()) == spki_der(certificate.public_key())
+        ):
+            raise Fault(
+                FaultCode.CONFLICT,
+                f"it is here already, as {other.authority}",
+                rule="authority.import.known",
+                values={"authority": other.authority},
+            )
 
 
 def _check_identifier(certificate: x509.Certificate) -> None:

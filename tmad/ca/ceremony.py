@@ -15,11 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from tmad import documents
 from tmad.ca import generation
-from tmad.ca.authority import KIND, AuthorityDocument, slug_of
+from tmad.ca.authority import KIND, AuthorityDocument, load_key, slug_of
 from tmad.ca.charter import ROOT_PROFILE, SUB_PROFILE, Charter
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.pipeline import Authority
@@ -313,11 +312,14 @@ class Ceremony:
         since: datetime | None = None,
         dry_run: bool = False,
     ) -> Issuer:
-        """Record that a generation's key is in wrong hands.
+        """Record that the key of generation ``number``, or the newest, is in wrong hands.
 
         It issues no more, everything it ever signed is answered as revoked (RFC 6960, 2.7),
         and its certificates are revoked at the parents that live here.
         """
+        if number is None:
+            # A key can be lost long after its authority stopped to issue.
+            number = (await self._hierarchy.generations(tenant, name))[-1].generation
         issuer = await self._generation(tenant, name, number)
         at = since or self._now()
         if at > self._now():
@@ -534,8 +536,8 @@ class Ceremony:
             document = AuthorityDocument.model_validate_json(present.document)
             revision = present.revision
         key: KeyRow = generation.key_row(handle)
-        public_key = serialization.load_der_public_key(key.public_key_der)
-        check_policy(public_key, document.signature)  # type: ignore[arg-type]  # ours signs
+        public_key = load_key(key.public_key_der)
+        check_policy(public_key, document.signature)
         row = generation.insert(connection, key, row)
         self.journal.append(
             connection,

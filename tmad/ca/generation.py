@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from tmad.ca.authority import load_key
 from tmad.ca.trust import MAXIMUM_DEPTH, chain_der, chain_from_der, names_der, spki_sha256
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -82,7 +83,7 @@ async def destroy_key(keyring: Keyring, key_id: str) -> None:
 
 def key_row(handle: KeyHandle) -> KeyRow:
     """Return a new key as the row that keeps it."""
-    public_key = serialization.load_der_public_key(handle.public_key_der)
+    public_key = load_key(handle.public_key_der)
     return KeyRow(
         id=handle.id,
         tenant=handle.tenant,
@@ -90,7 +91,7 @@ def key_row(handle: KeyHandle) -> KeyRow:
         algorithm=handle.algorithm.value,
         label=handle.label,
         public_key_der=handle.public_key_der,
-        spki_sha256=spki_sha256(public_key),  # type: ignore[arg-type]  # the keyring made it
+        spki_sha256=spki_sha256(public_key),
         material=handle.material,
         created_at=handle.created_at,
     )

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from tmad.ca import names
 from tmad.ca.hierarchy import Hierarchy, Issuer
@@ -32,7 +32,7 @@ from tmad.storage import certificates as certificate_rows
 from tmad.storage import imported
 from tmad.storage.database import Database
 from tmad.storage.imported import ImportedRow
-from tmad.wire import der
+from tmad.wire import ber, der
 
 MAXIMUM_OCTETS = 32 * 1024 * 1024
 MAXIMUM_CERTIFICATES = 20_000
@@ -40,6 +40,9 @@ _MAXIMUM_PKCS12 = 2 * 1024 * 1024
 _MAXIMUM_ROUNDS = 10_000_000  # P-03: of a key derivation
 _BATCH = 200
 _SERIAL_OCTETS = 64  # foreign ones may be longer than RFC 5280's 20
+
+_ELEMENTS, _DEPTH = 1_000_000, 48
+_SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
 
 _ARMOUR = re.compile(
     rb"-----BEGIN ([A-Z0-9 ]{1,40})-----([^-]*)-----END \1-----", re.ASCII
@@ -120,8 +123,8 @@ class CertificateImport:
         return Imports(imported=tuple(new), present=tuple(present), refused=tuple(refused))
 
     async def _issuer(self, tenant: str, certificate: x509.Certificate) -> Issuer:
-        issuer = await self._trust.issuer_of(certificate)
-        if issuer is None or issuer.tenant != tenant:
+        issuer = await self._trust.issuer_of(certificate, tenant=tenant)
+        if issuer is None:
             raise Fault(
                 FaultCode.NOT_FOUND,
                 "no authority of this tenant signed it: import its CA first",
@@ -212,6 +215,7 @@ def read_bundle(data: bytes, password: bytes | None = None) -> Bundle:
         return _read_pem(data, password)
     # A PFX begins with its version, 3; ContentInfo with an OID; a certificate with its TBS.
     try:
+        data = ber.normalise(data, elements=_ELEMENTS, depth=_DEPTH)
         reader = der.read(data, der.SEQUENCE)
         tag = reader.peek()
     except Fault:
@@ -266,11 +270,33 @@ def _blocks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _read_pkcs7(data: bytes) -> list[x509.Certificate]:
-    der.scan(data, elements=1_000_000, depth=32)
+    # Read here, since openssl writes the SET of certificates unsorted, which is BER.
+    info = der.read(ber.normalise(data, elements=_ELEMENTS, depth=_DEPTH), der.SEQUENCE)
+    if info.raw(der.OBJECT_IDENTIFIER) != _SIGNED_DATA:
+        raise Fault(FaultCode.MALFORMED, "a PKCS#7 without certificates", rule="import.format")
+    signed = info.enter(0xA0).enter(der.SEQUENCE)
+    signed.raw(der.INTEGER)
+    signed.raw(der.SET)  # digestAlgorithms
+    signed.raw(der.SEQUENCE)  # encapContentInfo
+    if signed.peek() != 0xA0:
+        return []
+    certificates = signed.enter(0xA0)
+    found = []
+    for tag in certificates.each():
+        element = certificates.raw()
+        # The other choices are attribute certificates and the like (RFC 5652, 10.2.2).
+        if tag == der.SEQUENCE:
+            found.append(_read_certificate(element))
+    return found
+
+
+def _read_certificate(data: bytes) -> x509.Certificate:
     try:
-        return pkcs7.load_der_pkcs7_certificates(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise Fault(FaultCode.MALFORMED, f"not a PKCS#7 of certificates: {error}") from error
+        return x509.load_der_x509_certificate(data)
+    except ValueError as error:
+        raise Fault(
+            FaultCode.UNSUPPORTED, f"a certificate cannot be read: {error}", rule="import.format"
+        ) from error
 
 
 def _read_pkcs12(data: bytes, password: bytes | None) -> Bundle:

@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.defer import DeferredLock
 
 from tmad.ca import generation
+from tmad.ca.authority import load_key
 from tmad.ca.endpoint import Endpoints
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.pipeline import Authority
@@ -287,7 +288,7 @@ class ServiceCertificates:
                 profile=_PROFILES[purpose],
                 subject=wish.subject,
                 names=wish.names,
-                public_key=serialization.load_der_public_key(handle.public_key_der),
+                public_key=load_key(handle.public_key_der),
                 proof=Proof.GENERATED_HERE,
                 validity=min(LIFETIME, issuer.not_after - self._now()),
             )

@@ -49,11 +49,22 @@ class Trust:
     def __init__(self, hierarchy: Hierarchy) -> None:
         self._hierarchy = hierarchy
 
-    async def issuer_of(self, certificate: x509.Certificate) -> Issuer | None:
-        """Return the issuer whose key signed ``certificate``, of any tenant and state."""
+    async def issuer_of(
+        self, certificate: x509.Certificate, *, tenant: str | None = None
+    ) -> Issuer | None:
+        """Return the issuer whose key signed ``certificate``, in any state.
+
+        With ``tenant``, only what that tenant has, anchors included; without, whichever has
+        its key here: what one tenant knows of CAs outside is nothing to the others.
+        """
         name, _ = names_der(certificate)
         wanted = authority_key_identifier(certificate)
-        for issuer in (await self._hierarchy.by_subject(name))[:_MAXIMUM_CANDIDATES]:
+        candidates = [
+            issuer
+            for issuer in await self._hierarchy.by_subject(name)
+            if (issuer.signs if tenant is None else issuer.tenant == tenant)
+        ]
+        for issuer in candidates[:_MAXIMUM_CANDIDATES]:
             if issuer.certificate is None:
                 continue
             own = subject_key_identifier(issuer.certificate)

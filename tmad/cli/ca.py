@@ -137,6 +137,8 @@ async def create(
         dry_run=core.dry_run,
     )
     _changed(core, issuer, "created")
+    if core.dry_run:
+        return
     if external:
         output.next_step(
             f"tmad ca csr {name} --out {name}.csr   and have it signed",
@@ -201,7 +203,7 @@ async def install(core: Session, name: str, files: tuple[BinaryIO, ...]) -> None
         core.actor, core.tenant, name, certificates, dry_run=core.dry_run
     )
     _changed(core, issuer, "installed")
-    if issuer.state == "next":
+    if issuer.state == "next" and not core.dry_run:
         output.next_step(f"tmad ca activate {name}   lets the new key issue")
 
 
@@ -238,7 +240,7 @@ async def import_(
         dry_run=core.dry_run,
     )
     _changed(core, issuer, "imported")
-    if private_key is not None:
+    if private_key is not None and not core.dry_run:
         output.next_step(
             "tmad cert import FILE…   what it issued so far, before its next CRL is published"
         )
@@ -290,6 +292,8 @@ async def rekey(
         dry_run=core.dry_run,
     )
     _changed(core, issuer, "staged")
+    if core.dry_run:
+        return
     if issuer.state == "pending":
         output.next_step(f"tmad ca csr {name} --out {name}.csr   and have it signed")
     else:
@@ -368,20 +372,23 @@ async def withdraw(core: Session, name: str, reason: str, revoke: bool) -> None:
     """Let an authority issue no more; its CRL and OCSP answers go on."""
     from tmad.ca.status import Reason
 
-    for issuer in await core.ceremony.withdraw(
+    left = await core.ceremony.withdraw(
         core.actor,
         core.tenant,
         name,
         reason=Reason[reason.replace("-", "_").upper()],
         revoke=revoke,
         dry_run=core.dry_run,
-    ):
+    )
+    for issuer in left:
         _changed(core, issuer, "withdrawn")
+    if not left:
+        output.say(f"authority {name} had no certificate yet: its key is removed")
 
 
 @ca.command("compromise")
 @click.argument("name")
-@_generation
+@click.option("--generation", type=click.IntRange(1), help="Which key; else the newest.")
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
@@ -574,6 +581,6 @@ def _read_request(file: BinaryIO) -> x509.CertificateSigningRequest:
 
 def _write(data: bytes, out: BinaryIO | None) -> None:
     if out is None:
-        click.get_binary_stream("stdout").write(data)
+        click.echo(data, nl=False)
     else:
         out.write(data)

@@ -89,7 +89,8 @@ issuers = sa.Table(
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("authority", sa.Text, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
-    # "pending" (waits for a certificate from outside), "next", "active", "retired", "withdrawn"
+    # storage/issuers.py: "creating", "pending" (waits for a certificate from outside), "next",
+    # "active", "retired", "withdrawn", "anchor" (somebody else's: no key)
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("key_id", sa.Text, nullable=False),
     sa.Column("subject_der", sa.LargeBinary, nullable=False),
