@@ -20,7 +20,7 @@ from tmad.ca.authority import AUTHORITY
 from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
-from tmad.ca.requests import Challenge, EndpointID, EnrollmentRequest, Proof
+from tmad.ca.requests import Challenge, EndpointID, EnrollmentRequest, NoCredential, Proof
 from tmad.ca.status import StatusSource
 from tmad.catalogue import GRANT, TENANT
 from tmad.events import Secret
@@ -221,11 +221,10 @@ def asked(
         "subject": name(common),
         "names": (x509.DNSName("r1.example.test"),),
         "proof": Proof.CSR_SIGNATURE,
+        "credential": NoCredential() if secret is None else Challenge(secret),
         "transaction": "tx-1",
         "peer": "192.0.2.1",
     }
-    if secret is not None:
-        given["credential"] = Challenge(secret)
     given.update(options)
     return EnrollmentRequest(**given)
 

@@ -30,7 +30,7 @@ from tmad.ca.requests import (
 )
 from tmad.ca.shape import Constraints, Profile
 from tmad.errors import Fault, FaultCode
-from tmad.events import Clock, Event
+from tmad.events import JSON, Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import EnrollSecrets, new_id
@@ -399,22 +399,29 @@ class Authority:
     # -- 7 audit of refusals ------------------------------------------------------------------
 
     async def _refuse(self, fault: Fault, request: EnrollmentRequest, endpoint: Endpoint) -> None:
-        await self.journal.refuse(
-            fault,
-            tenant=endpoint.tenant,
-            actor=str(endpoint.id),
-            object=f"endpoint/{endpoint.id}",
-            data={
-                "via": request.via,
-                "transaction": request.transaction[:255],
-                "peer": request.peer,
-                "intent": request.intent.value,
-                "credential": type(request.credential).__name__,
-                "subject": request.subject.rfc4514_string()[:500],
-                "request_sha256": record.fingerprint(request).hex(),
-                "profile": endpoint.document.profile,
-            },
-        )
+        data: dict[str, JSON] = {
+            "via": request.via,
+            "transaction": request.transaction[:255],
+            "peer": request.peer,
+            "intent": request.intent.value,
+            "credential": type(request.credential).__name__,
+            "subject": request.subject.rfc4514_string()[:500],
+            "request_sha256": record.fingerprint(request).hex(),
+            "profile": endpoint.document.profile,
+        }
+        try:
+            await self.journal.refuse(
+                fault,
+                tenant=endpoint.tenant,
+                actor=str(endpoint.id),
+                object=f"endpoint/{endpoint.id}",
+                data=data,
+            )
+        except Fault:
+            # An outage is the answer already; that it cannot be journaled either changes
+            # nothing. Any other refusal is only given when it is on record.
+            if fault.code is not FaultCode.UNAVAILABLE:
+                raise
 
     # -- polling ------------------------------------------------------------------------------
 
