@@ -29,7 +29,9 @@ class Health:
             ("/healthz", self.alive),
             ("/readyz", self.ready),
         ):
-            self.doors.mount("ops", path, handler, plain=True, limits=_UNLIMITED, methods=_READ_ONLY)
+            self.doors.mount(
+                "ops", path, handler, plain=True, limits=_UNLIMITED, methods=_READ_ONLY
+            )
 
     async def exposition(self, request: Request) -> Response:
         """Return every metric in Prometheus' text format."""

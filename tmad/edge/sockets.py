@@ -1,55 +1,111 @@
-"""Listening sockets: made here, so that several processes can share an address."""
+"""Listening sockets: opened here, or inherited from the supervisor that opened them."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import resource
 import socket
 from typing import Any
-
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 
 from tmad.config import Address
 from tmad.errors import Fault, FaultCode
 
-_BACKLOG = 1_024
+INHERITED = "TMAD_SOCKETS"
+_BACKLOG = 2_048
+# Descriptors that strangers never get: database, keys, logs, outgoing connections.
+RESERVED_DESCRIPTORS = 128
 
 
-def listen(reactor: Any, address: Address, factory: Factory, *, shared: bool) -> IListeningPort:
-    """Listen on a TCP address; ``shared`` lets other processes of ours listen there too.
+def open_tcp(address: Address, *, shared: bool = False) -> socket.socket:
+    """Bind and listen; ``shared`` lets several processes have the same address."""
+    return _open(address, socket.SOCK_STREAM, shared)
 
-    Raise Fault(UNAVAILABLE) that names the address when it cannot be had.
-    """
-    made = _bound(address, socket.SOCK_STREAM, shared)
+
+def open_udp(address: Address, *, shared: bool = False) -> socket.socket:
+    """Bind a datagram socket."""
+    return _open(address, socket.SOCK_DGRAM, shared)
+
+
+def _open(address: Address, kind: socket.SocketKind, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    host = address.host
+    if not host:
+        # One socket for both versions; a kernel without IPv6 gets one for IPv4.
+        has_ipv6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
+        family, host = (socket.AF_INET6, "::") if has_ipv6 else (socket.AF_INET, "")
+    opened = socket.socket(family, kind)
     try:
-        made.listen(_BACKLOG)
-        # The reactor duplicates the descriptor; ours is closed.
-        port: IListeningPort = reactor.adoptStreamPort(made.fileno(), made.family, factory)
-        return port
-    finally:
-        made.close()
-
-
-def _bound(address: Address, kind: socket.SocketKind, shared: bool) -> socket.socket:
-    try:
-        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=kind)[0]
-        made = socket.socket(family, kind)
-        try:
-            made.setblocking(False)
-            if kind is socket.SOCK_STREAM:
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind(where)
-        except BaseException:
-            made.close()
-            raise
+        opened.setblocking(False)
+        if kind is socket.SOCK_STREAM:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family is socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address.host)))
+        opened.bind((host, address.port))
+        if kind is socket.SOCK_STREAM:
+            opened.listen(_BACKLOG)
     except OSError as error:
+        opened.close()
         raise Fault(
-            FaultCode.UNAVAILABLE,
+            FaultCode.REJECTED,
             f"cannot listen on {address}: {error.strerror}",
-            rule="listen.address",
+            rule="edge.listen",
             values={"address": str(address)},
-        ) from error
-    return made
+        ) from None
+    return opened
+
+
+class Sockets:
+    """The sockets of one process, by what they are for."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._open: dict[str, socket.socket] = {}
+        for name, descriptor in json.loads(os.environ.get(INHERITED, "{}")).items():
+            self._open[name] = socket.socket(fileno=descriptor)
+
+    def open(self, kind: str, addresses: tuple[str, ...]) -> None:
+        """Open what has not been inherited; Fault when an address is taken."""
+        for text in addresses:
+            name = f"{kind} {text}"
+            if name not in self._open:
+                self._open[name] = open_tcp(Address.parse(text), shared=self._shared)
+
+    def listen(
+        self, reactor: Any, kind: str, addresses: tuple[str, ...], factory: Any
+    ) -> list[Any]:
+        """Hand the sockets to the reactor; return its ports."""
+        ports = []
+        for text in addresses:
+            opened = self._open.pop(f"{kind} {text}")
+            ports.append(reactor.adoptStreamPort(opened.fileno(), opened.family, factory))
+            # The reactor has a duplicate.
+            opened.close()
+        return ports
+
+    def datagram(self, reactor: Any, text: str, protocol: Any) -> Any:
+        """Open a datagram socket and hand it to the reactor; return its port."""
+        opened = open_udp(Address.parse(text), shared=self._shared)
+        with contextlib.closing(opened):
+            return reactor.adoptDatagramPort(opened.fileno(), opened.family, protocol)
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for opened in self._open.values():
+            opened.close()
+        self._open.clear()
+
+
+def most_connections() -> int:
+    """Return how many connections the descriptor limit leaves for strangers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    return max(16, soft - RESERVED_DESCRIPTORS)

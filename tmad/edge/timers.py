@@ -1,40 +1,53 @@
-"""What happens by itself: repeated work, in each process or in one of all."""
+"""What happens by itself: jobs that repeat, some of them in one process of all."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from tmad.errors import Fault
 from tmad.events import Clock
 from tmad.storage import leases
 from tmad.storage.database import Database
-from tmad.storage.leases import Lease
 
 log = Logger()
 
-# Of the interval, so that the processes of a cluster do not all wake at once.
-_JITTER = 0.1
-_LONGEST_PAUSE = 600.0
-# A lease outlives the pause to the next run by this much; who holds it goes on holding it.
-_LEASE_MARGIN = 15.0
+LEASE = "timers"
+# A dead holder is replaced after this many seconds (security, G-FAULT-11: within 20).
+_LEASE_SECONDS = 16.0
+_HEARTBEAT = 5.0
+_LONGEST_BACK_OFF = 300.0
+
+
+@dataclass(slots=True)
+class _Job:
+    name: str
+    seconds: float
+    function: Callable[[], Awaitable[object]]
+    lease: bool
+    failures: int = 0
+    call: Any = None
+    running: Deferred[None] | None = field(default=None)
 
 
 class Timers:
-    """Calls functions again and again until ``stop``; a failure is logged and tried later."""
+    """Repeats functions, never two runs of the same one at once."""
 
-    def __init__(self, reactor: Any, database: Database, holder: str, now: Clock) -> None:
+    def __init__(self, reactor: Any, database: Database, now: Clock, holder: str) -> None:
         self._reactor = reactor
         self._database = database
-        self._holder = holder
         self._now = now
-        self._timers: list[_Timer] = []
-        self._is_stopped = False
+        self._holder = holder
+        self._jobs: list[_Job] = []
+        self._lease: leases.Lease | None = None
+        self._held_until = float("-inf")
+        self._heart: Any = None
+        self._is_running = False
 
     def every(
         self,
@@ -44,101 +57,106 @@ class Timers:
         name: str,
         lease: bool = False,
     ) -> None:
-        """Call ``function`` soon, then every ``seconds``, never twice at once.
+        """Call ``function`` about every so many seconds, soon after the start for the first time.
 
-        With ``lease`` it runs in one process of all that share the database; when that process
-        dies another one takes over as soon as its lease has expired.
+        With ``lease`` only while this process holds the timers' lease. What it raises is
+        logged and delays the next run.
         """
-        timer = _Timer(self, seconds, function, name, lease)
-        self._timers.append(timer)
-        timer.schedule(min(seconds, 1.0) * random.random())  # noqa: S311  spreads load only
+        job = _Job(name, seconds, function, lease)
+        self._jobs.append(job)
+        if self._is_running:
+            self._schedule(job, first=True)
+
+    async def start(self) -> None:
+        """Begin; returns when it is known whether this process has the lease."""
+        self._is_running = True
+        await self._beat()
+        for job in self._jobs:
+            self._schedule(job, first=True)
 
     async def stop(self) -> None:
-        """Start nothing more, wait for what runs, give the leases back."""
-        self._is_stopped = True
-        for timer in self._timers:
-            await timer.stop()
-
-    async def acquire(self, name: str, seconds: float) -> Lease | None:
-        """Take the lease of a timer, or None while another process has it."""
-        return await self._database.write(
-            leases.acquire, f"timer:{name}", self._holder, seconds, self._now()
-        )
-
-    async def release(self, lease: Lease) -> None:
-        """Let another process go on at once."""
-        await self._database.write(leases.release, lease, self._now())
-
-    def later(self, seconds: float, function: Callable[[], object]) -> Any:
-        """Call a function after a while, unless everything stops."""
-        return None if self._is_stopped else self._reactor.callLater(seconds, function)
-
-
-class _Timer:
-    def __init__(
-        self,
-        timers: Timers,
-        seconds: float,
-        function: Callable[[], Awaitable[object]],
-        name: str,
-        lease: bool,
-    ) -> None:
-        self._timers = timers
-        self._seconds = seconds
-        self._function = function
-        self._name = name
-        self._wants_lease = lease
-        self._lease: Lease | None = None
-        self._failures = 0
-        self._call: Any = None
-        self._running: Deferred[None] | None = None
-
-    def schedule(self, seconds: float) -> None:
-        self._call = self._timers.later(seconds, self._start)
-
-    async def stop(self) -> None:
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        if self._running is not None:
-            await self._running
+        """Start nothing more, wait for what runs, and let other processes have the lease."""
+        self._is_running = False
+        for job in self._jobs:
+            if job.call is not None and job.call.active():
+                job.call.cancel()
+        if self._heart is not None and self._heart.active():
+            self._heart.cancel()
+        for job in self._jobs:
+            if job.running is not None:
+                await job.running
         if self._lease is not None:
+            lease, self._lease = self._lease, None
+            self._held_until = float("-inf")
             try:
-                await self._timers.release(self._lease)
+                await self._database.write(leases.release, lease, self._now())
             except Fault as fault:
-                log.warn(
-                    "a lease was left to expire: {name}: {fault}", name=self._name, fault=fault
-                )
+                # It expires by itself.
+                log.warn("the timers' lease could not be released: {why}", why=str(fault))
 
-    def _start(self) -> None:
-        self._running = Deferred()
-        ensureDeferred(self._run()).addBoth(self._ended)
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process may run the jobs that run once."""
+        return bool(self._reactor.seconds() < self._held_until)
 
-    async def _run(self) -> None:
-        if self._wants_lease:
-            patience = self._pause() + _LEASE_MARGIN
-            self._lease = await self._timers.acquire(self._name, patience)
-            if self._lease is None:
-                return
-        await self._function()
-
-    def _ended(self, result: object) -> None:
-        if isinstance(result, Failure):
-            self._failures += 1
-            if not isinstance(result.value, CancelledError):
-                log.error(
-                    "{name} failed, the next try is in {seconds:.0f} s: {error}",
-                    name=self._name,
-                    seconds=self._pause(),
-                    error=result.value,
-                    log_failure=None if isinstance(result.value, Fault) else result,
-                )
+    async def _beat(self) -> None:
+        begin = self._reactor.seconds()
+        was = self.is_leader
+        try:
+            self._lease = await self._database.write(
+                leases.acquire, LEASE, self._holder, _LEASE_SECONDS, self._now()
+            )
+        except Fault as fault:
+            log.warn("the timers' lease could not be asked for: {why}", why=str(fault))
         else:
-            self._failures = 0
-        running, self._running = self._running, None
-        self.schedule(self._pause() * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
-        if running is not None:
-            running.callback(None)
+            # By the monotonic clock, and from before the question: never longer than it is.
+            is_held = self._lease is not None
+            self._held_until = begin + _LEASE_SECONDS - 1 if is_held else float("-inf")
+            if is_held and not was:
+                log.info("this process now runs what only one of all runs")
+        if self._is_running:
+            self._heart = self._reactor.callLater(_HEARTBEAT, lambda: ensureDeferred(self._beat()))
 
-    def _pause(self) -> float:
-        """Return the time to the next run: twice as long after each failure in a row."""
-        return min(self._seconds * 2.0**self._failures, max(_LONGEST_PAUSE, self._seconds))
+    def _schedule(self, job: _Job, *, first: bool = False) -> None:
+        if not self._is_running:
+            return
+        if first:
+            delay = random.uniform(0, min(1.0, job.seconds))  # noqa: S311  jitter, no secret
+        elif job.failures:
+            longest = max(job.seconds, _LONGEST_BACK_OFF)
+            delay = min(max(1.0, job.seconds) * 2 ** min(job.failures - 1, 20), longest)
+        elif job.lease and not self.is_leader:
+            delay = min(job.seconds, _HEARTBEAT)
+        else:
+            delay = job.seconds * random.uniform(0.9, 1.1)  # noqa: S311
+        job.call = self._reactor.callLater(delay, self._run, job)
+
+    def _run(self, job: _Job) -> None:
+        if job.lease and not self.is_leader:
+            self._schedule(job)
+            return
+        job.running = ensureDeferred(self._once(job))
+
+        def over(_: object) -> None:
+            job.running = None
+            self._schedule(job)
+
+        # The result stays None: stop() may be waiting for it.
+        job.running.addCallback(over)
+
+    async def _once(self, job: _Job) -> None:
+        try:
+            await job.function()
+        except Fault as fault:
+            job.failures += 1
+            log.warn(
+                "the job {job} failed: {why} {private}",
+                job=job.name,
+                why=str(fault),
+                private=fault.private,
+            )
+        except Exception:
+            job.failures += 1
+            log.failure("the job {job} failed", job=job.name)
+        else:
+            job.failures = 0
