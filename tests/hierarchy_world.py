@@ -93,10 +93,18 @@ class Shelf:
 class World:
     """One process on its own database, or one more on another world's."""
 
-    def __init__(self, beside: World | None = None, *, holder: str = "one") -> None:
+    def __init__(
+        self,
+        beside: World | None = None,
+        *,
+        holder: str = "one",
+        database: Database | None = None,
+    ) -> None:
         self.clock = beside.clock if beside else Clock()
         self.database = (
-            beside.database if beside else Database.in_memory(clock=self.clock)
+            database
+            or (beside and beside.database)
+            or Database.in_memory(clock=self.clock)
         )
         self.changes = Changes(self.database)
         self.journal = Journal(self.database, holder, self.clock)

@@ -297,7 +297,7 @@ class TestRekey:
         assert found.id == staged.id
         assert world.leaf("sub").issuer_id == old.id
 
-    def test_crl_10_after_the_switch_the_old_key_still_signs_its_status(
+    def test_crl_10_ocsp_29_after_the_switch_the_old_key_still_signs_its_status(
         self, world: World
     ) -> None:
         world.create("root")

@@ -70,7 +70,7 @@ class TestOCSP:
             current(world, "ocsp", str(root.id))
         assert caught.value.rule == "ocsp.responder-algorithm"
 
-    def test_ocsp_29_a_post_quantum_authority_has_a_post_quantum_responder(
+    def test_ocsp_24_a_post_quantum_authority_has_a_post_quantum_responder(
         self, world: World
     ) -> None:
         root = world.create("pq", algorithm=KeyAlgorithm.ML_DSA_65)
