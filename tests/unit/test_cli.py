@@ -162,20 +162,27 @@ def test_a_missing_settings_file_ends_with_1(
     assert "there is no settings file" in capsys.readouterr().err
 
 
-def test_settings_come_from_the_option_then_the_environment_then_here(
+def test_settings_come_from_the_option_then_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TMAD_CONFIG", raising=False)
-    given = Options()
-    with click.Context(main.cli, obj=given):
-        assert str(context.settings_path()) == "/etc/tmad/tmad.toml"
-        (tmp_path / "tmad.toml").touch()
-        assert str(context.settings_path()) == "tmad.toml"
-        monkeypatch.setenv("TMAD_CONFIG", "/env.toml")
-        assert str(context.settings_path()) == "/env.toml"
-        given.config = "/option.toml"
-        assert str(context.settings_path()) == "/option.toml"
+    for name in ("option", "environment"):
+        (tmp_path / name).write_text(f'[node]\nname = "{name}"\n')
+    monkeypatch.setenv("TMAD_CONFIG", str(tmp_path / "environment"))
+    with click.Context(main.cli, obj=Options()):
+        assert context.load_settings().node.name == "environment"
+    with click.Context(main.cli, obj=Options(config=str(tmp_path / "option"))):
+        assert context.load_settings().node.name == "option"
+
+
+def test_wrong_settings_end_with_1_and_name_every_mistake(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "tmad.toml"
+    path.write_text('[node]\nnam = "x"\n[listen]\nhttp = ["nonsense"]\n')
+    assert main.exit_code(["--config", str(path), "tenant", "list"]) == context.USAGE
+    error = capsys.readouterr().err
+    assert f"{path}:2:1" in error
+    assert f"{path}:4:1" in error
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import functools
 import inspect
 import os
 import pwd
-from collections.abc import Callable, Coroutine
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -24,14 +23,14 @@ from tmad.cli.options import options
 from tmad.errors import Fault, FaultCode
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from tmad.config import NodeSettings
     from tmad.identity.actors import Actor
 
 T = TypeVar("T")
 
 DONE, USAGE, REFUSED, NOTHING, WAITS, UNREACHABLE = range(6)
-
-SYSTEM_SETTINGS = "/etc/tmad/tmad.toml"
 
 _HINTS = {
     FaultCode.NOT_FOUND: "the list command of the noun shows what there is; --tenant says whose",
@@ -171,24 +170,18 @@ def local_user() -> str:
         return f"local:{os.getuid()}"
 
 
-def settings_path() -> Path:
-    """Return the settings file in force: --config, $TMAD_CONFIG, ./tmad.toml, the system's."""
-    for given in (options().config, os.environ.get("TMAD_CONFIG", "")):
-        if given:
-            return Path(given)
-    here = Path("tmad.toml")
-    return here if here.exists() else Path(SYSTEM_SETTINGS)
+def load_settings(protocols: Mapping[str, type[BaseModel]] | None = None) -> NodeSettings:
+    """Read the settings in force; end with exit code 1 and every mistake when they are wrong.
 
+    With the models of the protocols' sections, these are checked, too.
+    """
+    from tmad import config
 
-def load_settings() -> NodeSettings:
-    """Read the settings in force; end with exit code 1 and every mistake when they are wrong."""
-    from tmad.config import NodeSettings
-
-    path = settings_path()
+    path = config.find(options().config)
     if not path.exists():
         usage(f"there is no settings file {path}", "tmad init makes one; --config names another")
     try:
-        return NodeSettings.load(path)
+        return config.NodeSettings.load(path, protocols)
     except Fault as fault:
         raise Ended(USAGE, "\n".join(mistakes(fault))) from None
 
