@@ -136,10 +136,11 @@ class Catalogue:
         _check_place(connection, tenant, kind, name)
         row = rows.by_name(connection, tenant, kind, name)
         text = documents.canonical(document)
-        if row is not None and row.document == text and expect in (None, row.revision):
+        old = None if row is None else self._model(kind, row.document)
+        # Compared as it is read today: what an older version stored lacks newer defaults.
+        if row is not None and documents.canonical(old) == text and expect in (None, row.revision):
             return Change(action="unchanged", difference="", stored=self.stored(row))
         _check_expected(row, expect, kind, name)
-        old = None if row is None else self._model(kind, row.document)
         change = documents.difference(old, document)
         handle = definition.handle(tenant, name, document)
         now = self._now()

@@ -36,7 +36,7 @@ def tree(stored: Iterable[Stored]) -> dict[str, Any]:
     return {"tenant": tenants}
 
 
-def wanted(text: str, kinds: Mapping[str, Kind]) -> Wanted:
+def wanted(text: str | bytes, kinds: Mapping[str, Kind]) -> Wanted:
     """Return the objects that a TOML text describes.
 
     Raise Fault(REJECTED) that names every mistake of the whole text by its dotted path.

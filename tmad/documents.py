@@ -87,11 +87,11 @@ def to_toml(tree: Mapping[str, Any]) -> str:
     return tomli_w.dumps(_sorted(tree))
 
 
-def from_toml(text: str) -> dict[str, Any]:
+def from_toml(text: str | bytes) -> dict[str, Any]:
     """Read TOML; raise Fault(MALFORMED) that says where it is broken."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text if isinstance(text, str) else text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Fault(FaultCode.MALFORMED, f"not TOML: {error}", rule="document.toml") from None
 
 

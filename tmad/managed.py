@@ -153,7 +153,7 @@ class Objects:
         self,
         actor: Actor,
         tenant: str | None,
-        text: str,
+        text: str | bytes,
         *,
         dry_run: bool = False,
         prune: bool = False,

@@ -386,7 +386,9 @@ def test_scep_06_a_static_secret_needs_the_policy_and_warns(
     code, _, err = filled(*create)
     assert code == context.REFUSED
     assert "allows no static secrets" in err
-    assert filled("endpoint", "set", "scep/routers", "challenge.static=true")[0] == 0
+    code, out, _ = filled("endpoint", "set", "scep/routers", "challenge.static=true")
+    assert code == 0
+    assert "warning: scep-routers allows static secrets" in out
     file = tmp_path / "secret"
     file.write_text("CANARY-static-secret\n")
     code, out, err = filled(*create, "--secret-file", str(file))
@@ -433,6 +435,15 @@ def test_apply_names_every_mistake(filled: Tmad, tmp_path: Path) -> None:
     assert "tenant.default.profile.device.validiti" in err
     assert "tenant.default.endpoint.x.label" in err
     assert "tenant.default.endpoint.x.authority" in err
+
+
+def test_a_file_that_is_no_toml_is_refused_in_one_line(filled: Tmad, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    for content in (b"[tenant", b"\xff\xfe", b"a = nan\x00"):
+        file.write_bytes(content)
+        code, _, err = filled("apply", str(file))
+        assert code == context.REFUSED
+        assert err.startswith("refused: not TOML")
 
 
 def test_grants_are_checked_for_whoever_acts(filled: Tmad) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
-from tmad.cli import output
+from tmad.cli import objects, output
 from tmad.cli.context import Session, nothing_to_do, with_core
 
 
@@ -23,11 +23,11 @@ async def export(core: Session, every: bool) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("file", type=click.File("rb"))
 @click.option("--all-tenants", "every", is_flag=True, help="The file may name any tenant.")
 @click.option("--prune", is_flag=True, help="Delete what the named tenants have beyond it.")
 @with_core
-async def apply(core: Session, file: TextIO, every: bool, prune: bool) -> None:
+async def apply(core: Session, file: BinaryIO, every: bool, prune: bool) -> None:
     """Bring the managed objects to what FILE says ("-": standard input), all of it or nothing."""
     changes = await core.objects.apply(
         core.actor,
@@ -53,6 +53,9 @@ async def apply(core: Session, file: TextIO, every: bool, prune: bool) -> None:
         ),
         columns=("action", "tenant", "kind", "name", "difference"),
     )
+    for change in done:
+        if change.action != "deleted":
+            objects.warn(change.stored)
     if core.dry_run:
         output.say("dry run: nothing was changed")
         output.next_step("tmad apply FILE")

@@ -71,7 +71,6 @@ async def create(
         dry_run=core.dry_run,
     )
     objects.show_change(core, change)
-    _warn_of_static(change.stored.document)
     steps = [f"the door is /{protocol}/{label}"] if protocol == "scep" else []
     if "challenge" in change.stored.document.authenticate:
         steps.append(f"tmad enroll-secret create --endpoint {protocol}/{label} --subject CN=…")
@@ -151,14 +150,6 @@ async def _switch(core: Session, name: str, enabled: bool) -> None:
         dry_run=core.dry_run,
     )
     objects.show_change(core, change)
-
-
-def _warn_of_static(document: Any) -> None:
-    if document.challenge.static:
-        output.say(
-            "warning: static secrets are allowed; whoever reads one can enrol as anyone the"
-            " profile allows"
-        )
 
 
 objects.attach(

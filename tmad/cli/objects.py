@@ -32,6 +32,17 @@ def show_change(core: Session, change: Any) -> None:
     if change.action != "deleted":
         for line in change.difference.splitlines():
             output.say(f"  {output.visible(line)}")
+        warn(stored)
+
+
+def warn(stored: Any) -> None:
+    """Say what is dangerous about a document that was just written."""
+    if stored.kind == "endpoint" and stored.document.challenge.static:
+        # VU#971035; whatever uses this permission also leaves a warning in the journal.
+        output.say(
+            f"warning: {stored.name} allows static secrets; whoever reads one can enrol as"
+            " anyone the profile allows"
+        )
 
 
 def attach(

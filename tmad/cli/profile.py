@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
@@ -17,9 +17,9 @@ def profile() -> None:
 
 @profile.command("import")
 @click.argument("name")
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("file", type=click.File("rb"))
 @with_core
-async def import_(core: Session, name: str, file: TextIO) -> None:
+async def import_(core: Session, name: str, file: BinaryIO) -> None:
     """Create or replace a profile by what a TOML file says."""
     from tmad import documents
 

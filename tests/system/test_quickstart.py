@@ -1,0 +1,91 @@
+"""tmad quickstart: what a fresh clone shows in one command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+QUICKSTART = [sys.executable, "-m", "tmad.cli.main", "quickstart", "--dir"]
+
+
+def test_demo_enrols_checks_revokes_and_sees_it_at_the_next_query(tmp_path: Path) -> None:
+    for run in ("first", "again"):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*QUICKSTART, str(tmp_path / "data"), "--demo"],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        steps = re.findall(r"^  (SCEP|OCSP|CRL|revoke) +(\w+)", done.stdout, re.MULTILINE)
+        assert steps == [
+            ("SCEP", "enrolled"),
+            ("SCEP", "the"),
+            ("OCSP", "good"),
+            ("CRL", "good"),
+            ("revoke", "tmad"),
+            ("OCSP", "revoked"),
+            ("CRL", "revoked"),
+        ], run
+        assert "challenge" in done.stdout  # the second use of the secret, refused
+        assert time.monotonic() - began < 90
+
+
+def test_quickstart_runs_until_it_is_stopped_and_avoids_taken_ports(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it, which is as good
+        log = tmp_path / "log"
+        with log.open("wb") as sink:
+            child = subprocess.Popen(
+                [*QUICKSTART, str(tmp_path / "data")],
+                stdout=sink,
+                stderr=sink,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        try:
+            url = _wait_for_url(child, log)
+            assert not url.startswith("http://127.0.0.1:8080/")
+            with urllib.request.urlopen(f"{url}?operation=GetCACaps", timeout=10) as answer:
+                assert b"POSTPKIOperation\n" in answer.read()
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 0, log.read_text()
+        finally:
+            child.kill()
+            child.wait()
+    shown = log.read_text()
+    assert "port 8080 is taken" in shown
+    assert "openssl ocsp" in shown
+    assert "pki --scep" in shown
+    assert "Traceback" not in shown
+
+
+def _wait_for_url(child: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the SCEP URL once somebody listens there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and child.poll() is None:
+        found = re.search(r"SCEP +(http://127\.0\.0\.1:(\d+)/scep/default)", log.read_text())
+        if found:
+            try:
+                socket.create_connection(("127.0.0.1", int(found[2])), timeout=1).close()
+            except OSError:
+                pass
+            else:
+                return found[1]
+        time.sleep(0.1)
+    raise AssertionError(f"no door was opened\n{log.read_text()}")
