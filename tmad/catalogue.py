@@ -138,7 +138,8 @@ class Catalogue:
         text = documents.canonical(document)
         old = None if row is None else self._model(kind, row.document)
         # Compared as it is read today: what an older version stored lacks newer defaults.
-        if row is not None and documents.canonical(old) == text and expect in (None, row.revision):
+        is_same = old is not None and documents.canonical(old) == text
+        if row is not None and is_same and expect in (None, row.revision):
             return Change(action="unchanged", difference="", stored=self.stored(row))
         _check_expected(row, expect, kind, name)
         change = documents.difference(old, document)

@@ -15,6 +15,7 @@ import inspect
 import os
 import pwd
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -170,6 +171,13 @@ def local_user() -> str:
         return f"local:{os.getuid()}"
 
 
+def settings_path() -> Path:
+    """Return the settings file in force: --config, $TMAD_CONFIG, ./tmad.toml, the system's."""
+    from tmad import config
+
+    return config.find(options().config)
+
+
 def load_settings(protocols: Mapping[str, type[BaseModel]] | None = None) -> NodeSettings:
     """Read the settings in force; end with exit code 1 and every mistake when they are wrong.
 
@@ -177,7 +185,7 @@ def load_settings(protocols: Mapping[str, type[BaseModel]] | None = None) -> Nod
     """
     from tmad import config
 
-    path = config.find(options().config)
+    path = settings_path()
     if not path.exists():
         usage(f"there is no settings file {path}", "tmad init makes one; --config names another")
     try:
