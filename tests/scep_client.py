@@ -469,8 +469,11 @@ def _open(reply: Reply, identity: Identity) -> None:
     assert ktri["rid"].chosen["serial_number"].native == own.serial_number
     assert ktri["rid"].chosen["issuer"].dump() == own.issuer.dump()
     content_key = identity.key.decrypt(ktri["encrypted_key"].native, padding.PKCS1v15())
-    cipher = TripleDES if reply.cipher.startswith("tripledes") else AES
-    decryptor = Cipher(cipher(content_key), modes.CBC(algorithm["parameters"].native)).decryptor()
+    if reply.cipher == "1.3.14.3.2.7":
+        reply.cipher = "des"
+    vector = algorithm["parameters"].native
+    cipher = next(kind[3] for kind in _CIPHERS.values() if kind[0] == reply.cipher)
+    decryptor = Cipher(cipher(content_key), modes.CBC(vector)).decryptor()
     encrypted = enveloped["encrypted_content_info"]["encrypted_content"].native
     padded = decryptor.update(encrypted) + decryptor.finalize()
     read_degenerate(reply, padded[: -padded[-1]])

@@ -13,10 +13,10 @@ from tests.fuzz.mutations import judge, mutated
 from tests.unit.scep_core import rsa_key
 from tmad.errors import Fault, FaultCode
 from tmad.wire import ber, cms, envelopes
-from tmad.wire.signatures import Policy
+from tmad.wire.signatures import Age, Policy
 
 OWN = client.self_signed(rsa_key(), ski=True)
-POLICY = Policy(legacy=True)
+POLICY = Policy(Age.LEGACY)
 SIGNED = [
     client.make_message(b"content", OWN).der,
     client.make_message(b"content", OWN, signature_algorithm="rsassa_pss").der,

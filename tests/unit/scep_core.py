@@ -25,6 +25,7 @@ from tmad.ca.requests import (
     SignedBy,
 )
 from tmad.errors import Fault, FaultCode
+from tmad.events import Event
 from tmad.protocols.scep.responder import EndpointOptions, SCEPResponder
 from tmad.wire.http import Request, Response
 
@@ -99,6 +100,7 @@ class SmallCore:
     def __post_init__(self) -> None:
         self.now = Clock()
         self.journal_rows: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.issued: dict[int, x509.Certificate] = {}
         self.requests: list[EnrollmentRequest] = []
         self.pending: dict[str, EnrollmentRequest] = {}
@@ -158,7 +160,7 @@ class SmallCore:
                 enroll=self._enroll, poll=self._poll, certificate=self._certificate
             ),
             crls=SimpleNamespace(current=self._crl),
-            journal=SimpleNamespace(refuse=self._refuse),
+            journal=SimpleNamespace(refuse=self._refuse, write=self._write),
         )
 
     async def _endpoint(self, id: EndpointID) -> Any:  # noqa: A002
@@ -259,6 +261,9 @@ class SmallCore:
             .sign(self.ca.key, hashes.SHA256())
         )
         return SimpleNamespace(der=crl.public_bytes(serialization.Encoding.DER))
+
+    async def _write(self, event: Event) -> None:
+        self.events.append(event)
 
     async def _refuse(self, fault: Fault, **about: Any) -> str:
         fault.explain_id = f"TEST-{len(self.journal_rows):04}"

@@ -197,7 +197,7 @@ class TestOutcomes:
         assert "DES" in reply.text
 
     @pytest.mark.parametrize(("digest", "cipher"), [("md5", "aes128"), ("sha256", "des")])
-    def test_scep_34_md5_and_des_never_even_in_legacy(self, digest: str, cipher: str) -> None:
+    def test_scep_34_md5_and_des_not_even_in_legacy(self, digest: str, cipher: str) -> None:
         core_ = SmallCore(options=EndpointOptions(legacy=True))
         key = rsa_key()
         envelope = client.make_envelope(
@@ -206,6 +206,23 @@ class TestOutcomes:
         message = client.make_message(envelope, client.self_signed(key), digest=digest)
         assert send(core_, message).fail_info == BAD_ALG
         assert core_.requests == []
+
+    @pytest.mark.parametrize(("digest", "cipher"), [("md5", "aes128"), ("sha256", "des")])
+    def test_scep_34_md5_and_des_where_a_label_allows_are_journaled(
+        self, digest: str, cipher: str
+    ) -> None:
+        core_ = SmallCore(options=EndpointOptions(legacy_insecure=True))
+        key = rsa_key()
+        envelope = client.make_envelope(
+            client.make_csr(key, challenge="secret"), core_.ra, cipher=cipher
+        )
+        message = client.make_message(envelope, client.self_signed(key), digest=digest)
+        reply = send(core_, message)
+        assert (reply.status, reply.digest) == (SUCCESS, digest)
+        assert reply.cipher.startswith(cipher)
+        (event,) = core_.events
+        assert event.kind == "request.insecure"
+        assert {"md5": "MD5", "sha256": "DES-CBC"}[digest] in str(event.data["algorithms"])
 
     def test_t_scep_01_only_five_message_types_are_served(self, core_: SmallCore) -> None:
         """Every other text is refused before the envelope is opened."""

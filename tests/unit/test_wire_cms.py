@@ -13,16 +13,16 @@ import pytest
 from asn1crypto import cms as acms
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, x25519
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tests import scep_client as client
 from tests.unit.scep_core import make_certificate, rsa_key
 from tmad.errors import Fault, FaultCode
 from tmad.wire import cms, der, signatures
-from tmad.wire.signatures import SHA1, SHA224, SHA256, SHA384, SHA512, Policy
+from tmad.wire.signatures import SHA1, SHA224, SHA256, SHA384, SHA512, Age, Policy
 
-NEW, LEGACY = Policy(), Policy(legacy=True)
+NEW, LEGACY = Policy(), Policy(Age.LEGACY)
 
 
 def check(message: bytes, policy: Policy = NEW) -> signatures.Digest:
@@ -113,15 +113,16 @@ class TestVerify:
         assert caught.value.code is FaultCode.BAD_ALGORITHM
 
     @pytest.mark.parametrize("policy", [NEW, LEGACY])
-    def test_md5_never(self, policy: Policy) -> None:
+    def test_md5_not_even_in_legacy(self, policy: Policy) -> None:
         message = client.make_message(b"content", client.self_signed(rsa_key()), digest="md5")
         assert code_of(message.der, policy) is FaultCode.BAD_ALGORITHM
+        assert check(message.der, Policy(Age.INSECURE)) is signatures.MD5
 
     def test_unsupported_key(self) -> None:
         with pytest.raises(Fault) as caught:
             signatures.verify(
-                ed448.Ed448PrivateKey.generate().public_key(),
-                signatures.Algorithm(der.oid("1.3.101.113")),
+                x25519.X25519PrivateKey.generate().public_key(),
+                signatures.Algorithm(der.oid("1.3.101.110")),
                 SHA512, b"", b"", NEW,
             )  # fmt: skip
         assert caught.value.code is FaultCode.BAD_ALGORITHM

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding
 
 from tests import scep_client as client
 from tests.unit.scep_core import rsa_key
 from tmad.errors import Fault, FaultCode
 from tmad.wire import csr, der
-from tmad.wire.signatures import Policy
+from tmad.wire.signatures import Age, Policy
 
-NEW, LEGACY = Policy(), Policy(legacy=True)
+NEW, LEGACY = Policy(), Policy(Age.LEGACY)
 STRINGS = [(0x0C, "utf-8"), (0x13, "ascii"), (0x16, "ascii"), (0x14, "latin-1")]
 
 
@@ -53,6 +54,37 @@ def test_everything_that_a_request_says() -> None:
     assert request.der == given
 
 
+def test_strongswan_does_not_sort_its_attributes() -> None:
+    """A strict DER parser refuses the request; the signature covers the order as received."""
+    info = der.read(client.make_csr(rsa_key(), challenge="s3cret", dns=("a.example",)), 0x30)
+    body = info.enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    inside = body.enter(0xA0)
+    attributes = [inside.raw() for _ in inside.each()]
+    request = signed_info(der.sequence(head, der.explicit(0, *attributes[::-1])))
+    with pytest.raises(ValueError, match="Ordering"):
+        x509.load_der_x509_csr(request)
+    read = csr.decode(request, NEW)
+    assert read.names == (x509.DNSName("a.example"),)
+    assert read.challenge is not None
+    swapped = signed_info(der.sequence(head, der.explicit(0, *attributes)))
+    assert code_of(request[:-256] + swapped[-256:]) is FaultCode.BAD_PROOF
+
+
+def test_no_attributes_at_all() -> None:
+    """Some clients leave out even the empty [0] that PKCS#10 wants."""
+    body = der.read(client.make_csr(rsa_key()), 0x30).enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    assert csr.decode(signed_info(der.sequence(head)), NEW).subject == client.name("device")
+
+
+def signed_info(info: bytes) -> bytes:
+    """Sign a CertificationRequestInfo as it stands."""
+    signature = rsa_key().sign(info, padding.PKCS1v15(), hashes.SHA256())
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
+    return der.sequence(info, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+
+
 def test_g_secret_1_challenge_is_not_in_the_repr() -> None:
     request = csr.decode(client.make_csr(rsa_key(), challenge="s3cret"), NEW)
     assert "s3cret" not in repr(request)
@@ -63,6 +95,7 @@ def test_g_secret_1_challenge_is_not_in_the_repr() -> None:
     [
         lambda: ec.generate_private_key(ec.SECP384R1()),
         ed25519.Ed25519PrivateKey.generate,
+        ed448.Ed448PrivateKey.generate,
         mldsa.MLDSA44PrivateKey.generate,
     ],
 )
@@ -103,25 +136,12 @@ def test_scep_49_template_name() -> None:
 
 def test_microsofts_extension_attribute(tmp_path: Path) -> None:
     """Extensions under 1.3.6.1.4.1.311.2.1.14 are read like those under extensionRequest."""
-    import asn1crypto.csr
-
-    request = client.make_csr(rsa_key(), dns=("a.example",))
-    standard = asn1crypto.csr.CertificationRequest.load(request)
-    info = standard["certification_request_info"].dump()
-    microsoft = info.replace(der.oid("1.2.840.113549.1.9.14"), der.oid("1.3.6.1.4.1.311.2.1.14"))
-    # the OID is one octet longer, so every length around it is written anew
-    reader = der.read(info, der.SEQUENCE)
-    head = reader.raw() + reader.raw() + reader.raw()
-    attribute = reader.enter(0xA0).enter(der.SEQUENCE)
+    body = der.read(client.make_csr(rsa_key(), dns=("a.example",)), 0x30).enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    attribute = body.enter(0xA0).enter(der.SEQUENCE)
     attribute.raw(der.OBJECT_IDENTIFIER)
     moved = der.sequence(der.oid("1.3.6.1.4.1.311.2.1.14"), attribute.rest())
-    microsoft = der.sequence(head, der.explicit(0, moved))
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
-
-    signature = rsa_key().sign(microsoft, padding.PKCS1v15(), hashes.SHA256())
-    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
-    signed = der.sequence(microsoft, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+    signed = signed_info(der.sequence(head, der.explicit(0, moved)))
     assert csr.decode(signed, NEW).names == (x509.DNSName("a.example"),)
 
 
@@ -154,7 +174,7 @@ def test_sha1_signature_only_in_legacy_and_still_checked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("policy", [NEW, LEGACY])
-def test_md5_signature_never(tmp_path: Path, policy: Policy) -> None:
+def test_md5_signature_not_even_in_legacy(tmp_path: Path, policy: Policy) -> None:
     assert code_of(openssl_request(tmp_path, "-md5"), policy) is FaultCode.BAD_ALGORITHM
 
 
@@ -201,16 +221,9 @@ def test_cve_2022_0778_explicit_curve_parameters(tmp_path: Path) -> None:
 
 
 def test_several_challenges() -> None:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
-
-    plain = client.make_csr(rsa_key(), challenge="one")
-    info = der.read(plain, der.SEQUENCE).enter(der.SEQUENCE)
-    head = info.raw() + info.raw() + info.raw()
+    body = der.read(client.make_csr(rsa_key()), 0x30).enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
     values = der.tlv(der.SET, der.tlv(der.UTF8_STRING, b"one"), der.tlv(der.UTF8_STRING, b"two"))
     attribute = der.sequence(der.oid("1.2.840.113549.1.9.7"), values)
-    body = der.sequence(head, der.explicit(0, attribute))
-    signature = rsa_key().sign(body, padding.PKCS1v15(), hashes.SHA256())
-    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
-    request = der.sequence(body, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+    request = signed_info(der.sequence(head, der.explicit(0, attribute)))
     assert code_of(request) is FaultCode.UNSUPPORTED

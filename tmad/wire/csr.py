@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.wire import cms, der
-from tmad.wire.signatures import SHA1, Algorithm, Policy, bad_algorithm
+from tmad.wire import cms, der, signatures
+from tmad.wire.signatures import Algorithm, Policy
 
 ELEMENTS = 1_500
 DEPTH = 32
@@ -42,17 +41,39 @@ class CSR:
     template: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A request cut up as received."""
+
+    signed: bytes  # CertificationRequestInfo
+    version: int
+    subject: bytes
+    key: bytes
+    attributes: tuple[bytes, ...]
+    algorithm: Algorithm
+    signature: bytes
+
+    def in_order(self) -> bytes:
+        """Return the request as a strict DER parser takes it: attributes sorted.
+
+        strongSwan and others write the SET as it comes. The order means nothing, and the
+        signature is checked over what was received.
+        """
+        attributes = der.explicit(0, *sorted(self.attributes))
+        info = der.sequence(der.integer(self.version), self.subject, self.key, attributes)
+        signature = der.tlv(der.BIT_STRING, b"\0" + self.signature)
+        return der.sequence(info, self.algorithm.encode(), signature)
+
+
 def decode(csr_der: bytes, policy: Policy) -> CSR:
     """Read a request and check its signature, which proves possession of the key.
 
     Raise Fault(MALFORMED) for what is no PKCS#10 at all, Fault(UNSUPPORTED) for one that holds
     what cannot be read, Fault(BAD_ALGORITHM) and Fault(BAD_PROOF) for its signature.
     """
-    der.scan(csr_der, elements=ELEMENTS, depth=DEPTH)
+    parts = _cut(csr_der)
     try:
-        request = x509.load_der_x509_csr(csr_der)
-    except x509.InvalidVersion:
-        raise _unreadable("its version is not 1") from None
+        request = x509.load_der_x509_csr(parts.in_order())
     except ValueError as error:
         fault = der.malformed("not a certification request", "wire.csr")
         fault.private = str(error)
@@ -66,9 +87,7 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
             private=str(error),
             rule="wire.csr.key",
         ) from None
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        _check_named_curve(csr_der)
-    _check_signature(request, public_key, policy)
+    _check_signature(parts, public_key, policy)
     try:
         subject = request.subject
         extensions = tuple(request.extensions)
@@ -89,9 +108,31 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
         wanted=tuple(
             [e for e in extensions if not isinstance(e.value, x509.SubjectAlternativeName)]
         ),
-        challenge=_challenge(csr_der),
+        challenge=_challenge(parts.attributes),
         template=_template(extensions),
     )
+
+
+def _cut(csr_der: bytes) -> _Parts:
+    der.scan(csr_der, elements=ELEMENTS, depth=DEPTH)
+    outer = der.read(csr_der, der.SEQUENCE)
+    signed = outer.raw(der.SEQUENCE)
+    algorithm = Algorithm.read(outer)
+    bits = outer.content(der.BIT_STRING)
+    outer.finish()
+    if bits[:1] != b"\0":
+        raise der.malformed("the signature is not whole octets", "wire.csr")
+    info = der.read(signed, der.SEQUENCE)
+    version = info.integer()
+    if version != 0:
+        raise _unreadable("its version is not 1")
+    subject, key = info.raw(der.SEQUENCE), info.raw(der.SEQUENCE)
+    attributes: tuple[bytes, ...] = ()
+    if info.peek() >= 0:  # some clients leave out even an empty [0]
+        inside = info.enter(0xA0)
+        attributes = tuple([inside.raw(der.SEQUENCE) for _ in inside.each()])
+    info.finish()
+    return _Parts(signed, version, subject, key, attributes, algorithm, bits[1:])
 
 
 def _unreadable(what: str) -> Fault:
@@ -102,70 +143,31 @@ def _unreadable(what: str) -> Fault:
     )
 
 
-def _check_named_curve(csr_der: bytes) -> None:
-    """Refuse curve parameters written out, which the library accepts for curves it knows.
-
-    RFC 5480, 2.1.1: the curve must be named (CVE-2020-0601, CVE-2022-0778).
-    """
-    info = der.read(csr_der, der.SEQUENCE).enter(der.SEQUENCE)
-    info.integer()
-    info.raw(der.SEQUENCE)
-    algorithm = Algorithm.read(info.enter(der.SEQUENCE))
-    if algorithm.parameters[:1] != bytes((der.OBJECT_IDENTIFIER,)):
-        raise Fault(
-            FaultCode.BAD_ALGORITHM, "the elliptic curve must be named", rule="wire.csr.curve"
-        )
-
-
-def _check_signature(
-    request: x509.CertificateSigningRequest, key: CertificatePublicKeyTypes, policy: Policy
-) -> None:
-    try:
-        digest = request.signature_hash_algorithm
-        if isinstance(digest, hashes.SHA1) and policy.legacy:
-            # The library refuses SHA-1 in a request; it still proves possession.
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(
-                    request.signature,
-                    request.tbs_certrequest_bytes,
-                    padding.PKCS1v15(),
-                    SHA1.hash,
-                )
-                return
-            if isinstance(key, ec.EllipticCurvePublicKey):
-                key.verify(request.signature, request.tbs_certrequest_bytes, ec.ECDSA(SHA1.hash))
-                return
-        if isinstance(digest, hashes.SHA1 | hashes.MD5):
-            raise bad_algorithm(
-                "signature algorithm", der.oid(request.signature_algorithm_oid.dotted_string)
+def _check_signature(parts: _Parts, key: CertificatePublicKeyTypes, policy: Policy) -> None:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        named = Algorithm.read(der.read(parts.key, der.SEQUENCE)).parameters[:1]
+        if named != bytes((der.OBJECT_IDENTIFIER,)):
+            # RFC 5480, 2.1.1: the curve is named, not written out (CVE-2020-0601,
+            # CVE-2022-0778); the library accepts the latter for curves that it knows.
+            raise Fault(
+                FaultCode.BAD_ALGORITHM, "the elliptic curve must be named", rule="wire.csr.curve"
             )
-        if request.is_signature_valid:
-            return
-    except InvalidSignature:
-        pass
-    except (UnsupportedAlgorithm, ValueError) as error:
+    try:
+        signatures.verify_whole(key, parts.algorithm, parts.signature, parts.signed, policy)
+    except Fault as fault:
+        if fault.code is not FaultCode.BAD_INTEGRITY:
+            raise
         raise Fault(
-            FaultCode.BAD_ALGORITHM,
-            "the signature algorithm of the certification request is not supported",
-            private=str(error),
+            FaultCode.BAD_PROOF,
+            "the signature of the certification request is not valid",
             rule="wire.csr.signature",
         ) from None
-    raise Fault(
-        FaultCode.BAD_PROOF,
-        "the signature of the certification request is not valid",
-        rule="wire.csr.signature",
-    )
 
 
-def _challenge(csr_der: bytes) -> Secret | None:
+def _challenge(attributes: tuple[bytes, ...]) -> Secret | None:
     """Return the challengePassword in whichever string type it came, without a length limit."""
-    info = der.read(csr_der, der.SEQUENCE).enter(der.SEQUENCE)
-    info.integer()
-    info.raw(der.SEQUENCE)
-    info.raw(der.SEQUENCE)
-    if info.peek() != 0xA0:
-        return None
-    values = cms.read_attributes(info.enter(0xA0)).get(_CHALLENGE_PASSWORD, ())
+    found = cms.read_attributes(der.Reader(b"".join(attributes)))
+    values = found.get(_CHALLENGE_PASSWORD, ())
     if not values:
         return None
     if len(values) > 1:

@@ -27,6 +27,7 @@ from tmad.wire.signatures import (
     MGF1,
     RSA_ENCRYPTION,
     SHA1,
+    Age,
     Algorithm,
     Policy,
     bad_algorithm,
@@ -51,7 +52,7 @@ class Cipher:
     key_size: int
     block_size: int
     algorithm: Callable[[bytes], BlockCipherAlgorithm]
-    legacy: bool = False
+    age: Age = Age.MODERN
 
     def encryptor(self, key: bytes, vector: bytes) -> CipherContext:
         """Return a context that encrypts whole blocks."""
@@ -78,9 +79,11 @@ class Cipher:
 AES128 = Cipher("AES-128-CBC", der.oid("2.16.840.1.101.3.4.1.2"), 16, 16, AES)
 AES192 = Cipher("AES-192-CBC", der.oid("2.16.840.1.101.3.4.1.22"), 24, 16, AES)
 AES256 = Cipher("AES-256-CBC", der.oid("2.16.840.1.101.3.4.1.42"), 32, 16, AES)
-DES3 = Cipher("3DES-CBC", der.oid("1.2.840.113549.3.7"), 24, 8, TripleDES, legacy=True)
+DES3 = Cipher("3DES-CBC", der.oid("1.2.840.113549.3.7"), 24, 8, TripleDES, Age.LEGACY)
 
-CIPHERS: Mapping[bytes, Cipher] = {c.oid: c for c in (AES128, AES192, AES256, DES3)}
+DES = Cipher("DES-CBC", der.oid("1.3.14.3.2.7"), 8, 8, lambda key: TripleDES(key * 3), Age.INSECURE)
+
+CIPHERS: Mapping[bytes, Cipher] = {c.oid: c for c in (AES128, AES192, AES256, DES3, DES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def _read_recipient(infos: der.Reader) -> KeyTransport | None:
 def cipher_for(algorithm: Algorithm, policy: Policy) -> Cipher:
     """Return the cipher that is named; raise Fault(BAD_ALGORITHM) where policy forbids it."""
     cipher = CIPHERS.get(algorithm.oid)
-    if cipher is None or (cipher.legacy and not policy.legacy):
+    if cipher is None or cipher.age > policy.oldest:
         raise bad_algorithm("cipher", algorithm.oid)
     return cipher
 
@@ -182,13 +185,18 @@ def open_envelope(
         content_key = substitute
     content = cipher.decrypt(content_key, vector, enveloped.encrypted)
     if content is None:
-        raise cannot_open()
+        raise cannot_open("wrong key or padding")
     return content
 
 
-def cannot_open() -> Fault:
-    """Return the one Fault for an envelope that yields nothing sensible."""
-    return Fault(FaultCode.BAD_INTEGRITY, "the envelope cannot be opened", rule=CANNOT_OPEN)
+def cannot_open(private: str = "") -> Fault:
+    """Return the one Fault for an envelope that yields nothing sensible.
+
+    ``private`` tells an operator what was wrong; nobody else may learn it.
+    """
+    return Fault(
+        FaultCode.BAD_INTEGRITY, "the envelope cannot be opened", private=private, rule=CANNOT_OPEN
+    )
 
 
 def _transport_padding(algorithm: Algorithm) -> padding.AsymmetricPadding:

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import (
+    ec,
+    ed448,
+    ed25519,
+    mldsa,
+    padding,
+    rsa,
+)
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
     PrivateKeyTypes,
@@ -45,11 +53,19 @@ class Algorithm:
         return der.dotted(self.oid)
 
 
+class Age(IntEnum):
+    """How far an algorithm is behind the times."""
+
+    MODERN = 0
+    LEGACY = 1  # SHA-1, three-key DES
+    INSECURE = 2  # MD5, single DES
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which algorithms of yesterday are accepted; MD5 and single DES never are."""
+    """The oldest algorithms that are accepted."""
 
-    legacy: bool = False  # SHA-1 and three-key DES
+    oldest: Age = Age.MODERN
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,7 @@ class Digest:
     name: str
     oid: bytes
     hash: hashes.HashAlgorithm
-    legacy: bool = False
+    age: Age = Age.MODERN
 
     def of(self, data: bytes) -> bytes:
         """Return the digest of ``data``."""
@@ -73,13 +89,14 @@ class Digest:
         return Algorithm(self.oid)
 
 
-SHA1 = Digest("SHA-1", der.oid("1.3.14.3.2.26"), hashes.SHA1(), legacy=True)  # noqa: S303
+MD5 = Digest("MD5", der.oid("1.2.840.113549.2.5"), hashes.MD5(), Age.INSECURE)  # noqa: S303
+SHA1 = Digest("SHA-1", der.oid("1.3.14.3.2.26"), hashes.SHA1(), Age.LEGACY)  # noqa: S303
 SHA224 = Digest("SHA-224", der.oid("2.16.840.1.101.3.4.2.4"), hashes.SHA224())
 SHA256 = Digest("SHA-256", der.oid("2.16.840.1.101.3.4.2.1"), hashes.SHA256())
 SHA384 = Digest("SHA-384", der.oid("2.16.840.1.101.3.4.2.2"), hashes.SHA384())
 SHA512 = Digest("SHA-512", der.oid("2.16.840.1.101.3.4.2.3"), hashes.SHA512())
 
-DIGESTS: Mapping[bytes, Digest] = {d.oid: d for d in (SHA1, SHA224, SHA256, SHA384, SHA512)}
+DIGESTS: Mapping[bytes, Digest] = {d.oid: d for d in (MD5, SHA1, SHA224, SHA256, SHA384, SHA512)}
 
 RSA_ENCRYPTION = der.oid("1.2.840.113549.1.1.1")
 RSA_PSS = der.oid("1.2.840.113549.1.1.10")
@@ -90,6 +107,7 @@ ED25519 = der.oid("1.3.101.112")
 # Signature algorithms that name their digest; None: the digest is the signer's choice.
 _RSA: Mapping[bytes, Digest | None] = {
     RSA_ENCRYPTION: None,
+    der.oid("1.2.840.113549.1.1.4"): MD5,
     der.oid("1.2.840.113549.1.1.5"): SHA1,
     der.oid("1.2.840.113549.1.1.14"): SHA224,
     der.oid("1.2.840.113549.1.1.11"): SHA256,
@@ -110,12 +128,14 @@ _ML_DSA_87 = der.oid("2.16.840.1.101.3.4.3.19")
 # Keys that sign the message whole: no digest of ours is involved.
 PureKey: TypeAlias = (
     ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
     | mldsa.MLDSA44PublicKey
     | mldsa.MLDSA65PublicKey
     | mldsa.MLDSA87PublicKey
 )
 _PURE: Mapping[bytes, type[PureKey]] = {
     ED25519: ed25519.Ed25519PublicKey,
+    der.oid("1.3.101.113"): ed448.Ed448PublicKey,
     _ML_DSA_44: mldsa.MLDSA44PublicKey,
     _ML_DSA_65: mldsa.MLDSA65PublicKey,
     _ML_DSA_87: mldsa.MLDSA87PublicKey,
@@ -149,7 +169,7 @@ _OLD_NAMES: Mapping[bytes, str] = {
 def digest_for(algorithm: Algorithm, policy: Policy) -> Digest:
     """Return the digest that is named; raise Fault(BAD_ALGORITHM) where policy forbids it."""
     digest = DIGESTS.get(algorithm.oid)
-    if digest is None or (digest.legacy and not policy.legacy):
+    if digest is None or digest.age > policy.oldest:
         raise bad_algorithm("digest", algorithm.oid)
     return digest
 
@@ -192,6 +212,25 @@ def verify(
         fault = bad_algorithm("signature algorithm", algorithm.oid)
         fault.private = str(error)
         raise fault from None
+
+
+def verify_whole(
+    key: CertificatePublicKeyTypes,
+    algorithm: Algorithm,
+    signature: bytes,
+    data: bytes,
+    policy: Policy,
+) -> None:
+    """Check a signature whose algorithm names the digest, as in X.509 and PKCS#10.
+
+    Faults as :func:`verify`.
+    """
+    digest = _RSA.get(algorithm.oid) or _ECDSA.get(algorithm.oid)
+    if digest is None and algorithm.oid != RSA_PSS and algorithm.oid not in _PURE:
+        raise bad_algorithm("signature algorithm", algorithm.oid)
+    if digest is not None and digest.age > policy.oldest:
+        raise bad_algorithm("signature algorithm", algorithm.oid)
+    verify(key, algorithm, digest or SHA256, signature, data, policy)
 
 
 def _agreed(table: Mapping[bytes, Digest | None], algorithm: Algorithm, digest: Digest) -> Digest:

@@ -297,8 +297,8 @@ def envelope(message: PKIMessage) -> EnvelopedData:
         return envelopes.decode(
             ber.normalise(message.signed.content or b"", elements=ELEMENTS, depth=DEPTH)
         )
-    except Fault:
-        raise envelopes.cannot_open() from None
+    except Fault as fault:
+        raise envelopes.cannot_open(fault.detail) from None
 
 
 def decode_request(content: bytes, policy: Policy) -> csr.CSR:
@@ -311,7 +311,7 @@ def decode_request(content: bytes, policy: Policy) -> csr.CSR:
         return csr.decode(content, policy)
     except Fault as fault:
         if fault.code is FaultCode.MALFORMED:
-            raise envelopes.cannot_open() from None
+            raise envelopes.cannot_open(f"{fault.detail} {fault.private}") from None
         raise
 
 
@@ -321,8 +321,8 @@ def decode_poll(content: bytes) -> IssuerAndSubject:
         reader = der.read(content, der.SEQUENCE)
         names = IssuerAndSubject(reader.raw(der.SEQUENCE), reader.raw(der.SEQUENCE))
         reader.finish()
-    except Fault:
-        raise envelopes.cannot_open() from None
+    except Fault as fault:
+        raise envelopes.cannot_open(fault.detail) from None
     return names
 
 
@@ -332,8 +332,8 @@ def decode_query(content: bytes) -> IssuerAndSerial:
         reader = der.Reader(content)
         wanted = IssuerAndSerial.read(reader)
         reader.finish()
-    except Fault:
-        raise envelopes.cannot_open() from None
+    except Fault as fault:
+        raise envelopes.cannot_open(fault.detail) from None
     return wanted
 
 

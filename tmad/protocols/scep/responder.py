@@ -29,7 +29,7 @@ from tmad.ca.requests import (
     SignedBy,
 )
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON, Secret
+from tmad.events import JSON, Event, Secret
 from tmad.protocols.scep import codec
 from tmad.protocols.scep.codec import CertRep, PKIMessage, RequestType, Sender, Status
 from tmad.signer.algorithms import KeyAlgorithm
@@ -37,7 +37,7 @@ from tmad.wire import cms, csr, envelopes, signatures
 from tmad.wire.cms import IssuerAndSerial, Random
 from tmad.wire.envelopes import Cipher, EnvelopedData
 from tmad.wire.http import Request, Response
-from tmad.wire.signatures import Policy
+from tmad.wire.signatures import Age, Policy
 
 if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint
@@ -67,6 +67,11 @@ class EndpointOptions(BaseModel):
     legacy: bool = Field(
         default=False, description="Accept SHA-1 and 3DES, and answer in them, for old devices."
     )
+    legacy_insecure: bool = Field(
+        default=False,
+        description="Accept even MD5 and single DES, which RFC 8894 forbids and which protect "
+        "nothing; each such request is journaled.",
+    )
     signing_time_window: int = Field(
         default=0,
         ge=0,
@@ -75,6 +80,13 @@ class EndpointOptions(BaseModel):
     open_getcert: bool = Field(
         default=False, description="GetCert gives a certificate to others than its holder."
     )
+
+    @property
+    def policy(self) -> Policy:
+        """Return the oldest algorithms that the endpoint accepts."""
+        if self.legacy_insecure:
+            return Policy(Age.INSECURE)
+        return Policy(Age.LEGACY if self.legacy else Age.MODERN)
 
     @field_validator("ra_algorithm")
     @classmethod
@@ -170,7 +182,7 @@ class SCEPResponder:
                 request=request,
                 endpoint=endpoint,
                 options=options,
-                policy=Policy(legacy=options.legacy),
+                policy=options.policy,
             )
             return await self._operation(request)(visit)
         except Fault as fault:
@@ -194,7 +206,7 @@ class SCEPResponder:
         )
         return Response(
             body=codec.capabilities(
-                legacy=visit.options.legacy,
+                legacy=visit.policy.oldest >= Age.LEGACY,
                 next_ca=following is not None and following.certificate is not None,
             ),
             content_type="text/plain",
@@ -334,6 +346,17 @@ class SCEPResponder:
             data=data,
         )
 
+    async def _warn(self, visit: _Visit, message: PKIMessage, algorithms: str) -> None:
+        await self._services.journal.write(
+            Event(
+                kind="request.insecure",
+                tenant=visit.endpoint.tenant,
+                actor=str(visit.endpoint.id),
+                object=message.transaction,
+                data={"algorithms": algorithms, "peer": visit.request.peer},
+            )
+        )
+
     async def _answer(
         self, visit: _Visit, keys: tuple[_Key, ...], message: PKIMessage, sender: Sender
     ) -> tuple[Cipher, _Answer]:
@@ -347,6 +370,8 @@ class SCEPResponder:
         try:
             enveloped = codec.envelope(message)
             cipher = envelopes.cipher_for(enveloped.algorithm, visit.policy)
+            if max(cipher.age, sender.digest.age) is Age.INSECURE:
+                await self._warn(visit, message, f"{sender.digest.name}, {cipher.name}")
             content = await self._open(visit, keys, enveloped)
             return cipher, await answer(visit, message, sender, content)
         except Fault as fault:
@@ -369,7 +394,7 @@ class SCEPResponder:
                         random=self._random,
                     )
                     return await self._services.keyring.use(key.key_id, open_envelope)
-        raise envelopes.cannot_open()
+        raise envelopes.cannot_open("no recipient is a key of this endpoint")
 
     async def _enroll(
         self, visit: _Visit, message: PKIMessage, sender: Sender, content: bytes
