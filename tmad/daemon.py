@@ -1,37 +1,69 @@
-"""The daemon: the core with its doors open."""
+"""The daemon: core, protocols, listeners and timers of one process, from start to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+import os
+import signal
+import sys
+import time
 from datetime import timedelta
 from typing import Any
 
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
 
-from tmad import observe, service
+from tmad import config, observe
+from tmad.ca.trust import Trust
 from tmad.config import Address, NodeSettings
-from tmad.edge import sockets
-from tmad.edge.health import Health
+from tmad.edge import process
 from tmad.edge.http import Doors, Site
 from tmad.edge.limits import Connections
+from tmad.edge.mounting import Listeners, ProtocolEdge
+from tmad.edge.sockets import Sockets, most_connections
 from tmad.edge.timers import Timers
+from tmad.edge.tls import ClientCertificates, ServerTLS
 from tmad.errors import Fault
-from tmad.plugin import HTTPHandler, Limits
-from tmad.service import Core
+from tmad.plugin import ProtocolModule, Settings
+from tmad.service import Core, installed, open_core
 from tmad.storage import changes
+from tmad.wire.http import Request, Response
 
 log = Logger()
 
-# How long a change stays readable: a process that sleeps longer drops its caches.
-_KEEP_CHANGES = timedelta(days=1)
-_DEFAULT_LIMITS = Limits()
+_TLS_SECONDS = 60.0
+_RENEW_SECONDS = 300.0
+_RECOVER_SECONDS = 30.0
+_EXPIRE_SECONDS = 300.0
+_SEAL_SECONDS = 300.0
+_PRUNE_SECONDS = 3_600.0
+# Longer than any process is paused or disconnected without dropping its caches anyway.
+_CHANGES_KEPT = timedelta(days=1)
+_LAG_SECONDS = 0.1
+
+
+def plugin_settings(settings: NodeSettings) -> dict[str, tuple[ProtocolModule, Any]]:
+    """Return each protocol that is switched on, with its own settings; Fault(REJECTED)."""
+    found = {}
+    for name, plugin in installed().items():
+        if settings.protocols.get(name, {}).get("enabled", True):
+            module = plugin.load()
+            found[name] = (module, settings.protocol(name, module.Settings))
+    return found
+
+
+def section_models() -> dict[str, type[Settings]]:
+    """Return the model of each installed protocol's section of tmad.toml."""
+    return {name: plugin.load().Settings for name, plugin in installed().items()}
 
 
 class Daemon:
-    """One process of the appliance: every protocol, on every listener."""
+    """One process: number ``index`` of ``count`` identical ones."""
 
     def __init__(
         self,
@@ -39,147 +71,389 @@ class Daemon:
         reactor: Any,
         writer: observe.LogWriter,
         *,
-        worker: int | None = None,
+        index: int = 0,
+        count: int = 1,
     ) -> None:
-        """``worker`` numbers the processes that share the addresses; None: the only one."""
         self.settings = settings
-        self._reactor = reactor
+        self.reactor = reactor
+        self.index = index
+        self.count = count
+        self.metrics = observe.Metrics()
+        self.core: Core | None = None
+        self.started: float | None = None
         self._writer = writer
-        self._worker = worker
-        self._metrics = observe.Metrics()
         self._access = observe.AccessLog(writer)
-        self._doors = Doors(self._metrics, reactor.seconds)
+        self._doors = Doors(self.metrics, reactor.seconds)
+        self._ops_doors = Doors(observe.Metrics(), reactor.seconds)
         self._connections = Connections()
-        self._sites: list[Site] = []
+        self._maximum = most_connections()
+        self._sockets = Sockets(shared=count > 1)
+        self._sites: dict[str, Site] = {}
+        self._tls: dict[str, ServerTLS] = {}
         self._ports: list[IListeningPort] = []
-        self._core: Core | None = None
         self._timers: Timers | None = None
+        self._is_stopping = False
+        self._lag = 0.0
+
+    # -- start --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the core, mount the protocols, listen; Fault when any of it cannot be."""
+        """Open everything; Fault when settings, keys, database or an address refuse."""
         self._configure_log(self.settings)
-        core = self._core = await service.open_core(self.settings, self._reactor)
-        timers = self._timers = Timers(
-            self._reactor, core.services.database, core.holder, core.services.now
+        process.harden()
+        settings = self.settings
+        listen = settings.listen
+        for kind in ("http", "https", "https_client"):
+            self._sockets.open(kind, getattr(listen, kind))
+        self._sockets.open("ops", ops_addresses(settings, self.index))
+        process.become(settings.node.user)
+        if self.count > 1:
+            process.die_with_parent()
+        self._warn_of_root()
+        core = self.core = await open_core(settings, self.reactor)
+        services = core.services
+        timers = self._timers = Timers(self.reactor, services.database, services.now, core.holder)
+        listeners = Listeners(self.reactor, self._sockets, settings.limits, self._connections)
+        for name, (module, own) in plugin_settings(settings).items():
+            module.mount(own, services, ProtocolEdge(name, self._doors, timers, listeners))
+        self._plan_jobs(core, timers)
+        await core.ceremony.recover()
+        self._listen(core)
+        await self._open_tls()
+        self._ports += listeners.open()
+        await timers.start()
+        self._measure_lag()
+        self._feed_watchdog()
+        self.started = time.monotonic()
+        log.info(
+            "ready: http {http}, https {https}, ops {ops}",
+            http=", ".join(listen.http) or "off",
+            https=", ".join(listen.https) or "off",
+            ops=", ".join(ops_addresses(settings, self.index)) or "off",
         )
-        for name, module in service.protocols(self.settings).items():
-            own = self.settings.protocol(name, module.Settings)
-            if own.enabled:
-                module.mount(own, core.services, _Edge(name, self, timers))
-        self._schedule(core, timers)
-        await self._listen(core)
-        log.info("ready", node=self.settings.node.name, worker=self._worker or 0)
-
-    async def stop(self) -> None:
-        """Stop listening, finish requests, give leases back, close."""
-        for port in self._ports:
-            await port.stopListening()
-        for site in self._sites:
-            site.drain()
-        deadline = self._reactor.seconds() + self.settings.limits.stop_seconds
-        while any(site.running for site in self._sites) and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, 0.05)
-        for site in self._sites:
-            site.abort()
-        if self._timers is not None:
-            await self._timers.stop()
-        if self._core is not None:
-            await self._core.close()
-        self._access.flush()
-
-    def reload(self, settings: NodeSettings) -> None:
-        """Take over the log and limits of new settings; the rest waits for a restart."""
-        self._configure_log(settings)
-        for site in self._sites:
-            site.reconfigure(settings.limits, access_hot=settings.log.access_hot)
-        self.settings = settings
+        process.notify("READY=1")
 
     def _configure_log(self, settings: NodeSettings) -> None:
         self._writer.configure(settings.log.level, settings.log.format)
         self._access.configure(settings.log.format)
 
-    async def _listen(self, core: Core) -> None:
-        listen = self.settings.listen
-        health = Health(core.services.changes, core.services.keyring, self._metrics)
-        for text in listen.http:
-            self._open(text, self._site(self._doors))
-        offset = 0 if self._worker is None else self._worker
-        for text in listen.ops:
-            address = Address.parse(text)
-            self._open(str(address._replace(port=address.port + offset)), self._site(health.doors))
+    def _warn_of_root(self) -> None:
+        if os.geteuid() == 0:
+            log.warn("running as root; set node.user or start as an ordinary user")
 
-    def _site(self, doors: Doors, **named: Any) -> Site:
-        site = Site(
-            doors,
-            self.settings.limits,
-            self._reactor,
-            access=self._access if self.settings.log.access else None,
-            access_hot=self.settings.log.access_hot,
-            connections=self._connections,
-            **named,
-        )
-        self._sites.append(site)
-        return site
-
-    def _open(self, text: str, factory: Factory) -> None:
-        self._ports.append(
-            sockets.listen(
-                self._reactor, Address.parse(text), factory, shared=self._worker is not None
-            )
-        )
-
-    def _schedule(self, core: Core, timers: Timers) -> None:
+    def _plan_jobs(self, core: Core, timers: Timers) -> None:
         services = core.services
-
-        async def prune() -> None:
-            await services.database.write(changes.prune, services.now() - _KEEP_CHANGES)
 
         async def seal() -> None:
             await services.journal.seal(services.keyring)
 
-        every = timers.every
-        every(10, services.authority.recover, name="intents", lease=True)
-        every(30, core.ceremony.recover, name="authorities", lease=True)
-        every(60, core.requests.expire_due, name="requests", lease=True)
-        every(60, seal, name="journal", lease=True)
-        every(300, services.service_certificates.renew_due, name="certificates", lease=True)
-        every(3600, prune, name="changes", lease=True)
+        async def prune() -> None:
+            before = services.now() - _CHANGES_KEPT
+            await services.database.write(changes.prune, before)
 
+        once = (
+            ("renew", _RENEW_SECONDS, services.service_certificates.renew_due),
+            ("recover", _RECOVER_SECONDS, services.authority.recover),
+            ("expire", _EXPIRE_SECONDS, core.requests.expire_due),
+            ("seal", _SEAL_SECONDS, seal),
+            ("prune", _PRUNE_SECONDS, prune),
+        )
+        for name, seconds, function in once:
+            timers.every(seconds, function, name=name, lease=True)
+        timers.every(_TLS_SECONDS, self._refresh_tls, name="tls")
 
-class _Edge:
-    """What one protocol may ask of the edge."""
+    def _site(self, kind: str, doors: Doors, **options: Any) -> Site:
+        settings = self.settings
+        site = self._sites[kind] = Site(
+            doors,
+            settings.limits,
+            self.reactor,
+            connections=self._connections,
+            maximum=self._maximum,
+            **options,
+        )
+        return site
 
-    def __init__(self, protocol: str, daemon: Daemon, timers: Timers) -> None:
-        self._protocol = protocol
-        self._daemon = daemon
-        self._timers = timers
+    def _listen(self, core: Core) -> None:
+        settings = self.settings
+        access: dict[str, Any] = {
+            "access": self._access if settings.log.access else None,
+            "access_hot": settings.log.access_hot,
+        }
+        for prefix, handler in (
+            ("/metrics", self._show_metrics),
+            ("/healthz", self._show_health),
+            ("/readyz", self._show_readiness),
+        ):
+            self._ops_doors.mount("ops", prefix, handler, plain=True, methods=("GET", "HEAD"))
+        ops = self._site("ops", self._ops_doors)
+        self._open("ops", ops_addresses(settings, self.index), ops)
+        self._open("http", settings.listen.http, self._site("http", self._doors, **access))
+        services = core.services
+        checker = ClientCertificates(Trust(services.hierarchy), services.status, services.now)
+        self._site("https", self._doors, secure=True, **access)
+        self._site("https_client", self._doors, secure=True, verifier=checker.check, **access)
 
-    def http(
-        self,
-        prefix: str,
-        handler: HTTPHandler,
-        *,
-        plain: bool = False,
-        hot: bool = False,
-        limits: Limits = _DEFAULT_LIMITS,
-        methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
-    ) -> None:
-        self._daemon._doors.mount(
-            self._protocol,
-            prefix,
-            handler,
-            plain=plain,
-            hot=hot,
-            limits=limits,
-            methods=methods,
+    def _open(self, kind: str, addresses: tuple[str, ...], factory: Any) -> None:
+        self._ports += self._sockets.listen(self.reactor, kind, addresses, factory)
+
+    async def _open_tls(self) -> None:
+        """Open the HTTPS listeners; without a certificate yet, the timer does it later."""
+        settings, core = self.settings, self.core
+        assert core is not None
+        services = core.services
+        for kind in ("https", "https_client"):
+            addresses: tuple[str, ...] = getattr(settings.listen, kind)
+            if not addresses:
+                continue
+            server = ServerTLS(
+                services.service_certificates,
+                services.keyring,
+                settings.node.host,
+                asks=kind == "https_client",
+            )
+            self._tls[kind] = server
+            try:
+                await self._bring_up(kind, server)
+            except Fault as fault:
+                log.warn(
+                    "{kind} waits for a certificate: {why} {private}",
+                    kind=kind,
+                    why=str(fault),
+                    private=fault.private,
+                )
+
+    async def _bring_up(self, kind: str, server: ServerTLS) -> None:
+        was_ready = server.is_ready
+        await server.refresh()
+        if not was_ready and not self._is_stopping:
+            addresses: tuple[str, ...] = getattr(self.settings.listen, kind)
+            self._open(kind, addresses, server.wrap(self._sites[kind], self.reactor))
+
+    async def _refresh_tls(self) -> None:
+        for kind, server in self._tls.items():
+            await self._bring_up(kind, server)
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    def reload(self) -> bool:
+        """Read the settings file again; all of it counts or nothing does.
+
+        What needs a restart is named in the log.
+        """
+        try:
+            new = NodeSettings.load(self.settings.path, section_models())
+        except Fault as fault:
+            log.error("not reloaded, the old settings hold: {why}", why=fault.detail)
+            return False
+        old = self.settings
+        waiting = [
+            name
+            for name in type(new).model_fields
+            if name not in ("log", "limits") and getattr(new, name) != getattr(old, name)
+        ]
+        self.settings = old.model_copy(update={"log": new.log, "limits": new.limits})
+        self._configure_log(new)
+        for kind, site in self._sites.items():
+            site.reconfigure(new.limits, access_hot=new.log.access_hot)
+            if kind != "ops":
+                site.access = self._access if new.log.access else None
+        if waiting:
+            log.warn("reloaded; a restart is needed for: {names}", names=", ".join(waiting))
+        else:
+            log.info("reloaded")
+        return True
+
+    def _measure_lag(self) -> None:
+        """Notice how late the reactor is: something blocked it that long."""
+        planned = self.reactor.seconds() + _LAG_SECONDS
+        worst = 0.0
+        count = 0
+
+        def tick() -> None:
+            nonlocal planned, worst, count
+            now = self.reactor.seconds()
+            worst = max(worst, now - planned)
+            count += 1
+            if count >= 10:
+                self._lag, worst, count = worst, 0.0, 0
+            planned = now + _LAG_SECONDS
+            self.reactor.callLater(_LAG_SECONDS, tick)
+
+        self.reactor.callLater(_LAG_SECONDS, tick)
+
+    def _feed_watchdog(self) -> None:
+        seconds = process.watchdog_seconds()
+        if seconds is None:
+            return
+        process.notify("WATCHDOG=1")
+        self.reactor.callLater(seconds / 3, self._feed_watchdog)
+
+    # -- the ops listener ---------------------------------------------------------------------
+
+    def _show_metrics(self, request: Request) -> Response:
+        self.metrics.lag.set(self._lag)
+        self.metrics.connections.set(self._connections.total)
+        self.metrics.cut_off.set(sum(site.cut_off for site in self._sites.values()))
+        return Response(
+            body=self.metrics.exposition(),
+            content_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
-    def every(
-        self,
-        seconds: float,
-        function: Callable[[], Awaitable[object]],
-        *,
-        name: str,
-        lease: bool = False,
-    ) -> None:
-        self._timers.every(seconds, function, name=f"{self._protocol}.{name}", lease=lease)
+    def _show_health(self, request: Request) -> Response:
+        return Response(body=b"alive\n")
+
+    async def _show_readiness(self, request: Request) -> Response:
+        parts, works = await self._parts()
+        is_ready = self.started is not None and not self._is_stopping and parts["database"] == "ok"
+        report = {
+            "ready": is_ready,
+            "node": self.settings.node.name,
+            "worker": self.index,
+            "parts": parts,
+            "works": works,
+        }
+        return Response(
+            status=200 if is_ready else 503,
+            body=json.dumps(report, indent=1).encode() + b"\n",
+            content_type="application/json",
+        )
+
+    async def _parts(self) -> tuple[dict[str, str], dict[str, bool]]:
+        """Return how each part is, and what works because of it."""
+        assert self.core is not None
+        services = self.core.services
+        parts = {"database": "ok"}
+        try:
+            await services.changes.catch_up()
+        except Fault as fault:
+            parts["database"] = str(fault)
+        is_signing = False
+        for store in await services.keyring.health():
+            state = "ok" if store.state == "ok" else f"{store.state}: {store.reason}"
+            parts[f"keys.{store.store}"] = state
+            is_signing = is_signing or store.state == "ok"
+        parts["https"] = (
+            "ok"
+            if all(server.is_ready for server in self._tls.values())
+            else "waits for a certificate"
+        )
+        has_database = parts["database"] == "ok"
+        all_keys = all(state == "ok" for name, state in parts.items() if name.startswith("keys."))
+        works = {
+            "enrolment": has_database and all_keys,
+            "revocation": has_database,
+            "status and CRLs": has_database and is_signing,
+        }
+        return parts, works
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Stop listening, finish requests, release leases, close; safe to call at any time."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        process.notify("STOPPING=1")
+        ports, self._ports = self._ports, []
+        for port in ports:
+            closed = port.stopListening()
+            if closed is not None:
+                await closed
+        self._sockets.close()
+        for site in self._sites.values():
+            site.drain()
+        end = self.reactor.seconds() + self.settings.limits.stop_seconds
+        while self._connections.total and self.reactor.seconds() < end:
+            await deferLater(self.reactor, 0.05)
+        for site in self._sites.values():
+            site.abort()
+        if self._timers is not None:
+            await self._timers.stop()
+        if self.core is not None:
+            core, self.core = self.core, None
+            await core.close()
+        self._access.flush()
+        log.info("stopped")
+
+
+def ops_addresses(settings: NodeSettings, index: int) -> tuple[str, ...]:
+    """Return where worker ``index`` shows its metrics: each one on a port of its own."""
+    found = []
+    for text in settings.listen.ops:
+        address = Address.parse(text)
+        found.append(str(Address(address.host, address.port + index)))
+    return tuple(found)
+
+
+def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
+    """Run one process until it is told to stop; return its exit code."""
+    from twisted.internet import reactor as installed_reactor
+
+    # The module's type does not know that it provides every reactor interface.
+    reactor: Any = installed_reactor
+    writer = observe.begin(sys.stderr)
+    daemon = Daemon(settings, reactor, writer, index=index, count=count)
+    code = 0
+
+    def failed(failure: Failure) -> None:
+        nonlocal code
+        fault = failure.value
+        code = 1 if isinstance(fault, Fault) else 2
+        if isinstance(fault, Fault):
+            log.error("cannot start: {why} {private}", why=fault.detail, private=fault.private)
+        else:
+            log.failure("cannot start", failure)
+        reactor.callLater(0, reactor.stop)
+
+    def begin() -> None:
+        # Twisted has set its handlers for SIGTERM and SIGINT; this one is ours.
+        signal.signal(
+            signal.SIGHUP,
+            lambda *_: reactor.callFromThread(daemon.reload),
+        )
+        ensureDeferred(daemon.start()).addErrback(failed)
+
+    def end() -> Deferred[None]:
+        return ensureDeferred(daemon.stop())
+
+    reactor.callWhenRunning(begin)
+    reactor.addSystemEventTrigger("before", "shutdown", end)
+    reactor.run()
+    return code
+
+
+class Options(usage.Options):
+    """What ``twist tmad`` and ``twistd tmad`` understand."""
+
+    optParameters = [["config", "c", "", "Settings file; else $TMAD_CONFIG, ./tmad.toml, …"]]  # noqa: N815, RUF012  Twisted's name
+
+
+class DaemonService(Service):
+    """The daemon under twist or twistd, which own the log and the signals."""
+
+    def __init__(self, settings: NodeSettings, reactor: Any) -> None:
+        self._daemon = Daemon(settings, reactor, observe.LogWriter(sys.stderr))
+        self._reactor = reactor
+
+    def startService(self) -> None:  # noqa: N802  Twisted's name
+        super().startService()  # type: ignore[no-untyped-call]  # untyped
+
+        def failed(failure: Failure) -> None:
+            log.failure("cannot start", failure)
+            self._reactor.stop()
+
+        ensureDeferred(self._daemon.start()).addErrback(failed)
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802  Twisted's name
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped
+        return ensureDeferred(self._daemon.stop())
+
+
+def makeService(options: Options) -> DaemonService:  # noqa: N802  Twisted's name
+    """Return the daemon as a Twisted service."""
+    from twisted.internet import reactor
+
+    return DaemonService(
+        NodeSettings.load(config.find(options["config"]), section_models()), reactor
+    )

@@ -144,7 +144,7 @@ class LogWriter:
     def configure(self, level: str, format: str) -> None:  # noqa: A002  the setting's name
         """Take over the settings of [log]."""
         self._predicate.clearLogLevels()
-        for namespace in ("", "twisted.internet", "twisted.web", "twisted.protocols"):
+        for namespace in ("", "log_legacy", "twisted.internet", "twisted.protocols"):
             chosen = LogLevel.levelWithName(level)
             # Twisted announces each factory and connection; that is noise unless debugging.
             quiet = namespace and chosen is LogLevel.info

@@ -90,11 +90,14 @@ class Edge(Protocol):
     ) -> None:
         """Call ``function`` again and again; with ``lease``, in one process of all only."""
 
-    def stream(self, name: str, endpoint: str, factory: Any) -> None:
-        """Listen on a TCP endpoint string with a Twisted protocol factory."""
+    def stream(self, name: str, address: str, factory: Any) -> None:
+        """Listen on a TCP address ("127.0.0.1:389") with a Twisted protocol factory."""
 
-    def datagram(self, name: str, endpoint: str, protocol: Any) -> None:
-        """Listen on a UDP address ("127.0.0.1:1812") with a Twisted DatagramProtocol."""
+    def datagram(self, name: str, address: str, protocol: Any, limits: Limits = Limits()) -> None:
+        """Listen on a UDP address ("127.0.0.1:1812") with a Twisted DatagramProtocol.
+
+        ``limits``' body and rate hold for a datagram and its source.
+        """
 
 
 class Settings(BaseModel):

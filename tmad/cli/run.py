@@ -1,99 +1,151 @@
-"""tmad run, status, check-config, migrate: the daemon and its node."""
+"""``tmad run``, ``status``, ``check-config`` and ``migrate``: the node itself."""
 
 from __future__ import annotations
 
-import signal
+import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tmad.cli import output
-from tmad.cli.context import Ended, ended, load_settings, nothing_to_do, usage
-from tmad.errors import Fault
+from tmad.cli.context import (
+    UNREACHABLE,
+    USAGE,
+    Ended,
+    load_settings,
+    nothing_to_do,
+    usage,
+    with_settings,
+)
 
 if TYPE_CHECKING:
-    from tmad.daemon import Daemon
-
-
-@click.command()
-def run() -> None:
-    """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads."""
-    from twisted.internet import reactor
-
-    from tmad import observe
-    from tmad.daemon import Daemon
-
-    settings = load_settings()
-    fault = serve(Daemon(settings, reactor, observe.begin()), reactor)
-    if fault is not None:
-        raise ended(fault)
-
-
-def serve(daemon: Daemon, reactor: Any) -> Fault | None:
-    """Run a daemon until it is told to stop; return why it could not start, if so."""
-    from twisted.internet.defer import Deferred, ensureDeferred
-    from twisted.python.failure import Failure
-
-    failures: list[Failure] = []
-
-    def started(result: object) -> None:
-        if isinstance(result, Failure):
-            failures.append(result)
-            reactor.callLater(0, reactor.stop)
-
-    def start() -> None:
-        ensureDeferred(daemon.start()).addBoth(started)
-
-    def stop() -> Deferred[None]:
-        return ensureDeferred(daemon.stop())
-
-    reactor.callWhenRunning(start)
-    reactor.addSystemEventTrigger("before", "shutdown", stop)
-    reactor.callWhenRunning(
-        lambda: signal.signal(
-            signal.SIGHUP, lambda *_: reactor.callFromThread(_reload, daemon)
-        )
-    )
-    reactor.run()
-    if failures and isinstance(failures[0].value, Fault):
-        return failures[0].value
-    if failures:
-        failures[0].raiseException()
-    return None
-
-
-def _reload(daemon: Daemon) -> None:
-    from twisted.logger import Logger
-
     from tmad.config import NodeSettings
 
-    try:
-        daemon.reload(NodeSettings.load(daemon.settings.path))
-    except Fault as fault:
-        Logger().error("the settings were not reloaded: {fault}", fault=fault)
+_PATIENCE = 5.0
 
 
 @click.command()
-def check_config() -> None:
-    """Check the settings file and what it points to; change nothing."""
-    from tmad import service
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Identical processes; default: workers.count of the settings.",
+)
+@click.option("--worker", metavar="I/N", hidden=True, help="For the supervisor's own use.")
+def run(workers: int | None, worker: str | None) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
+    settings = _checked_settings()
+    count = workers or settings.workers.count
+    if worker is not None:
+        index, _, total = worker.partition("/")
+        sys.exit(_run_one(settings, int(index), int(total)))
+    if count == 1:
+        sys.exit(_run_one(settings, 0, 1))
+    sys.exit(_supervise(settings, count))
 
-    settings = load_settings(service.settings_models())
-    try:
-        service.master_source(settings)
-    except Fault as fault:
-        raise ended(fault) from None
+
+def _run_one(settings: NodeSettings, index: int, count: int) -> int:
+    from tmad import daemon
+
+    return daemon.run(settings, index=index, count=count)
+
+
+def _supervise(settings: NodeSettings, count: int) -> int:
+    from tmad.config import Address
+    from tmad.edge import process, workers
+    from tmad.edge.sockets import open_tcp
+
+    process.harden()
+    sockets: list[dict[str, Any]] = []
+    for index in range(count):
+        own = {}
+        for kind in ("http", "https", "https_client"):
+            for text in getattr(settings.listen, kind):
+                own[f"{kind} {text}"] = open_tcp(Address.parse(text), shared=True)
+        for text in settings.listen.ops:
+            host, port = Address.parse(text)
+            address = Address(host, port + index)
+            own[f"ops {address}"] = open_tcp(address)
+        sockets.append(own)
+    process.become(settings.node.user)
+    supervisor = workers.Supervisor(
+        workers.command(settings.path),
+        sockets,
+        lambda text: click.echo(f"supervisor: {text}", err=True),
+        stop_seconds=settings.limits.stop_seconds,
+    )
+    return supervisor.run()
+
+
+def _checked_settings() -> NodeSettings:
+    from tmad.daemon import section_models
+
+    return load_settings(section_models())
+
+
+@click.command("check-config")
+def check_config() -> None:
+    """Check the settings file with every protocol's section; change nothing."""
+    settings = _checked_settings()
+    wrong = list(_check_files(settings))
+    if wrong:
+        raise Ended(USAGE, "\n".join(wrong))
     output.say(f"{settings.path}: no mistakes")
 
 
-@click.command()
-def migrate() -> None:
-    """Bring the database to this version's schema; make it if there is none."""
-    from tmad import service
-    from tmad.storage.database import migrate as bring_forward
+def _check_files(settings: NodeSettings) -> Any:
+    """Yield what the settings point to and is not there."""
+    wanted = {"node.data": settings.node.data, "node.data: master key": settings.master_file}
+    keys = settings.keyring
+    if keys.master == "passphrase":
+        wanted["keyring.passphrase_file"] = keys.passphrase_file
+    if keys.pkcs11 is not None:
+        wanted["keyring.pkcs11.module"] = keys.pkcs11.module
+        wanted["keyring.pkcs11.pin_file"] = keys.pkcs11.pin_file
+    if settings.database.password_file is not None:
+        wanted["database.password_file"] = settings.database.password_file
+    for name, path in wanted.items():
+        if not path.exists():
+            yield f"{settings.path}  {name}: {path} does not exist"
 
-    settings = load_settings()
-    before, after = bring_forward(service.database_url(settings))
+
+@click.command()
+@with_settings
+def status(settings: NodeSettings) -> None:
+    """Show how the running node is, as its ops listener says."""
+    import http.client
+
+    from tmad.config import Address
+
+    if not settings.listen.ops:
+        usage("listen.ops is empty: this node does not say how it is")
+    host, port = Address.parse(settings.listen.ops[0])
+    connection = http.client.HTTPConnection(host or "127.0.0.1", port, timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/readyz")
+        answer = json.loads(connection.getresponse().read(65_536))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Ended(
+            UNREACHABLE,
+            f"not reachable: {settings.listen.ops[0]}: {error}",
+            "is it running? tmad run",
+        ) from None
+    finally:
+        connection.close()
+    output.record(answer, name="node")
+    if not answer["ready"]:
+        raise Ended(UNREACHABLE, "the node is not ready")
+
+
+@click.command()
+@with_settings
+def migrate(settings: NodeSettings) -> None:
+    """Bring the database to this version's schema; nothing is lost, going back is not possible."""
+    from tmad.service import database_url
+    from tmad.storage.database import migrate as bring
+
+    before, after = bring(database_url(settings))
     if before == after:
-        nothing_to_do(f"the schema is at {after}")
-    output.say(f"schema {before or 'none'} -> {after}")
+        nothing_to_do(f"the database has schema {after}")
+    output.say(f"the database has schema {after}, it had {before or 'none'}")
