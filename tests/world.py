@@ -16,8 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support import Clock, drive
+from tmad.ca.authority import AuthorityDocument
 from tmad.ca.crl import CRLs
-from tmad.ca.hierarchy import AuthorityDocument, Hierarchy, Issuer
+from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.revocation import Revocation
 from tmad.ca.scheme import scheme_for
 from tmad.ca.status import StatusSource

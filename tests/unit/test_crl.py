@@ -19,8 +19,9 @@ from twisted.internet.task import Clock as Timers
 from tests.support import drive
 from tests.world import ADMIN, World
 from tmad.ca import crlcodec, entries, signature
+from tmad.ca.authority import AuthorityDocument, CRLPolicy
 from tmad.ca.crl import CRL, CRLs
-from tmad.ca.hierarchy import AuthorityDocument, CRLPolicy, Issuer
+from tmad.ca.hierarchy import Issuer
 from tmad.ca.scheme import SignaturePolicy
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode

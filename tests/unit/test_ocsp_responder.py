@@ -19,7 +19,8 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from tests.support import drive
 from tests.world import World
 from tmad.ca import signature
-from tmad.ca.hierarchy import AuthorityDocument, Issuer, OCSPPolicy
+from tmad.ca.authority import AuthorityDocument, OCSPPolicy
+from tmad.ca.hierarchy import Issuer
 from tmad.ca.scheme import SignaturePolicy, scheme_for
 from tmad.ca.trust import key_bits
 from tmad.errors import Fault, FaultCode

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from twisted.logger import Logger
 
 from tmad.ca import signature
-from tmad.ca.hierarchy import Issuer, OCSPPolicy
+from tmad.ca.authority import OCSPPolicy
+from tmad.ca.hierarchy import Issuer
 from tmad.ca.scheme import SignatureScheme, scheme_for
 from tmad.ca.status import Status
 from tmad.ca.trust import key_bits
