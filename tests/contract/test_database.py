@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -89,6 +90,31 @@ def test_integrity_errors_reach_the_storage_function(loop: Loop, database: Datab
         loop.run(database.write(twice))
     assert caught.value.code is FaultCode.CONFLICT
     assert loop.run(database.read(count)) == 0
+
+
+def test_what_went_on_after_a_failed_statement_is_kept_or_refused_never_lost(
+    loop: Loop, database: Database, dialect: str
+) -> None:
+    def careless(connection: sa.Connection) -> None:
+        put(connection, "a")
+        with contextlib.suppress(sa.exc.IntegrityError):
+            put(connection, "a")
+
+    def careful(connection: sa.Connection) -> None:
+        put(connection, "b")
+        with contextlib.suppress(sa.exc.IntegrityError), connection.begin_nested():
+            put(connection, "b")
+        put(connection, "c")
+
+    if dialect == "postgresql":
+        with pytest.raises(Fault, match="not available"):
+            loop.run(database.write(careless))
+        assert loop.run(database.read(names)) == set()
+    else:
+        loop.run(database.write(careless))
+        assert loop.run(database.read(names)) == {"a"}
+    loop.run(database.write(careful))
+    assert loop.run(database.read(names)) >= {"b", "c"}
 
 
 def test_dry_run_returns_the_effect_and_keeps_nothing(loop: Loop, database: Database) -> None:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +206,41 @@ def test_G_FAULT_5_a_full_disk_refuses_and_recovers(loop: Loop, tmp_path: Path) 
     loop.run(database.write(limit, 1_000_000))
     loop.run(database.write(put, "after"))
     assert loop.run(database.read(names)) == {"before", "after"}
+    loop.run(database.close())
+
+
+def test_a_transaction_that_sqlite_gave_up_is_nobody_s_success(loop: Loop, tmp_path: Path) -> None:
+    """RAISE(ROLLBACK) does what a full disk may do: it takes the neighbours' work along."""
+    url = f"sqlite:///{tmp_path}/tmad.db"
+    migrate(url)
+    database = Database(url, reactor=loop.reactor)
+
+    def forbid(connection: sa.Connection) -> None:
+        connection.execute(
+            sa.text(
+                "CREATE TRIGGER gone BEFORE INSERT ON leases WHEN NEW.name = 'bad'"
+                " BEGIN SELECT RAISE(ROLLBACK, 'all of it'); END"
+            )
+        )
+
+    loop.run(database.write(forbid))
+    gate, started = threading.Event(), threading.Event()
+
+    def block(connection: sa.Connection) -> None:
+        started.set()
+        gate.wait(10)
+
+    blocked = ensureDeferred(database.write(block))
+    assert started.wait(10)
+    work = [ensureDeferred(database.write(put, name)) for name in ("a", "bad", "c")]
+    gate.set()
+    loop.run(blocked)
+    results = loop.run(DeferredList(work, consumeErrors=True))
+    kept = loop.run(database.read(names))
+    assert not results[1][0]
+    for name, (success, _) in zip(("a", "bad", "c"), results, strict=True):
+        assert success == (name in kept)
+    loop.run(database.write(put, "after"))
     loop.run(database.close())
 
 

@@ -48,18 +48,26 @@ _ROWS = (
     .order_by(journal.c.seq)
     .limit(sa.bindparam("limit"))
 )
-_HEAD = (
-    sa.select(journal_writers.c.seq, journal_writers.c.hash)
-    .where(journal_writers.c.writer == sa.bindparam("key"))
-    .with_for_update()
+# Every change appends, so these go to the driver without a detour, which halves their cost
+# (performance 5.5). The question marks become psycopg's %s.
+_HEAD = "SELECT seq, hash FROM journal_writers WHERE writer = ?"
+_INSERT_WRITER = (
+    "INSERT INTO journal_writers (writer, node, started_at, seq, hash) VALUES (?, ?, ?, ?, ?)"
 )
-_INSERT_WRITER = journal_writers.insert()
-_MOVE_HEAD = (
-    journal_writers.update()
-    .where(journal_writers.c.writer == sa.bindparam("key"))
-    .values(seq=sa.bindparam("new_seq"), hash=sa.bindparam("new_hash"))
+_MOVE_HEAD = "UPDATE journal_writers SET seq = ?, hash = ? WHERE writer = ?"
+_INSERT = (
+    "INSERT INTO journal"
+    " (writer, seq, at, tenant, kind, actor, object, trace, data, previous, hash)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_INSERT = journal.insert()
+_STATEMENTS = {
+    "sqlite": (_HEAD, _INSERT_WRITER, _INSERT, _MOVE_HEAD),
+    "postgresql": tuple(
+        statement.replace("?", "%s")
+        for statement in (f"{_HEAD} FOR UPDATE", _INSERT_WRITER, _INSERT, _MOVE_HEAD)
+    ),
+}
+
 _WRITERS = sa.select(
     journal_writers.c.writer,
     journal_writers.c.node,
@@ -177,7 +185,7 @@ def append(connection: sa.Connection, node: str, entries: Sequence[Entry]) -> li
     """
     try:
         return _append(connection, node, entries)
-    except sa.exc.SQLAlchemyError as error:
+    except (sa.exc.SQLAlchemyError, connection.dialect.loaded_dbapi.Error) as error:
         fault = Fault(
             FaultCode.UNAVAILABLE,
             "the audit journal cannot be written",
@@ -194,46 +202,46 @@ def _append(
     connection: sa.Connection, node: str, entries: Sequence[Entry]
 ) -> list[tuple[str, int]]:
     writer = _writer(connection, node)
-    # Never from memory: a savepoint that was rolled back took the newest rows with it.
-    head = connection.execute(_HEAD, {"key": writer}).first()
-    if head is None:
-        started_at = entries[0].at
-        seq, previous = 0, genesis(writer, node, microseconds(started_at))
-        connection.execute(
-            _INSERT_WRITER,
-            {
-                "writer": writer,
-                "node": node,
-                "started_at": started_at,
-                "seq": seq,
-                "hash": previous,
-            },
-        )
-    else:
-        seq, previous = head
-    rows: list[dict[str, object]] = []
-    for entry in entries:
-        seq += 1
-        text = canonical(writer, seq, microseconds(entry.at), entry)
-        digest = link(previous, text)
-        rows.append(
-            {
-                "writer": writer,
-                "seq": seq,
-                "at": entry.at,
-                "tenant": entry.tenant,
-                "kind": entry.kind,
-                "actor": entry.actor,
-                "object": entry.object,
-                "trace": entry.trace,
-                "data": entry.data,
-                "previous": previous,
-                "hash": digest,
-            }
-        )
-        previous = digest
-    connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
-    connection.execute(_MOVE_HEAD, {"key": writer, "new_seq": seq, "new_hash": previous})
+    select_head, insert_writer, insert, move_head = _STATEMENTS[connection.dialect.name]
+    cursor = connection.connection.cursor()
+    try:
+        # Never from memory: a savepoint that was rolled back took the newest rows with it.
+        cursor.execute(select_head, (writer,))
+        head = cursor.fetchone()
+        if head is None:
+            started_at = microseconds(entries[0].at)
+            seq, previous = 0, genesis(writer, node, started_at)
+            cursor.execute(insert_writer, (writer, node, started_at, seq, previous))
+        else:
+            seq, previous = head
+        rows: list[tuple[object, ...]] = []
+        for entry in entries:
+            seq += 1
+            at = microseconds(entry.at)
+            digest = link(previous, canonical(writer, seq, at, entry))
+            rows.append(
+                (
+                    writer,
+                    seq,
+                    at,
+                    entry.tenant,
+                    entry.kind,
+                    entry.actor,
+                    entry.object,
+                    entry.trace,
+                    entry.data,
+                    previous,
+                    digest,
+                )
+            )
+            previous = digest
+        if len(rows) == 1:
+            cursor.execute(insert, rows[0])
+        else:
+            cursor.executemany(insert, rows)
+        cursor.execute(move_head, (seq, previous, writer))
+    finally:
+        cursor.close()
     return [(writer, seq - len(rows) + number + 1) for number in range(len(rows))]
 
 

@@ -78,8 +78,14 @@ class PostgreSQL:
         return ""
 
     def is_lost(self, connection: sa.Connection) -> bool:
-        """Whether the transaction is gone: always, since no job shares it with another."""
-        return True
+        """Whether the connection has died, and the transaction with it."""
+        driver: Any = connection.connection.driver_connection
+        return driver is None or bool(driver.closed)
+
+    def has_failed(self, connection: sa.Connection) -> bool:
+        """Whether a commit would keep nothing."""
+        driver: Any = connection.connection.driver_connection
+        return bool(driver.info.transaction_status == psycopg.pq.TransactionStatus.INERROR)
 
     def interrupt(self, connection: sa.Connection) -> None:
         """Shut the socket, so that a thread that waits for a silent server comes back."""

@@ -36,8 +36,15 @@ class Backend(Protocol):
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether the transaction is gone with everything that was done in it."""
 
+    def has_failed(self, connection: sa.Connection) -> bool:
+        """Whether a commit would keep nothing."""
+
     def interrupt(self, connection: sa.Connection) -> None:
         """Break a call that hangs in another thread, if that is possible."""
+
+
+class _Lost(Exception):  # noqa: N818  the text says why
+    """The transaction is gone, with everything that any job of it has done."""
 
 
 class GroupSession:
@@ -58,19 +65,20 @@ class GroupSession:
             was_open = self._connection is not None
             try:
                 self._run_group(jobs)
-            except Exception as error:
+            except _Lost:
                 # A read may simply be done again, if only its idle connection had died.
-                if not (self._read_only and was_open and self._backend.outage(error)):
+                if not (self._read_only and was_open):
                     raise
                 self._discard()
                 self._run_group(jobs)
+        except _Lost as error:
+            self._discard()
+            for job in jobs:
+                job.fail(unavailable(str(error)))
         except Exception as error:
             self._discard()
-            why = self._backend.outage(error)
-            if not why and isinstance(error, sa.exc.SQLAlchemyError):
-                why = repr(error)
             for job in jobs:
-                job.fail(unavailable(why) if why else error)
+                job.fail(error)
 
     def abort(self) -> None:
         """Break a call that hangs, from another thread, where the driver can."""
@@ -97,7 +105,7 @@ class GroupSession:
                 if not why:
                     raise
                 if fresh or attempt == 2:
-                    raise unavailable(why) from error
+                    raise _Lost(why) from error
         raise AssertionError("unreachable")
 
     def _run_group(self, jobs: Sequence[Job]) -> None:
@@ -105,15 +113,18 @@ class GroupSession:
         keep = False
         for job in jobs:
             keep |= self._attempt(connection, transaction, job, shared=len(jobs) > 1)
-        if keep:
-            transaction.commit()
-        else:
-            transaction.rollback()
+        try:
+            if keep:
+                transaction.commit()
+            else:
+                transaction.rollback()
+        except Exception as error:
+            raise _Lost(self._backend.outage(error) or repr(error)) from error
 
     def _attempt(
         self, connection: sa.Connection, transaction: sa.RootTransaction, job: Job, *, shared: bool
     ) -> bool:
-        """Run one job; say whether it did something to keep. Raise if the group is lost."""
+        """Run one job; say whether it did something to keep. Raise _Lost."""
         driver: Any = connection.connection.driver_connection
         connection.info[_AFTER_COMMIT] = job.callbacks
         connection.info.pop(_DOOM, None)
@@ -125,11 +136,15 @@ class GroupSession:
         except Exception as error:
             why = self._backend.outage(error)
             job.fail(unavailable(why) if why else error)
-            if why and self._backend.is_lost(connection):
-                raise
+            if connection.invalidated or self._backend.is_lost(connection):
+                raise _Lost(why or repr(error)) from error
         else:
             if not transaction.is_active or connection.get_transaction() is not transaction:
                 raise RuntimeError("a storage function must not end its transaction")
+            # PostgreSQL answers COMMIT with a silent rollback if a statement had failed and
+            # the function went on: that must not be acknowledged.
+            if self._backend.has_failed(connection):
+                raise _Lost("the function went on after a failed statement")
             if doomed := connection.info.pop(_DOOM, None):
                 job.fail(doomed)
             elif job.dry_run:

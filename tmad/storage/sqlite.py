@@ -95,6 +95,10 @@ class SQLite:
         """Whether SQLite has rolled the whole transaction back, as it may when a disk is full."""
         return not driver(connection).in_transaction
 
+    def has_failed(self, connection: sa.Connection) -> bool:
+        """Whether a commit would keep nothing."""
+        return self.is_lost(connection)
+
     def interrupt(self, connection: sa.Connection) -> None:
         """Stop a statement that runs too long; a hanging disk cannot be helped."""
         driver(connection).interrupt()
