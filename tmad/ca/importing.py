@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.utils import CryptographyDeprecationWarning
 
 from tmad.ca import names
 from tmad.ca.hierarchy import Hierarchy, Issuer
-from tmad.ca.trust import Trust, spki_der, spki_sha256
+from tmad.ca.trust import UNREADABLE, Trust, spki_der, spki_sha256
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.access import guarded
@@ -211,6 +213,14 @@ def read_bundle(data: bytes, password: bytes | None = None) -> Bundle:
     """
     if len(data) > MAXIMUM_OCTETS:
         raise _too_much("octets", MAXIMUM_OCTETS)
+    with warnings.catch_warnings():
+        # Old certificates break rules of RFC 5280, such as a negative serial number (X5-01);
+        # they are read as long as they can be.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        return _read_file(data, password)
+
+
+def _read_file(data: bytes, password: bytes | None) -> Bundle:
     if b"-----BEGIN " in data:
         return _read_pem(data, password)
     # A PFX begins with its version, 3; ContentInfo with an OID; a certificate with its TBS.
@@ -227,8 +237,8 @@ def read_bundle(data: bytes, password: bytes | None = None) -> Bundle:
     if tag == der.OBJECT_IDENTIFIER:
         return _bundle(_read_pkcs7(data))
     try:
-        return _bundle([x509.load_der_x509_certificate(data)])
-    except ValueError:
+        return _bundle([_read_certificate(data)])
+    except Fault:
         # An EncryptedPrivateKeyInfo looks alike from outside (RFC 5958, 3).
         return Bundle(certificates=(), private_key=_read_key(data, password))
 
@@ -240,8 +250,8 @@ def _read_pem(data: bytes, password: bytes | None) -> Bundle:
     for label, content, block in _blocks(data):
         if label in (b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"):
             try:
-                found.append(x509.load_der_x509_certificate(content))
-            except ValueError:
+                found.append(_read_certificate(content))
+            except Fault:
                 unreadable += 1
         elif label in (b"PKCS7", b"CMS"):
             found += _read_pkcs7(content)
@@ -292,11 +302,18 @@ def _read_pkcs7(data: bytes) -> list[x509.Certificate]:
 
 def _read_certificate(data: bytes) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(data)
-    except ValueError as error:
+        certificate = x509.load_der_x509_certificate(data)
+        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
+        certificate.public_key()
+        certificate.subject.rfc4514_string()
+        certificate.issuer.rfc4514_string()
+        str(certificate.not_valid_after_utc)
+        str(certificate.not_valid_before_utc)
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise Fault(
             FaultCode.UNSUPPORTED, f"a certificate cannot be read: {error}", rule="import.format"
         ) from error
+    return certificate
 
 
 def _read_pkcs12(data: bytes, password: bytes | None) -> Bundle:
@@ -314,7 +331,7 @@ def _read_pkcs12(data: bytes, password: bytes | None) -> Bundle:
     for attempt in attempts:
         try:
             key, certificate, others = pkcs12.load_key_and_certificates(data, attempt)
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             reason = error
             continue
         found = [*([certificate] if certificate else ()), *others]
@@ -397,7 +414,7 @@ def _terms(certificate: x509.Certificate) -> list[tuple[str, str]]:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         found: Sequence[x509.GeneralName] = tuple(extension.value)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         found = ()
     return list(names.search_terms(certificate.subject, found))
 

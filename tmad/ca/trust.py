@@ -43,6 +43,15 @@ _UNDERSTOOD = frozenset(
 )
 
 
+# What looking for an extension raises when it is missing or somebody's extensions are broken.
+UNREADABLE = (
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    ValueError,
+)
+
+
 class Trust:
     """Finds the issuer among our own authorities and known anchors."""
 
@@ -129,7 +138,7 @@ def check_ca(certificate: x509.Certificate, now: datetime) -> None:
     """Raise Fault(REJECTED) unless this is a CA certificate that is valid at ``now``."""
     try:
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise _broken("extensions", f"extensions cannot be read: {error}", None) from error
     try:
         if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
@@ -179,7 +188,7 @@ def authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
         return certificate.extensions.get_extension_for_class(
             x509.AuthorityKeyIdentifier
         ).value.key_identifier
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         return None
 
 
@@ -187,7 +196,7 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """Return a certificate's own key identifier."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         return None
     return found.value.digest
 
