@@ -27,6 +27,7 @@ from tmad.ca.requests import (
 from tmad.errors import Fault, FaultCode
 from tmad.events import Event
 from tmad.protocols.scep.responder import EndpointOptions, SCEPResponder
+from tmad.storage import certificates
 from tmad.wire.http import Request, Response
 
 
@@ -101,6 +102,7 @@ class SmallCore:
         self.now = Clock()
         self.journal_rows: list[dict[str, Any]] = []
         self.events: list[Event] = []
+        self.owner = "default"  # the tenant of what was issued
         self.issued: dict[int, x509.Certificate] = {}
         self.requests: list[EnrollmentRequest] = []
         self.pending: dict[str, EnrollmentRequest] = {}
@@ -154,11 +156,10 @@ class SmallCore:
             now=self.now,
             endpoints=SimpleNamespace(by_id=self._endpoint),
             hierarchy=hierarchy,
+            database=SimpleNamespace(lookup=self._lookup),
             service_certificates=SimpleNamespace(valid=self._valid),
             keyring=SimpleNamespace(use=self._use),
-            authority=SimpleNamespace(
-                enroll=self._enroll, poll=self._poll, certificate=self._certificate
-            ),
+            authority=SimpleNamespace(enroll=self._enroll, poll=self._poll),
             crls=SimpleNamespace(current=self._crl),
             journal=SimpleNamespace(refuse=self._refuse, write=self._write),
         )
@@ -247,10 +248,12 @@ class SmallCore:
                 return issued
         raise Fault(FaultCode.NOT_FOUND, "there is no such request")
 
-    async def _certificate(self, tenant: str, issuer_id: int, serial: int) -> x509.Certificate:
+    async def _lookup(self, function: object, issuer_id: int, serial: int) -> Any:
+        assert function is certificates.by_serial
         if serial not in self.issued:
-            raise Fault(FaultCode.NOT_FOUND, "there is no such certificate")
-        return self.issued[serial]
+            return None
+        certificate_der = self.issued[serial].public_bytes(serialization.Encoding.DER)
+        return SimpleNamespace(tenant=self.owner, certificate_der=certificate_der)
 
     async def _crl(self, issuer_id: int) -> Any:
         crl = (

@@ -638,6 +638,17 @@ class TestQueries:
             reply = self.query(core_, message_type, identity, content)
             assert (reply.status, reply.fail_info) == (FAILURE, BAD_CERT_ID)
 
+    @pytest.mark.parametrize("message_type", ["21", "22"])
+    def test_certificate_of_another_tenant_does_not_exist(
+        self, core_: SmallCore, message_type: str
+    ) -> None:
+        issued = send(core_, enrol(core_)).certificates[0]
+        core_.owner = "other"
+        reply = self.query(
+            core_, message_type, client.self_signed(rsa_key()), client.issuer_and_serial(issued)
+        )
+        assert (reply.status, reply.fail_info) == (FAILURE, BAD_CERT_ID)
+
     def test_scep_48_get_crl(self, core_: SmallCore) -> None:
         issued = send(core_, enrol(core_)).certificates[0]
         reply = self.query(
