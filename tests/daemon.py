@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ def free_ports(count: int) -> list[int]:
 class Daemon:
     """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it."""
 
-    def __init__(self, directory: Path, *init: str, workers: int = 1, settings: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *init: str,
+        workers: int = 1,
+        settings: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.environment = {**os.environ, **(environment or {})}
         self.directory = directory
         self.config = directory / "tmad.toml"
         self.workers = workers
@@ -61,7 +70,7 @@ class Daemon:
         done = subprocess.run(
             [sys.executable, "-m", "tmad.cli.main", *arguments],
             capture_output=True, text=True, input=text, timeout=60, check=False,
-            env={**os.environ, "TMAD_CONFIG": str(self.config)},
+            env={**self.environment, "TMAD_CONFIG": str(self.config)},
         )  # fmt: skip
         if expect is not None and done.returncode != expect:
             raise AssertionError(
@@ -105,6 +114,7 @@ class Daemon:
                 [sys.executable, "-m", "tmad.cli.main", "--config", str(self.config), "run",
                  *(("--workers", str(self.workers)) if self.workers > 1 else ())],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                env=self.environment,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

@@ -91,7 +91,7 @@ def master_source(settings: NodeSettings) -> MasterSource:
         return PassphraseFile(keys.passphrase_file)
     if keys.master == "credential":
         return systemd_credential(keys.credential)
-    from tmad.signer.objects import TokenMaster
+    from tmad.signer.token_master import TokenMaster
 
     assert keys.pkcs11 is not None  # the settings' own check
     return TokenMaster(keys.pkcs11, keys.hsm_label)
