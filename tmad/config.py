@@ -2,7 +2,7 @@
 
 Only what one machine needs before it can open its database stands here; everything else is a
 managed object. Secrets are never in it: a setting whose name ends in ``_file`` points to one.
-``python -m tmad.config`` prints docs/configuration.md.
+``tmad check-config --reference`` prints docs/configuration.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from tmad import config, observe
 from tmad.ca.trust import Trust
 from tmad.config import Address, NodeSettings
 from tmad.edge import process
+from tmad.edge.health import Health
 from tmad.edge.http import Doors, Site
 from tmad.edge.limits import Connections
 from tmad.edge.mounting import Listeners, ProtocolEdge
@@ -29,15 +29,15 @@ from tmad.edge.sockets import Sockets, most_connections
 from tmad.edge.timers import Timers
 from tmad.edge.tls import ClientCertificates, ServerTLS
 from tmad.errors import Fault
-from tmad.plugin import ProtocolModule, Settings
-from tmad.service import Core, installed, open_core
+from tmad.plugin import Settings
+from tmad.service import Core, installed, open_core, protocols
 from tmad.storage import changes
-from tmad.wire.http import Request, Response
 
 log = Logger()
 
 _TLS_SECONDS = 60.0
 _RENEW_SECONDS = 300.0
+_INTENT_SECONDS = 10.0
 _RECOVER_SECONDS = 30.0
 _EXPIRE_SECONDS = 300.0
 _SEAL_SECONDS = 300.0
@@ -45,16 +45,6 @@ _PRUNE_SECONDS = 3_600.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
-
-
-def plugin_settings(settings: NodeSettings) -> dict[str, tuple[ProtocolModule, Any]]:
-    """Return each protocol that is switched on, with its own settings; Fault(REJECTED)."""
-    found = {}
-    for name, plugin in installed().items():
-        if settings.protocols.get(name, {}).get("enabled", True):
-            module = plugin.load()
-            found[name] = (module, settings.protocol(name, module.Settings))
-    return found
 
 
 def section_models() -> dict[str, type[Settings]]:
@@ -84,7 +74,6 @@ class Daemon:
         self._writer = writer
         self._access = observe.AccessLog(writer)
         self._doors = Doors(self.metrics, reactor.seconds)
-        self._ops_doors = Doors(observe.Metrics(), reactor.seconds)
         self._connections = Connections()
         self._maximum = most_connections()
         self._sockets = Sockets(shared=count > 1)
@@ -114,10 +103,10 @@ class Daemon:
         services = core.services
         timers = self._timers = Timers(self.reactor, services.database, services.now, core.holder)
         listeners = Listeners(self.reactor, self._sockets, settings.limits, self._connections)
-        for name, (module, own) in plugin_settings(settings).items():
+        for name, module in protocols(settings).items():
+            own = settings.protocol(name, module.Settings)
             module.mount(own, services, ProtocolEdge(name, self._doors, timers, listeners))
         self._plan_jobs(core, timers)
-        await core.ceremony.recover()
         self._listen(core)
         await self._open_tls()
         self._ports += listeners.open()
@@ -153,7 +142,8 @@ class Daemon:
 
         once = (
             ("renew", _RENEW_SECONDS, services.service_certificates.renew_due),
-            ("recover", _RECOVER_SECONDS, services.authority.recover),
+            ("intents", _INTENT_SECONDS, services.authority.recover),
+            ("authorities", _RECOVER_SECONDS, core.ceremony.recover),
             ("expire", _EXPIRE_SECONDS, core.requests.expire_due),
             ("seal", _SEAL_SECONDS, seal),
             ("prune", _PRUNE_SECONDS, prune),
@@ -180,16 +170,19 @@ class Daemon:
             "access": self._access if settings.log.access else None,
             "access_hot": settings.log.access_hot,
         }
-        for prefix, handler in (
-            ("/metrics", self._show_metrics),
-            ("/healthz", self._show_health),
-            ("/readyz", self._show_readiness),
-        ):
-            self._ops_doors.mount("ops", prefix, handler, plain=True, methods=("GET", "HEAD"))
-        ops = self._site("ops", self._ops_doors)
+        services = core.services
+        health = Health(
+            services.changes,
+            services.keyring,
+            self.metrics,
+            about={"node": settings.node.name, "worker": self.index},
+            measure=self._measure,
+            serving=lambda: self.started is not None and not self._is_stopping,
+            waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
+        )
+        ops = self._site("ops", health.doors)
         self._open("ops", ops_addresses(settings, self.index), ops)
         self._open("http", settings.listen.http, self._site("http", self._doors, **access))
-        services = core.services
         checker = ClientCertificates(Trust(services.hierarchy), services.status, services.now)
         self._site("https", self._doors, secure=True, **access)
         self._site("https_client", self._doors, secure=True, verifier=checker.check, **access)
@@ -289,63 +282,11 @@ class Daemon:
         process.notify("WATCHDOG=1")
         self.reactor.callLater(seconds / 3, self._feed_watchdog)
 
-    # -- the ops listener ---------------------------------------------------------------------
-
-    def _show_metrics(self, request: Request) -> Response:
+    def _measure(self) -> None:
+        """Bring the numbers up to date that nobody counts."""
         self.metrics.lag.set(self._lag)
         self.metrics.connections.set(self._connections.total)
         self.metrics.cut_off.set(sum(site.cut_off for site in self._sites.values()))
-        return Response(
-            body=self.metrics.exposition(),
-            content_type="text/plain; version=0.0.4; charset=utf-8",
-        )
-
-    def _show_health(self, request: Request) -> Response:
-        return Response(body=b"alive\n")
-
-    async def _show_readiness(self, request: Request) -> Response:
-        parts, works = await self._parts()
-        is_ready = self.started is not None and not self._is_stopping and parts["database"] == "ok"
-        report = {
-            "ready": is_ready,
-            "node": self.settings.node.name,
-            "worker": self.index,
-            "parts": parts,
-            "works": works,
-        }
-        return Response(
-            status=200 if is_ready else 503,
-            body=json.dumps(report, indent=1).encode() + b"\n",
-            content_type="application/json",
-        )
-
-    async def _parts(self) -> tuple[dict[str, str], dict[str, bool]]:
-        """Return how each part is, and what works because of it."""
-        assert self.core is not None
-        services = self.core.services
-        parts = {"database": "ok"}
-        try:
-            await services.changes.catch_up()
-        except Fault as fault:
-            parts["database"] = str(fault)
-        is_signing = False
-        for store in await services.keyring.health():
-            state = "ok" if store.state == "ok" else f"{store.state}: {store.reason}"
-            parts[f"keys.{store.store}"] = state
-            is_signing = is_signing or store.state == "ok"
-        parts["https"] = (
-            "ok"
-            if all(server.is_ready for server in self._tls.values())
-            else "waits for a certificate"
-        )
-        has_database = parts["database"] == "ok"
-        all_keys = all(state == "ok" for name, state in parts.items() if name.startswith("keys."))
-        works = {
-            "enrolment": has_database and all_keys,
-            "revocation": has_database,
-            "status and CRLs": has_database and is_signing,
-        }
-        return parts, works
 
     # -- stop ---------------------------------------------------------------------------------
 

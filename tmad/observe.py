@@ -265,7 +265,7 @@ class Metrics(Collector):
     """Every number that the daemon shows, in a registry of its own."""
 
     def __init__(self) -> None:
-        self._doors: list[DoorMeter] = []
+        self._doors: dict[tuple[str, str], DoorMeter] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.lag = Gauge(
@@ -281,10 +281,8 @@ class Metrics(Collector):
         )
 
     def door(self, protocol: str, door: str) -> DoorMeter:
-        """Return a new meter; call it when a door is mounted, never for a request."""
-        meter = DoorMeter(protocol, door)
-        self._doors.append(meter)
-        return meter
+        """Return the meter of a door; call it when a door is mounted, never for a request."""
+        return self._doors.setdefault((protocol, door), DoorMeter(protocol, door))
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
         """Yield the doors' numbers, as prometheus_client asks for them."""
@@ -298,7 +296,7 @@ class Metrics(Collector):
             "Time from the request's end to the answer; hot doors are not timed.",
             labels=("protocol", "door"),
         )
-        for meter in self._doors:
+        for meter in self._doors.values():
             for status, number in sorted(meter.outcomes.items()):
                 requests.add_metric((meter.protocol, meter.door, str(status)), number)
             total, cumulated = 0, []

@@ -85,13 +85,26 @@ def _checked_settings() -> NodeSettings:
 
 
 @click.command("check-config")
-def check_config() -> None:
+@click.option("--reference", is_flag=True, help="Print docs/configuration.md instead.")
+def check_config(reference: bool) -> None:
     """Check the settings file with every protocol's section; change nothing."""
+    if reference:
+        click.echo(settings_reference(), nl=False)
+        return
     settings = _checked_settings()
     wrong = list(_check_files(settings))
     if wrong:
         raise Ended(USAGE, "\n".join(wrong))
     output.say(f"{settings.path}: no mistakes")
+
+
+def settings_reference() -> str:
+    """Return docs/configuration.md."""
+    from tmad.cli import reference
+    from tmad.config import NodeSettings
+    from tmad.daemon import section_models
+
+    return reference.reference(NodeSettings, section_models())
 
 
 def _check_files(settings: NodeSettings) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 
 from tmad import observe
 from tmad.edge.http import Doors
@@ -17,12 +18,30 @@ _READ_ONLY = ("GET", "HEAD")
 
 
 class Health:
-    """Answers /metrics, /healthz and /readyz; none of them says anything secret."""
+    """Answers /metrics, /healthz and /readyz; none of them says anything secret.
 
-    def __init__(self, changes: Changes, keyring: Keyring, metrics: observe.Metrics) -> None:
+    ``about`` names the process; ``measure`` brings the metrics up to date; ``serving`` tells
+    whether it has started and is not stopping; ``waiting`` names what is not open yet.
+    """
+
+    def __init__(
+        self,
+        changes: Changes,
+        keyring: Keyring,
+        metrics: observe.Metrics,
+        *,
+        about: Mapping[str, str | int],
+        measure: Callable[[], None],
+        serving: Callable[[], bool],
+        waiting: Callable[[], list[str]],
+    ) -> None:
         self._changes = changes
         self._keyring = keyring
         self._metrics = metrics
+        self._about = about
+        self._measure = measure
+        self._serving = serving
+        self._waiting = waiting
         self.doors = Doors(metrics)
         for path, handler in (
             ("/metrics", self.exposition),
@@ -35,8 +54,10 @@ class Health:
 
     async def exposition(self, request: Request) -> Response:
         """Return every metric in Prometheus' text format."""
+        self._measure()
         return Response(
-            body=self._metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8"
+            body=self._metrics.exposition(),
+            content_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
     async def alive(self, request: Request) -> Response:
@@ -51,13 +72,30 @@ class Health:
             await self._changes.catch_up()
         except Fault as fault:
             parts["database"] = f"failed: {fault.detail}"
+        has_database = parts["database"] == "ok"
         stores = await self._keyring.health()
         for store in stores:
             parts[f"keys.{store.store}"] = (
                 store.state if store.state == "ok" else f"{store.state}: {store.reason}"
             )
-        works = parts["database"] == "ok" and any(store.state == "ok" for store in stores)
-        text = json.dumps({"ready": works, "parts": parts}, indent=1) + "\n"
+        for listener in self._waiting():
+            parts[listener] = "waits for a certificate"
+        some_keys = any(store.state == "ok" for store in stores)
+        all_keys = all(store.state == "ok" for store in stores)
+        is_ready = self._serving() and has_database and some_keys
+        report = {
+            "ready": is_ready,
+            **self._about,
+            "parts": parts,
+            "works": {
+                "enrolment": has_database and all_keys,
+                "enrolment with the keys that are there": has_database and some_keys,
+                "revocation": has_database,
+                "signed status and CRLs at hand": has_database,
+            },
+        }
         return Response(
-            status=200 if works else 503, body=text.encode(), content_type="application/json"
+            status=200 if is_ready else 503,
+            body=(json.dumps(report, indent=1) + "\n").encode(),
+            content_type="application/json",
         )
