@@ -633,6 +633,9 @@ class TestQueries:
         identity = client.self_signed(rsa_key())
         for content in (
             client.issuer_and_serial(core_.ra, 1),
+            client.issuer_and_serial(core_.ra, 0),
+            client.issuer_and_serial(core_.ra, -5),
+            client.issuer_and_serial(core_.ra, 2**400),
             client.issuer_and_serial(identity.certificate),
         ):
             reply = self.query(core_, message_type, identity, content)

@@ -473,7 +473,9 @@ class SCEPResponder:
         self, visit: _Visit, wanted: IssuerAndSerial
     ) -> tuple[Issuer, x509.Certificate]:
         """Return a certificate of the endpoint's tenant and who issued it."""
-        for issuer in await self._services.hierarchy.by_subject(wanted.issuer):
+        # No serial number of ours is negative (RFC 5280, 4.1.2.2), and storage knows none.
+        issuers = await self._services.hierarchy.by_subject(wanted.issuer)
+        for issuer in issuers if wanted.serial >= 0 else ():
             row = await self._services.database.lookup(
                 certificates.by_serial, issuer.id, wanted.serial
             )
