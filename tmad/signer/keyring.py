@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
-from tmad.signer.algorithms import KeyAlgorithm, PublicKey
+from tmad.signer.algorithms import KeyAlgorithm, PrivateKey, PublicKey, of
 from tmad.signer.workers import Reactor
 
 T = TypeVar("T")
@@ -89,6 +89,16 @@ class KeyStore(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Adopting(Protocol):
+    """A store that takes in keys which were made elsewhere."""
+
+    async def adopt(
+        self, private_key: PrivateKey, algorithm: KeyAlgorithm, *, key_id: str, tenant: str
+    ) -> tuple[bytes, bytes]:
+        """Seal a key; return its SubjectPublicKeyInfo and its material."""
+
+
 class Keyring:
     """All private keys of the appliance.
 
@@ -146,12 +156,44 @@ class Keyring:
             created_at=self._now(),
         )
         if save:
-            try:
-                await self._shelf.save(handle)
-            except BaseException:
-                await self.discard(handle)
-                raise
+            await self._save(handle)
         return handle
+
+    async def adopt(
+        self, private_key: PrivateKey, *, tenant: str, label: str, save: bool = True
+    ) -> KeyHandle:
+        """Take in a key that was made elsewhere, into the software store; as ``generate``.
+
+        Raise Fault(BAD_ALGORITHM) for a kind of key that is not held here.
+        """
+        store = self._store("soft")
+        if not isinstance(store, Adopting):
+            raise Fault(FaultCode.UNSUPPORTED, "the software store takes in no keys")
+        algorithm = of(private_key.public_key())
+        key_id = secrets.token_hex(16)
+        public_key_der, material = await store.adopt(
+            private_key, algorithm, key_id=key_id, tenant=tenant
+        )
+        handle = KeyHandle(
+            id=key_id,
+            tenant=tenant,
+            store="soft",
+            algorithm=algorithm,
+            label=label,
+            public_key_der=public_key_der,
+            material=material,
+            created_at=self._now(),
+        )
+        if save:
+            await self._save(handle)
+        return handle
+
+    async def _save(self, handle: KeyHandle) -> None:
+        try:
+            await self._shelf.save(handle)
+        except BaseException:
+            await self.discard(handle)
+            raise
 
     async def handle(self, key_id: str) -> KeyHandle:
         """Return what is known of a key; Fault(NOT_FOUND)."""

@@ -52,17 +52,26 @@ class SoftStore:
     async def generate(
         self, algorithm: KeyAlgorithm, *, key_id: str, tenant: str, label: str
     ) -> tuple[bytes, bytes]:
-        def make() -> tuple[bytes, bytes]:
-            key = generate(algorithm)
-            sealed = self._seal.seal(
-                key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-                about=_about(key_id, tenant, algorithm),
-            )
-            spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            return spki, sealed
-
         self._generated += 1
-        return await self._pool.run(make)
+        return await self._pool.run(
+            lambda: self._sealed(generate(algorithm), algorithm, key_id, tenant)
+        )
+
+    async def adopt(
+        self, private_key: PrivateKey, algorithm: KeyAlgorithm, *, key_id: str, tenant: str
+    ) -> tuple[bytes, bytes]:
+        return self._sealed(private_key, algorithm, key_id, tenant)
+
+    def _sealed(
+        self, key: PrivateKey, algorithm: KeyAlgorithm, key_id: str, tenant: str
+    ) -> tuple[bytes, bytes]:
+        """Return a key's SubjectPublicKeyInfo and the sealed key."""
+        sealed = self._seal.seal(
+            key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            about=_about(key_id, tenant, algorithm),
+        )
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return spki, sealed
 
     async def use(self, handle: KeyHandle, operation: Callable[[Any], T]) -> T:
         self._signed += 1
