@@ -129,5 +129,7 @@ def _answer(report: Report, *, pinned: bool) -> None:
     )
     if not report.is_intact:
         raise Ended(REFUSED, f"the journal is not as it was written: {report.findings[0]}")
-    if not pinned:
-        output.say("keys were taken from the same place; --key FILE proves who sealed it")
+    if report.sealed < report.records:
+        output.say(f"{report.records - report.sealed} records wait for the next checkpoint")
+    if report.checkpoints and not pinned:
+        output.say("the keys came from the same place; --key FILE proves who sealed it")
