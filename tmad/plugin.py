@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import importlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 from twisted.plugin import IPlugin
-from twisted.python.reflect import namedAny
 from zope.interface import Attribute, Interface, implementer
 
 from tmad.wire.http import Request, Response
@@ -113,7 +113,7 @@ class IProtocolPlugin(Interface):
 
     name = Attribute("the protocol's name: its folder, its section of tmad.toml, its URL")
 
-    def load() -> ProtocolModule:  # type: ignore[misc]  # zope methods have no self
+    def load() -> ProtocolModule:
         """Import the protocol; nothing heavy happens before."""
 
 
@@ -140,8 +140,6 @@ class ProtocolPlugin:
     module: str
 
     def load(self) -> ProtocolModule:
-        module: ProtocolModule = namedAny(self.module)
-        return module
-
-
-ProtocolSettings: TypeAlias = Mapping[str, Settings]
+        module: Any = importlib.import_module(self.module)
+        loaded: ProtocolModule = module
+        return loaded

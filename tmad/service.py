@@ -35,7 +35,7 @@ from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed import GRANT, TENANT, Objects
-from tmad.plugin import IProtocolPlugin, ProtocolModule, ProtocolPlugin, Services
+from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
 from tmad.signer.seal import MasterSource, PassphraseFile, Seal, read_private, systemd_credential
@@ -70,7 +70,7 @@ class Core:
         await self.services.database.close()
 
 
-def installed() -> dict[str, ProtocolPlugin]:
+def installed() -> dict[str, IProtocolPlugin]:
     """Return the protocols that are installed, ours and other people's, by name."""
     return {found.name: found for found in getPlugins(IProtocolPlugin)}
 
@@ -148,7 +148,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     secrets = EnrollSecrets(database, journal, seal, now, door)
     webhooks = Webhooks(reactor, seal, now)
     hierarchy = Hierarchy(database, changes, base_url=settings.public_url)
-    status = StatusSource(database, changes)
+    status = StatusSource(database)
     revocation = Revocation(database, journal, now)
     authority = Authority(
         database=database,

@@ -4,7 +4,9 @@ from twisted.application.service import ServiceMaker
 
 from tmad.plugin import ProtocolPlugin
 
-tmad = ServiceMaker("tmad", "tmad.daemon", "The Trust Management Appliance daemon.", "tmad")
+tmad = ServiceMaker(  # type: ignore[no-untyped-call]  # Twisted does not type it
+    "tmad", "tmad.daemon", "The Trust Management Appliance daemon.", "tmad"
+)
 
 scep = ProtocolPlugin("scep", "tmad.protocols.scep.plugin")
 ocsp = ProtocolPlugin("ocsp", "tmad.protocols.ocsp.plugin")
