@@ -125,7 +125,7 @@ class World:
         )
         self.hierarchy = Hierarchy(self.database, self.changes, base_url="http://pki.test")
         self.endpoints = Endpoints(self.objects, models)
-        self.status = StatusSource(self.database, self.changes)
+        self.status = StatusSource(self.database)
         self.revocation = Revocation(self.database, self.journal, self.clock)
         self.authority = Authority(
             database=self.database,

@@ -147,7 +147,7 @@ class World:
         self.shelf = Shelf()
         self.keyring = Keyring(self.shelf, {"soft": self.soft}, default="soft", now=self.clock)
         self.service_certificates = ServiceCertificates(self)
-        self.status = StatusSource(self.database, self.changes)
+        self.status = StatusSource(self.database)
         self.revocation = Revocation(self.database, self.journal, self.clock)
         self.crls = self.another_process()
 

@@ -104,7 +104,7 @@ class Bench:
         self.secrets = EnrollSecrets(
             self.database, self.journal, Seal(bytes(32)), self.clock, self._door
         )
-        self.status = StatusSource(self.database, self.changes)
+        self.status = StatusSource(self.database)
         self.authority = Authority(
             database=self.database,
             journal=self.journal,

@@ -11,7 +11,6 @@ from enum import IntEnum
 from typing import Literal
 
 from tmad.storage import status
-from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 
 
@@ -53,9 +52,8 @@ class StatusSource:
     save little, cost 100 octets an entry and process, and add a second truth.
     """
 
-    def __init__(self, database: Database, changes: Changes) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._changes = changes
 
     async def of(self, issuer_id: int, serial: int) -> Status:
         """Return the status now: every change committed by any process is seen.
@@ -65,7 +63,6 @@ class StatusSource:
         compromised so is every serial number (RFC 6960, 2.7). Raise Fault(UNAVAILABLE) when
         the database cannot be asked.
         """
-        await self._changes.catch_up()
         # No certificate has a negative number here, yet its issuer may be compromised.
         octets = status.serial_octets(serial) if serial >= 0 else b""
         row = await self._database.lookup(status.by_serial, issuer_id, octets)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -29,8 +30,7 @@ def change_key(issuer_id: int, serial: bytes) -> str:
     return f"{issuer_id}:{serial.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRow:
+class StatusRow(NamedTuple):
     """What the database says of one serial number; ``state`` is None when it has no row."""
 
     state: str | None
@@ -72,22 +72,18 @@ _POINT_READS = {
 
 def by_serial(connection: sa.Connection, issuer_id: int, serial: bytes) -> StatusRow | None:
     """Return the status of one serial number; None when there is no such issuer."""
-    cursor = connection.connection.cursor()
-    try:
-        cursor.execute(_POINT_READS[connection.dialect.name], (serial, issuer_id))
-        row = cursor.fetchone()
-    finally:
-        cursor.close()
+    driver: Any = connection.connection.driver_connection
+    row = driver.execute(_POINT_READS[connection.dialect.name], (serial, issuer_id)).fetchone()
     if row is None:
         return None
     state, revoked_at, reason, created_at, compromised_at = row
     return StatusRow(
-        state, _instant(revoked_at), reason, _instant(created_at), _instant(compromised_at)
+        state,
+        None if revoked_at is None else _EPOCH + timedelta(microseconds=revoked_at),
+        reason,
+        None if created_at is None else _EPOCH + timedelta(microseconds=created_at),
+        None if compromised_at is None else _EPOCH + timedelta(microseconds=compromised_at),
     )
-
-
-def _instant(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
 _REVOCABLE = sa.select(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from tmad.ca import signature
@@ -50,8 +50,7 @@ _HASHES = {
 HASHES = ("sha1", "sha256", "sha384", "sha512")
 
 
-@dataclass(frozen=True, slots=True)
-class CertID:
+class CertID(NamedTuple):
     """Which certificate is asked about; ``der`` is repeated in the answer, octet by octet."""
 
     der: bytes
@@ -60,8 +59,7 @@ class CertID:
     serial: int
 
 
-@dataclass(frozen=True, slots=True)
-class OCSPRequest:
+class OCSPRequest(NamedTuple):
     """What a client asks.
 
     ``nonce`` is the value of the nonce extension as received. ``preferred`` are the
@@ -257,6 +255,7 @@ def minimal(cert_id: CertID) -> bytes:
 
 # Answers.
 
+_SUCCESSFUL = b"\x0a\x01\x00"
 GOOD_DER = b"\x80\x00"
 UNKNOWN_DER = b"\x82\x00"
 
@@ -306,17 +305,18 @@ def single(
     extensions = b""
     if archive_cutoff is not None:
         value = der.octets(generalized_time(archive_cutoff))
-        extensions = der.explicit(
-            1, der.sequence(der.sequence(_ARCHIVE_CUTOFF, value))
+        extensions = der.explicit(1, der.sequence(der.sequence(_ARCHIVE_CUTOFF, value)))
+    size = len(cert_id_der) + len(status_der) + 17 + 19 + len(extensions)
+    return b"".join(
+        (
+            _head(der.SEQUENCE, size),
+            cert_id_der,
+            status_der,
+            this_update_der,
+            b"\xa0\x11",
+            next_update_der,
+            extensions,
         )
-    return der.tlv(
-        der.SEQUENCE,
-        cert_id_der,
-        status_der,
-        this_update_der,
-        b"\xa0\x11",
-        next_update_der,
-        extensions,
     )
 
 
@@ -331,12 +331,18 @@ def response_data(
     """Return the ResponseData, which is what gets signed."""
     extensions = b""
     if nonce is not None:
-        extensions = der.sequence(_NONCE, der.octets(nonce))
+        value = _head(der.OCTET_STRING, len(nonce)) + nonce
+        extensions = _head(der.SEQUENCE, len(_NONCE) + len(value)) + _NONCE + value
     if is_extended_revoke:
         extensions += der.sequence(_EXTENDED_REVOKE, der.octets(der.NULL_DER))
     if extensions:
-        extensions = der.explicit(1, der.sequence(extensions))
-    return der.sequence(responder_id_der, produced_at_der, der.sequence(*singles), extensions)
+        extensions = _head(der.SEQUENCE, len(extensions)) + extensions
+        extensions = _head(0xA1, len(extensions)) + extensions
+    entries = b"".join(singles)
+    entries = _head(der.SEQUENCE, len(entries)) + entries
+    size = len(responder_id_der) + len(produced_at_der) + len(entries) + len(extensions)
+    head = _head(der.SEQUENCE, size)
+    return b"".join((head, responder_id_der, produced_at_der, entries, extensions))
 
 
 def encode(data: bytes, algorithm_der: bytes, signature_: bytes, certificates_der: bytes) -> bytes:
@@ -344,12 +350,37 @@ def encode(data: bytes, algorithm_der: bytes, signature_: bytes, certificates_de
 
     ``certificates_der`` is the encoded ``certs`` field, or empty.
     """
-    basic = der.sequence(
-        data, algorithm_der, der.tlv(der.BIT_STRING, b"\0", signature_), certificates_der
+    bits = _head(der.BIT_STRING, len(signature_) + 1)
+    size = len(data) + len(algorithm_der) + len(bits) + 1 + len(signature_) + len(certificates_der)
+    # From the inside out: BasicOCSPResponse, OCTET STRING, ResponseBytes, [0], OCSPResponse.
+    basic = _head(der.SEQUENCE, size)
+    octets = _head(der.OCTET_STRING, size := size + len(basic))
+    inner = _head(der.SEQUENCE, size := size + len(octets) + len(_BASIC))
+    explicit = _head(0xA0, size := size + len(inner))
+    outer = _head(der.SEQUENCE, size + len(explicit) + len(_SUCCESSFUL))
+    return b"".join(
+        (
+            outer,
+            _SUCCESSFUL,
+            explicit,
+            inner,
+            _BASIC,
+            octets,
+            basic,
+            data,
+            algorithm_der,
+            bits,
+            b"\0",
+            signature_,
+            certificates_der,
+        )
     )
-    return der.sequence(
-        b"\x0a\x01\x00", der.explicit(0, der.sequence(_BASIC, der.octets(basic)))
-    )
+
+
+@lru_cache(4096)
+def _head(tag: int, size: int) -> bytes:
+    """Return a tag and a length; nearly all answers need the same few."""
+    return der.tlv(tag, bytes(size))[:-size] if size else bytes((tag, 0))
 
 
 def certificates(*certificates_der: bytes) -> bytes:
