@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import urllib.parse
+import urllib.request
 
 import pytest
 from asn1crypto import cms

@@ -31,9 +31,10 @@ def pki(require_client, daemon: Daemon, tmp_path: Path) -> Path:  # type: ignore
 
 
 def scep(folder: Path, url: str, out: str, *options: str) -> None:
-    """Fetch the RA certificate as a client would, then enrol with ``options``."""
-    run(folder, "pki", "--scepca", "--url", url, "--caout", "ca", "--raout", "ra",
-        "--outform", "pem")  # fmt: skip
+    """Fetch the RA certificate, once as a client would, then enrol with ``options``."""
+    if not (folder / "ra.pem").exists():
+        run(folder, "pki", "--scepca", "--url", url, "--caout", "ca", "--raout", "ra",
+            "--outform", "pem")  # fmt: skip
     done = run(
         folder, "pki", "--scep", "--url", url, "--dn", "C=NL, CN=r1.example.test",
         "--cacert-enc", "ra.pem", "--cacert-sig", "ra.pem", "--cacert", "issuing.pem",
