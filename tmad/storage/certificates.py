@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from tmad.errors import Fault, FaultCode
 from tmad.storage import changes
+from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import certificate_names, certificates, issuers, private_keys
 
 KEY_COMPROMISE = 1  # RFC 5280, 5.3.1
@@ -96,9 +96,11 @@ _COLUMNS = tuple(
     for name in CertificateRow.__dataclass_fields__  # the class is the one list of columns
 )
 _SELECT = sa.select(*_COLUMNS)
-# Built once: compiling a statement costs more than running it.
-_INSERT_INTENT = certificates.insert().returning(certificates.c.id)
-_COMPLETE = (
+_INSERT_INTENT = Statement(
+    certificates.insert().returning(certificates.c.id),
+    columns=(*Intent.__dataclass_fields__, "state"),
+)
+_COMPLETE = Statement(
     certificates.update()
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
     .values(
@@ -108,12 +110,14 @@ _COMPLETE = (
         sha256=sa.bindparam("digest"),
     )
 )
-_VOID = (
+_VOID = Statement(
     certificates.update()
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
     .values(state="void", revoked_at=sa.bindparam("now"), reason=0)
 )
-_INSERT_NAMES = certificate_names.insert()
+_INSERT_NAMES = Statement(
+    certificate_names.insert(), columns=("certificate_id", "tenant", "kind", "value")
+)
 
 
 def serial_octets(serial: int) -> bytes:
@@ -130,21 +134,24 @@ def insert_intent(connection: sa.Connection, intent: Intent) -> int:
     values["serial"] = serial_octets(intent.serial)
     values["state"] = "intent"
     try:
-        return int(connection.execute(_INSERT_INTENT, values).scalar_one())
-    except IntegrityError as error:
+        ((certificate_id,),) = _INSERT_INTENT.rows(connection, values)
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
         raise Fault(
             FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
         ) from error
+    return int(certificate_id)
 
 
 def complete(
     connection: sa.Connection, certificate_id: int, *, certificate_der: bytes, sha256: bytes
 ) -> None:
     """Turn an intent into a certificate; Fault(CONFLICT) when it was voided meanwhile."""
-    done = connection.execute(
-        _COMPLETE, {"row": certificate_id, "der": certificate_der, "digest": sha256}
+    done = _COMPLETE.run(
+        connection, {"row": certificate_id, "der": certificate_der, "digest": sha256}
     )
-    if done.rowcount != 1:
+    if done != 1:
         raise Fault(
             FaultCode.CONFLICT,
             "the certificate was given up meanwhile",
@@ -155,8 +162,7 @@ def complete(
 
 def void(connection: sa.Connection, row: CertificateRow, now: datetime) -> bool:
     """Give an intent up and revoke it, for it may have been signed; True when it was one."""
-    done = connection.execute(_VOID, {"row": row.id, "now": now})
-    if done.rowcount != 1:
+    if _VOID.run(connection, {"row": row.id, "now": now}) != 1:
         return False
     key = f"{row.issuer_id}:{serial_octets(row.serial).hex()}"
     changes.record(connection, "status", key)
@@ -172,7 +178,7 @@ def insert_names(
         for kind, value in names
     ]
     if rows:
-        connection.execute(_INSERT_NAMES, rows)
+        _INSERT_NAMES.run_many(connection, rows)
 
 
 def by_id(connection: sa.Connection, tenant: str, certificate_id: int) -> CertificateRow | None:
@@ -291,33 +297,34 @@ def key_history(
 
     Own and compromised hold for every tenant of the installation; the uses are the tenant's.
     """
-    own = connection.execute(_OWN, {"digest": spki_sha256}).first() is not None
-    rows = connection.execute(_KEY_ROWS, {"digest": spki_sha256}).all()
-    compromised = any(r.reason == KEY_COMPROMISE and r.revoked_at is not None for r in rows)
+    digest = {"digest": spki_sha256}
+    own = bool(_OWN.rows(connection, digest))
+    rows = _KEY_ROWS.rows(connection, digest)
+    compromised = any(reason == KEY_COMPROMISE and at for *_, at, reason in rows)
     if not compromised and len(rows) == _KEY_LIMIT:
-        compromised = connection.execute(_COMPROMISED, {"digest": spki_sha256}).first() is not None
+        compromised = bool(_COMPROMISED.rows(connection, digest))
     uses = tuple(
         KeyUse(
-            id=r.id,
-            tenant=r.tenant,
-            issuer_id=r.issuer_id,
-            subject=r.subject,
-            not_after=r.not_after,
-            revoked_at=r.revoked_at,
+            id=certificate_id,
+            tenant=owner,
+            issuer_id=issuer_id,
+            subject=subject,
+            not_after=not_after,
+            revoked_at=revoked_at,
         )
-        for r in rows
-        if r.tenant == tenant and r.state != "void" and r.not_after >= now
+        for certificate_id, owner, issuer_id, state, subject, not_after, revoked_at, _ in rows
+        if owner == tenant and state != "void" and not_after >= now
     )
     return KeyHistory(own, compromised, uses)
 
 
 _KEY_LIMIT = 50
-_OWN = (
+_OWN = Statement(
     sa.select(private_keys.c.id)
     .where(private_keys.c.spki_sha256 == sa.bindparam("digest"))
     .limit(1)
 )
-_KEY_ROWS = (
+_KEY_ROWS = Statement(
     sa.select(
         certificates.c.id,
         certificates.c.tenant,
@@ -332,7 +339,7 @@ _KEY_ROWS = (
     .order_by(certificates.c.id.desc())
     .limit(_KEY_LIMIT)
 )
-_COMPROMISED = (
+_COMPROMISED = Statement(
     sa.select(certificates.c.id)
     .where(
         certificates.c.spki_sha256 == sa.bindparam("digest"),
@@ -341,15 +348,18 @@ _COMPROMISED = (
     )
     .limit(1)
 )
-_MAY_ISSUE = sa.select(issuers.c.state, issuers.c.compromised_at).where(
-    issuers.c.id == sa.bindparam("issuer")
+_MAY_ISSUE = Statement(
+    sa.select(issuers.c.state, issuers.c.compromised_at).where(
+        issuers.c.id == sa.bindparam("issuer")
+    )
 )
 
 
 def issuer_state(connection: sa.Connection, issuer_id: int) -> tuple[str, datetime | None] | None:
     """Return an issuer's state and when its key was compromised, inside this transaction."""
-    row = connection.execute(_MAY_ISSUE, {"issuer": issuer_id}).one_or_none()
-    return None if row is None else (row.state, row.compromised_at)
+    for state, compromised_at in _MAY_ISSUE.rows(connection, {"issuer": issuer_id}):
+        return state, compromised_at
+    return None
 
 
 def _one(connection: sa.Connection, query: sa.Select[Any]) -> CertificateRow | None:

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from tmad.errors import Fault, FaultCode
+from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import requests
 
 
@@ -38,10 +38,11 @@ class RequestRow:
     expires_at: datetime
 
 
-_COLUMNS = tuple(requests.c[name] for name in RequestRow.__dataclass_fields__)
+_NAMES = tuple(RequestRow.__dataclass_fields__)
+_COLUMNS = tuple(requests.c[name] for name in _NAMES)
 _SELECT = sa.select(*_COLUMNS)
-_INSERT = requests.insert()
-_FORGET = (
+_INSERT = Statement(requests.insert(), columns=RequestRow.__dataclass_fields__)
+_FORGET = Statement(
     requests.update()
     .where(
         requests.c.idempotency == sa.bindparam("digest"),
@@ -50,7 +51,7 @@ _FORGET = (
     )
     .values(idempotency=None)
 )
-_OF_TRANSACTION = (
+_OF_TRANSACTION = Statement(
     _SELECT.where(
         requests.c.endpoint == sa.bindparam("door"),
         requests.c.transaction == sa.bindparam("asked"),
@@ -58,7 +59,7 @@ _OF_TRANSACTION = (
     .order_by(requests.c.id.desc())
     .limit(sa.bindparam("most"))
 )
-_ISSUED = (
+_ISSUED = Statement(
     requests.update()
     .where(requests.c.id == sa.bindparam("row"), requests.c.state == "issuing")
     .values(
@@ -73,8 +74,10 @@ def insert(connection: sa.Connection, row: RequestRow) -> None:
     """Add a request; Fault(CONFLICT) when the same one is there already."""
     values = {name: getattr(row, name) for name in RequestRow.__dataclass_fields__}
     try:
-        connection.execute(_INSERT, values)
-    except IntegrityError as error:
+        _INSERT.run(connection, values)
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
         raise Fault(
             FaultCode.CONFLICT, "the same request is being served", rule="request.duplicate"
         ) from error
@@ -82,7 +85,7 @@ def insert(connection: sa.Connection, row: RequestRow) -> None:
 
 def forget_idempotency(connection: sa.Connection, idempotency: bytes, before: datetime) -> None:
     """End the idempotency window of a request made before ``before`` and decided since."""
-    connection.execute(_FORGET, {"digest": idempotency, "before": before})
+    _FORGET.run(connection, {"digest": idempotency, "before": before})
 
 
 def by_id(connection: sa.Connection, tenant: str, request_id: str) -> RequestRow | None:
@@ -97,10 +100,11 @@ def find_of_transaction(
     connection: sa.Connection, endpoint: str, transaction: str, limit: int
 ) -> tuple[RequestRow, ...]:
     """Return the newest requests with a protocol's own id, newest first."""
-    rows = connection.execute(
-        _OF_TRANSACTION, {"door": endpoint, "asked": transaction, "most": limit}
+    values = {"door": endpoint, "asked": transaction, "most": limit}
+    return tuple(
+        RequestRow(**dict(zip(_NAMES, row, strict=True)))
+        for row in _OF_TRANSACTION.rows(connection, values)
     )
-    return tuple(_read(row) for row in rows)
 
 
 def find(
@@ -153,10 +157,8 @@ def update_issued(
     connection: sa.Connection, request_id: str, certificate_id: int, now: datetime
 ) -> None:
     """Record that a request got its certificate; Fault(CONFLICT) if it was given up."""
-    done = connection.execute(
-        _ISSUED, {"row": request_id, "certificate": certificate_id, "now": now}
-    )
-    if done.rowcount != 1:
+    values = {"row": request_id, "certificate": certificate_id, "now": now}
+    if _ISSUED.run(connection, values) != 1:
         raise Fault(
             FaultCode.CONFLICT,
             "the request was given up meanwhile",
