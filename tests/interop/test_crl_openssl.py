@@ -93,7 +93,7 @@ def test_crl_03_certtool_and_strongswan_read_it(
     shown = run(certtool, "--crl-info", "--inder", "--infile", file).stdout.decode()
     assert device.serial in shown.replace(":", "").lower()
     verified = run(
-        certtool, "--verify-crl", "--inder", "--infile", file,
+        certtool, "--verify-crl", "--infile", save(daemon, tmp_path, "/crl/issuing.pem"),
         "--load-ca-certificate", daemon.pem(), expect=None,
     )  # fmt: skip
     assert b"Verified" in verified.stdout + verified.stderr
