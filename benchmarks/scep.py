@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 # Not beside it: this folder has an http.py, which would hide the standard library's.
 sys.path[0] = str(Path(__file__).parents[1])
 
-from tests import scep_client as client
-from tests.daemon import Daemon
+from tests import scep_client as client  # noqa: E402  the path is set first
+from tests.daemon import Daemon  # noqa: E402
 
 _SETTINGS = "\n[protocols.scep]\nrate = 0\n"
 
