@@ -6,6 +6,7 @@ write for everything that is ready (docs/decisions/0010-one-http-channel.md).
 
 from __future__ import annotations
 
+from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from twisted.internet.interfaces import IAddress, ITransport
@@ -22,10 +23,11 @@ from tmad.edge.http1 import (
     encode_answer,
     head_end,
 )
+from tmad.plugin import Limits
 from tmad.wire.http import Response
 
 if TYPE_CHECKING:
-    from tmad.edge.http import Site
+    from tmad.edge.http import Door, Site
 
 # What is read ahead of the request that is being answered.
 _READ_AHEAD = 65_536
@@ -40,6 +42,11 @@ _LINGER = 2.0
 _LINGER_OCTETS = 1 << 20
 # For the last octets of an answer when the connection is closed.
 _FLUSH = 5.0
+
+# Heads up to this length are remembered by their connection.
+_REPEATED = 1_024
+# What a path that is nobody's may send, since it is read before it is refused.
+_UNKNOWN = Limits()
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -69,6 +76,9 @@ class Channel(TwistedProtocol):
         self._unread = b""
         self._scanned = 0
         self._head: Head | None = None
+        self._door: Door | None = None
+        self._last_raw = b""
+        self._last_head: Head | None = None
         self._body: Body | ChunkedBody | None = None
         self._ready: list[bytes] = []
         self._ready_size = 0
@@ -80,7 +90,7 @@ class Channel(TwistedProtocol):
         self._closes = False  # after what is being written
         self._is_over = False  # nothing is read or served any more
         self._discarded = 0
-        self._send: Any = None
+        self._socket: socket | None = None  # while nothing is in Twisted's buffer
 
     # -- Twisted's side ---------------------------------------------------------------------
 
@@ -97,7 +107,7 @@ class Channel(TwistedProtocol):
             return
         self.deadline = self.site.seconds() + self.site.limits.header_seconds
         self._transport.registerProducer(self, True)
-        self._send = self.site.direct(self._transport)
+        self._socket = self.site.socket_of(self._transport)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         if self._is_over:
@@ -169,7 +179,7 @@ class Channel(TwistedProtocol):
         """Answer what has come, as far as it is complete."""
         try:
             for _ in range(_IN_A_ROW):
-                if not self._serve_one():
+                if not self._serve_one() or not self._unread:
                     break
             else:
                 self._is_yielding = True
@@ -177,6 +187,8 @@ class Channel(TwistedProtocol):
         except Refused as refused:
             self._refuse(refused)
         self._flush()
+        if not self._unread:
+            self._resume_reading()
 
     def _continue(self) -> None:
         self._is_yielding = False
@@ -202,9 +214,17 @@ class Channel(TwistedProtocol):
                 self._resume_reading()
                 return False
             self._scanned = 0
-            head = decode_head(data[:end])
+            raw = data[:end]
             self._unread = data[end:]
-            self._begin(head)
+            if raw == self._last_raw:
+                # Clients that poll repeat their head to the octet.
+                head, door = self._last_head, self._door
+                assert head is not None
+            else:
+                head = decode_head(raw)
+                door = site.door(head)
+                self._last_raw, self._last_head = (raw, head) if end <= _REPEATED else (b"", None)
+            self._begin(head, door)
         if self._body is not None:
             surplus = self._body.take(self._unread)
             if surplus is None:
@@ -214,12 +234,16 @@ class Channel(TwistedProtocol):
             self._unread = surplus
         return self._answer()
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: Head, door: Door | None) -> None:
         """Decide, before its body is read, whether this request is served at all."""
         site = self.site
         site.waiting.pop(self, None)
-        limit = site.admit(self, head)
         self._head = head
+        self._door = door
+        limits = _UNKNOWN if door is None else door.limits
+        if len(head.path) + len(head.query) >= limits.url:
+            raise Refused(414, "the address is too long")
+        limit = limits.body
         if head.is_chunked:
             self._body = ChunkedBody(limit)
         elif head.length:
@@ -236,7 +260,7 @@ class Channel(TwistedProtocol):
         head, body = self._head, self._body
         assert head is not None
         octets = body.octets() if body is not None else b""
-        answer = self.site.answer(self, head, octets)
+        answer = self.site.answer(self, head, self._door, octets)
         if isinstance(answer, Response):
             self._put_answer(head, answer)
             return not (self._is_over or self._is_clogged or self._rest is not None)
@@ -294,7 +318,7 @@ class Channel(TwistedProtocol):
             piece, rest = self._rest[:_PIECE], self._rest[_PIECE:]
             self._rest = rest if rest else None
             self.deadline = self.site.seconds() + self.site.limits.write_seconds
-            self._send = None
+            self._socket = None
             self._transport.write(bytes(piece))
         if self._rest is None and not self._is_over:
             self._answer_put()
@@ -342,19 +366,19 @@ class Channel(TwistedProtocol):
         data = ready[0] if len(ready) == 1 else b"".join(ready)
         ready.clear()
         self._ready_size = 0
-        if self._send is not None:
+        if self._socket is not None:
             # Straight to the socket: Twisted's buffer costs two epoll calls an answer.
             try:
-                sent = self._send(data)
+                sent = self._socket.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
                 # Twisted will find out as well, and call connectionLost.
-                self._send = None
+                self._socket = None
                 return
             if sent == len(data):
                 return
             # From now on Twisted buffers, so that nothing is overtaken.
-            self._send = None
+            self._socket = None
             data = data[sent:]
         self._transport.write(data)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from itertools import count
 from secrets import token_hex
+from socket import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -216,18 +217,12 @@ class Site(Factory):
         """Call in the reactor's next turn."""
         self.reactor.callLater(0, function)
 
-    def direct(self, transport: Any) -> Callable[[bytes], int] | None:
-        """Return how to write past Twisted's buffer, where that is possible."""
-        if not ITCPTransport.providedBy(transport):
+    def socket_of(self, transport: Any) -> socket | None:
+        """Return the socket behind a plain TCP transport."""
+        if self.secure or not ITCPTransport.providedBy(transport):
             return None
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(True)
-        if self.secure:
-            return None
-        # ITCPTransport does not name getHandle, ISystemHandle does.
         handle: Any = ISystemHandle(transport).getHandle()
-        send: Callable[[bytes], int] = handle.send
-        return send
+        return handle if isinstance(handle, socket) else None
 
     def opened(self, channel: Channel) -> bool:
         """Count a new connection; False when there are too many."""
@@ -270,22 +265,15 @@ class Site(Factory):
             self._date_end = now + 0.5
         return self._date
 
-    def admit(self, channel: Channel, head: Head) -> int:
-        """Return how long the body may be; raise Refused for what is not served at all."""
-        door = self._door(head)
-        if door is None:
-            return 65_536
-        if len(head.path) + len(head.query) + 1 > door.limits.url:
-            raise Refused(414, "the address is too long")
-        return door.limits.body
-
-    def _door(self, head: Head) -> Door | None:
+    def door(self, head: Head) -> Door | None:
+        """Return the door that a request knocks at, if this listener has it."""
         door = self.doors.find(head.path)
         return door if door is not None and (door.plain or self.secure) else None
 
-    def answer(self, channel: Channel, head: Head, body: bytes) -> Response | Deferred[Response]:
+    def answer(
+        self, channel: Channel, head: Head, door: Door | None, body: bytes
+    ) -> Response | Deferred[Response]:
         """Return the answer, or a Deferred that never fails."""
-        door = self._door(head)
         if door is None:
             self.doors.unknown.count(404)
             response = Response(status=404, body=b"there is nothing here\n")

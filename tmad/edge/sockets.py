@@ -40,6 +40,9 @@ def _open(address: Address, kind: socket.SocketKind, shared: bool) -> socket.soc
         opened.setblocking(False)
         if kind is socket.SOCK_STREAM:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections inherit it: an answer in two parts must not wait for an
+            # acknowledgement (performance 5.2).
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family is socket.AF_INET6:
