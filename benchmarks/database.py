@@ -113,6 +113,23 @@ class Rate:
         )
 
 
+class Busy:
+    """A reactor that never idles, as under a flood of queries: slices of 3 ms."""
+
+    def __enter__(self) -> None:
+        self.call: Any = None
+        self._slice()
+
+    def _slice(self) -> None:
+        end = time.perf_counter() + 0.003
+        while time.perf_counter() < end:
+            pass
+        self.call = reactor.callLater(0, self._slice)  # type: ignore[attr-defined]
+
+    def __exit__(self, *_: object) -> None:
+        self.call.cancel()
+
+
 async def load(rate: Rate, work: Any, workers: int) -> None:
     async def worker() -> None:
         while rate.running:
@@ -153,6 +170,10 @@ async def measure(url: str) -> None:
         rate = Rate()
         await load(rate, lambda: database.write(issue, journal, next(numbers)), workers)
         rate.show(f"certificate + journal, {workers} at a time")
+    with Busy():
+        rate = Rate()
+        await load(rate, lambda: database.write(issue, journal, next(numbers)), 8)
+    rate.show("the same, 8 beside a busy reactor")
     rate = Rate()
     await load(rate, lambda: database.write(small, next(numbers)), 64)
     rate.show("small write function, 64 at a time")

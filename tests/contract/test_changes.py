@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -111,7 +112,9 @@ def test_a_slow_transaction_is_not_overtaken_and_lost(
     slow, quick = open_database(), open_database()
     source = Changes(open_database())
     cache = Cache(source)
+    loop.run(quick.write(changes.record, "status", "first"))
     loop.run(source.catch_up())
+    del cache.heard[:]
     recorded, gate = threading.Event(), threading.Event()
 
     def holding(connection: sa.Connection) -> None:
@@ -122,6 +125,9 @@ def test_a_slow_transaction_is_not_overtaken_and_lost(
     late = ensureDeferred(slow.write(holding))
     assert recorded.wait(10)
     early = ensureDeferred(quick.write(changes.record, "objects", "quick"))
+    # Time enough for the quick one to commit, if nothing kept it from that.
+    end = time.monotonic() + 0.5
+    loop.turn(lambda: bool(early.called) or time.monotonic() > end)
     loop.run(source.catch_up())
     gate.set()
     loop.run(DeferredList([late, early], fireOnOneErrback=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -26,6 +27,8 @@ QUEUE_LIMIT = 1_024
 WRITE_PATIENCE = 5.0
 READ_PATIENCE = 30.0
 LOOKUP_PATIENCE = 5.0
+
+_SWITCH_INTERVAL = 0.0002  # seconds
 
 
 class Database:
@@ -83,6 +86,11 @@ class Database:
         writers: int,
         threads: int,
     ) -> None:
+        # SQLite gives the interpreter lock up several times a statement, and a busy reactor
+        # hands it back only when this time is over. Beside a reactor that never idles, eight
+        # writers got 171 writes a second with Python's 5 ms (p99 258 ms) and 803 with 0.2 ms
+        # (p99 31 ms); beside an idle one it makes no difference (2026-11-23).
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
         self._writes = Lane(
             reactor,
             "database-write",
