@@ -1,0 +1,415 @@
+"""No hot statement reads more of a table than it returns, on both databases.
+
+Every statement that a storage function really sends, SQLAlchemy's and the driver's alike, is
+caught on its way and run once more under a meter, with some thousand rows in the tables, so that
+the planner has a choice (G-LOAD-7): on SQLite the instructions of its virtual machine are counted,
+on PostgreSQL the rows that EXPLAIN ANALYZE says were looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from tests.postgres import Cluster
+from tests.support import Clock
+from tmad.storage import (
+    certificates,
+    changes,
+    crls,
+    enroll_secrets,
+    issuers,
+    journal,
+    objects,
+    private_keys,
+    requests,
+    service_certificates,
+    status,
+)
+from tmad.storage.tables import metadata
+
+ROWS = 4_000
+REVOKED = 40
+PAGE = 20
+# Statements look at the rows that they return, and at a few besides: never at a table.
+FEW = 12 * PAGE
+INSTRUCTIONS = ROWS
+
+clock = Clock()
+
+
+@dataclass
+class Sent:
+    """The statements that reached the driver, with what each was given."""
+
+    statements: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+class SQLiteCursor(sqlite3.Cursor):
+    """Notes what it executes."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> SQLiteCursor:
+        self.connection.sent.statements.append((sql, parameters))  # type: ignore[attr-defined]
+        super().execute(sql, parameters)
+        return self
+
+
+class SQLiteConnection(sqlite3.Connection):
+    """Notes what it executes, by itself and by its cursors."""
+
+    sent: Sent
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(SQLiteCursor)
+
+    def execute(self, sql: str, parameters: Any = ()) -> Any:
+        return self.cursor().execute(sql, parameters)
+
+
+class Explained:
+    """A connection whose storage functions are run and then explained."""
+
+    def __init__(self, connection: sa.Connection, sent: Sent) -> None:
+        self.connection = connection
+        self.sent = sent
+        self.driver: Any = connection.connection.driver_connection
+        connection.info["tmad.now"] = clock
+
+    def explain(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
+        """Run a storage function; return what is wrong with its statements' plans."""
+        self.sent.statements.clear()
+        with self.connection.begin_nested() as undone:
+            function(self.connection, *args, **kwargs)
+            statements = list(self.sent.statements)
+            undone.rollback()
+        checked = [
+            (sql, values)
+            for sql, values in statements
+            if str(sql).lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE", "WITH"))
+            and "advisory" not in str(sql)
+        ]
+        assert checked, f"{function} sent no statement"
+        judge = (
+            self._on_sqlite if isinstance(self.driver, sqlite3.Connection) else self._on_postgres
+        )
+        return [
+            f"{function.__module__}.{function.__name__}: {problem}\n  {sql}"
+            for sql, values in checked
+            for problem in judge(sql, values)
+        ]
+
+    def _on_sqlite(self, sql: str, values: Any) -> list[str]:
+        """Count the virtual machine's instructions: a table of so many rows takes more."""
+        count = 0
+
+        def step() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        self.driver.execute("SAVEPOINT counted")
+        self.driver.set_progress_handler(step, 1)
+        try:
+            sqlite3.Connection.execute(self.driver, sql, values).fetchall()
+        finally:
+            self.driver.set_progress_handler(None, 0)
+            self.driver.execute("ROLLBACK TO counted")
+            self.driver.execute("RELEASE counted")
+        if count < INSTRUCTIONS:
+            return []
+        plan = sqlite3.Connection.execute(self.driver, f"EXPLAIN QUERY PLAN {sql}", values)
+        return [f"{count} instructions: {'; '.join(row[3] for row in plan)}"]
+
+    def _on_postgres(self, sql: Any, values: Any) -> list[str]:
+        # Rolled back: the function's own update must not have happened twice.
+        with self.connection.begin_nested() as undone:
+            cursor = psycopg.Cursor(self.driver)
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}".encode(), values)
+            row = cursor.fetchone()
+            undone.rollback()
+        assert row is not None
+        plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
+        return list(_problems(plan[0]["Plan"]))
+
+
+def _problems(node: dict[str, Any]) -> Iterator[str]:
+    kind = node["Node Type"]
+    if "Scan" in kind and "Relation Name" in node:
+        looked = node["Actual Loops"] * (
+            node["Actual Rows"]
+            + node.get("Rows Removed by Filter", 0)
+            + node.get("Rows Removed by Index Recheck", 0)
+        )
+        if looked > FEW:
+            yield f"{kind} of {node['Relation Name']} looks at {looked} rows"
+    for child in node.get("Plans", ()):
+        yield from _problems(child)
+
+
+def _digest(number: int) -> bytes:
+    return number.to_bytes(4) * 8
+
+
+def _fill(connection: sa.Connection) -> None:
+    """Put some thousand rows, in two tenants and two issuers, into every table that grows."""
+    now = clock()
+    day = timedelta(days=1)
+    tables = metadata.tables
+    tenants = ("default", "other")
+
+    def insert(name: str, rows: list[dict[str, Any]]) -> None:
+        connection.execute(tables[name].insert(), rows)
+
+    numbers = range(1, ROWS + 1)
+    insert(
+        "issuers",
+        [
+            {"id": n, "tenant": tenants[n % 2], "authority": f"ca-{n}", "generation": 1,
+             "state": "active", "key_id": f"key-{n}", "subject_der": _digest(n),
+             "chain_der": b"", "parent_issuer_id": n // 2 or None, "created_at": now}
+            for n in range(1, 201)
+        ],
+    )  # fmt: skip
+    insert(
+        "certificates",
+        [
+            {"id": n, "tenant": tenants[n % 2], "issuer_id": 1 + n % 2, "serial": _digest(n),
+             "state": "intent" if n % 500 == 0 else "issued", "via": "scep",
+             "endpoint": "scep/default", "profile": "device", "profile_revision": 1,
+             "request_id": f"R{n:06}", "owner": "", "subject": f"CN={n}", "not_before": now,
+             "not_after": now + day * (1 + n % 400), "spki_sha256": _digest(n),
+             "tbs_sha256": _digest(n), "certificate_der": b"x" * 100, "sha256": _digest(n),
+             "created_at": now, "revoked_at": now if n % (ROWS // REVOKED) == 0 else None,
+             "reason": 4 if n % (ROWS // REVOKED) == 0 else None}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "certificate_names",
+        [
+            {"certificate_id": n, "kind": "dns", "value": f"host-{n}.test",
+             "tenant": tenants[n % 2]}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    states = ("issued", "issued", "issued", "denied")
+    insert(
+        "requests",
+        [
+            {"id": f"R{n:06}", "tenant": tenants[n % 2], "endpoint": f"scep/door-{n % 2}",
+             "via": "scep", "transaction": f"t-{n}", "spki_sha256": _digest(n),
+             "fingerprint": _digest(n), "idempotency": _digest(n),
+             "state": "pending" if n % 200 == 0 else states[n % 4], "applicant": "", "peer": "",
+             "subject": "", "body": "{}", "comment": "", "decided_by": "", "created_at": now,
+             "updated_at": now, "expires_at": now + day}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "enroll_secrets",
+        [
+            {"id": f"S{n:06}", "tenant": tenants[n % 2], "endpoint": f"scep/door-{n % 2}",
+             "digest": _digest(n), "bound_to": "{}", "uses_left": 1, "created_by": "",
+             "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "changes",
+        [{"id": n, "topic": "status", "key": f"1:{n:08x}", "at": now} for n in numbers],
+    )
+    insert(
+        "journal",
+        [
+            {"writer": f"node/{n % 3}", "seq": 1 + n // 3, "at": now, "tenant": tenants[n % 2],
+             "kind": "certificate.issued", "actor": "", "object": f"certificate/{n}",
+             "trace": f"T{n // 2}", "data": "{}", "previous": b"", "hash": b""}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "journal_writers",
+        [{"writer": f"node/{n}", "node": "node", "started_at": now, "seq": ROWS // 3, "hash": b""}
+         for n in range(3)],
+    )  # fmt: skip
+    insert(
+        "objects",
+        [
+            {"tenant": tenants[n % 2], "kind": "endpoint", "name": f"e-{n}",
+             "handle": f"scep/e-{n}", "revision": 1, "document": "{}", "updated_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "private_keys",
+        [
+            {"id": f"key-{n}", "tenant": tenants[n % 2], "store": "soft", "algorithm": "p256",
+             "label": "", "public_key_der": b"", "spki_sha256": _digest(ROWS + n),
+             "material": b"", "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "service_certificates",
+        [
+            {"tenant": tenants[n % 2], "purpose": "ocsp", "scope": str(n % 500),
+             "certificate_der": b"", "chain_der": b"", "key_id": "", "not_before": now,
+             "not_after": now + day, "renew_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "crls",
+        [
+            {"issuer_id": 1 + n % 2, "number": n, "tenant": "default", "this_update": now,
+             "next_update": now + day, "entries": 0, "change_id": 0, "sha256": b""}
+            for n in numbers
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def explained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Explained]:
+    sent = Sent()
+    if request.param == "sqlite":
+        path = str(tmp_path_factory.mktemp("plans") / "tmad.db")
+
+        def open_sqlite() -> sqlite3.Connection:
+            opened = sqlite3.connect(path, factory=SQLiteConnection, isolation_level=None)
+            opened.sent = sent
+            return opened
+
+        engine = sa.create_engine("sqlite://", creator=open_sqlite, poolclass=sa.pool.NullPool)
+    else:
+        cluster: Cluster = request.getfixturevalue("postgres")
+        url = sa.make_url(cluster.database()).set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+
+        class PostgreSQLCursor(psycopg.Cursor[Any]):
+            def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+                sent.statements.append((query, params))
+                return super().execute(query, params, **options)
+
+    with engine.connect() as connection:
+        if request.param == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+            metadata.create_all(connection)
+        _fill(connection)
+        connection.commit()
+        # SQLite goes without statistics, as it does in service: nobody runs ANALYZE there.
+        if request.param == "postgresql":
+            connection.exec_driver_sql("ANALYZE")
+            connection.commit()
+            driver: Any = connection.connection.driver_connection
+            driver.cursor_factory = PostgreSQLCursor
+        else:
+            connection.exec_driver_sql("BEGIN")
+        yield Explained(connection, sent)
+        connection.rollback()
+    engine.dispose()
+
+
+NOW = clock()
+LATER = NOW + timedelta(days=1)
+MIDDLE = ROWS // 2
+DEEP = {"after": MIDDLE, "limit": PAGE}
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return function, args, kwargs
+
+
+HOT: dict[str, Call] = {
+    # OCSP and every check of a certificate
+    "status": call(status.by_serial, 1, _digest(MIDDLE)),
+    "status, never issued": call(status.by_serial, 1, b"\x01"),
+    "revocable": call(status.by_issuer_and_serial, "default", 1, _digest(MIDDLE)),
+    "certificate by serial": call(certificates.by_serial, 1, 7),
+    "certificate by digest": call(certificates.by_sha256, "default", _digest(MIDDLE)),
+    "certificate by id": call(certificates.by_id, "default", MIDDLE),
+    # lists
+    "certificates, first page": call(certificates.find, "default", after=0, limit=PAGE),
+    "certificates, deep page": call(certificates.find, "default", **DEEP),
+    "certificates by name": call(
+        certificates.find_by_name, "default", f"host-{MIDDLE}.test", after=0, limit=PAGE
+    ),
+    "certificates by key": call(certificates.find_by_key, _digest(MIDDLE), 0, PAGE),
+    "certificates that expire": call(
+        certificates.find_expiring, "default", until=LATER, after=(NOW, 0), limit=PAGE
+    ),
+    "key history": call(certificates.key_history, "default", _digest(MIDDLE), NOW),
+    "stale intents": call(certificates.find_stale_intents, LATER, limit=PAGE),
+    # CRL
+    "revoked, a page": call(crls.find_revoked, 1, _digest(MIDDLE), None, None, PAGE),
+    "newest CRL": call(crls.newest, 1),
+    "list of CRLs": call(crls.find_heads, 1, None, PAGE),
+    "status changes": call(crls.find_status_changes, 1, ROWS - 5),
+    # caches
+    "changes": call(changes.since, ROWS - 5),
+    "changes, all seen": call(changes.since, ROWS),
+    "changes, pruned": call(changes.since, ROWS * 2),
+    # enrolment
+    "requests of a transaction": call(
+        requests.find_of_transaction, f"scep/door-{MIDDLE % 2}", f"t-{MIDDLE}", PAGE
+    ),
+    "request": call(requests.by_id, "default", f"R{MIDDLE:06}"),
+    "pending requests": call(requests.find, "default", state="pending", after="", limit=PAGE),
+    "issued requests, deep": call(
+        requests.find, "default", state="issued", after=f"R{MIDDLE:06}", limit=PAGE
+    ),
+    "expired requests": call(requests.find_expired, NOW, limit=PAGE),
+    "requests of today": call(
+        requests.count, "scep/door-0", ("issued", "pending"), f"R{ROWS - 10:06}", PAGE
+    ),
+    "idempotency": call(requests.forget_idempotency, _digest(MIDDLE), NOW),
+    "secret": call(enroll_secrets.by_digest, "scep/door-0", _digest(MIDDLE)),
+    "secrets, deep page": call(enroll_secrets.find, "default", None, f"S{MIDDLE:06}", PAGE),
+    "secret, claim": call(enroll_secrets.claim, f"S{MIDDLE:06}", "R1", NOW),
+    "secret, consume": call(enroll_secrets.consume, f"S{MIDDLE:06}", "R1", NOW),
+    # journal
+    "journal by trace": call(journal.by_trace, f"T{MIDDLE // 2}"),
+    "journal, first page": call(journal.find, None, None, PAGE),
+    "journal, newest first": call(journal.find, None, None, PAGE, True),
+    "journal, deep page": call(journal.find, None, (NOW, "node/1", ROWS // 6), PAGE),
+    "journal of a tenant": call(journal.find, "default", (NOW, "node/1", ROWS // 6), PAGE),
+    "journal of a small tenant": call(journal.find, "small", None, PAGE),
+    "journal of a writer": call(journal.find_raw, "node/1", ROWS // 6, ROWS, PAGE),
+    "journal bounds": call(journal.bounds, "node/1"),
+    "journal strangers": call(journal.find_strangers, ["node/0", "node/1", "node/2"]),
+    # what the node is made of
+    "object": call(objects.by_name, "default", "endpoint", f"e-{MIDDLE}"),
+    "object by handle": call(objects.by_handle, "endpoint", f"scep/e-{MIDDLE}"),
+    "objects, deep page": call(objects.find, "default", "endpoint", f"e-{MIDDLE}", PAGE),
+    "issuer": call(issuers.by_id, 7),
+    "issuers of an authority": call(issuers.find_of_authority, "default", "ca-8"),
+    "issuers, a page": call(issuers.find, after=20, limit=PAGE),
+    "private key": call(private_keys.by_id, f"key-{MIDDLE}"),
+    "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
+}
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_g_load_7_no_hot_statement_reads_a_whole_table(explained: Explained, name: str) -> None:
+    function, args, kwargs = HOT[name]
+    assert explained.explain(function, *args, **kwargs) == []
+
+
+def test_the_check_itself_sees_a_table_that_is_read_whole(explained: Explained) -> None:
+    def careless(connection: sa.Connection) -> None:
+        connection.execute(
+            sa.text("SELECT id FROM certificates WHERE subject = :subject"), {"subject": "CN=7"}
+        ).all()
+
+    assert explained.explain(careless)
