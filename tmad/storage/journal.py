@@ -78,8 +78,14 @@ _WRITERS = sa.select(
 _NEXT_WRITER = sa.select(sa.func.min(journal.c.writer)).where(
     journal.c.writer > sa.bindparam("after")
 )
-_BOUNDS = sa.select(sa.func.min(journal.c.seq), sa.func.max(journal.c.seq)).where(
-    journal.c.writer == sa.bindparam("writer")
+# Two questions: SQLite answers min and max together by reading the whole chain.
+_BOUNDS = sa.select(
+    *(
+        sa.select(end(journal.c.seq))
+        .where(journal.c.writer == sa.bindparam("writer"))
+        .scalar_subquery()
+        for end in (sa.func.min, sa.func.max)
+    )
 )
 _CHECKPOINT = sa.select(
     journal_checkpoints.c.id,

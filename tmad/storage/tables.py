@@ -135,7 +135,8 @@ certificates = sa.Table(
     sa.UniqueConstraint("issuer_id", "serial"),
     sa.Index("ix_certificates_tenant_id", "tenant", "id"),
     sa.Index("ix_certificates_spki_sha256", "spki_sha256"),
-    sa.Index("ix_certificates_sha256", "sha256"),
+    # With the tenant, which SQLite would else look for by ix_certificates_tenant_id: all of it.
+    sa.Index("ix_certificates_sha256_tenant", "sha256", "tenant"),
     sa.Index("ix_certificates_tenant_not_after", "tenant", "not_after", "id"),
     sa.Index("ix_certificates_request_id", "request_id"),
     sa.Index(
@@ -285,7 +286,7 @@ journal = sa.Table(
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Index("ix_journal_at", "at", "writer", "seq"),
     sa.Index("ix_journal_trace", "trace"),
-    sa.Index("ix_journal_object", "tenant", "object", "at"),
+    sa.Index("ix_journal_tenant_at", "tenant", "at", "writer", "seq"),
 )
 
 journal_writers = sa.Table(

@@ -76,7 +76,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("revoked_at IS NOT NULL"),
         postgresql_where=sa.text("revoked_at IS NOT NULL"),
     )
-    op.create_index("ix_certificates_sha256", "certificates", ["sha256"], unique=False)
+    op.create_index(
+        "ix_certificates_sha256_tenant", "certificates", ["sha256", "tenant"], unique=False
+    )
     op.create_index("ix_certificates_spki_sha256", "certificates", ["spki_sha256"], unique=False)
     op.create_index("ix_certificates_tenant_id", "certificates", ["tenant", "id"], unique=False)
     op.create_index(
@@ -164,7 +166,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("writer", "seq", name=op.f("pk_journal")),
     )
     op.create_index("ix_journal_at", "journal", ["at", "writer", "seq"], unique=False)
-    op.create_index("ix_journal_object", "journal", ["tenant", "object", "at"], unique=False)
+    op.create_index(
+        "ix_journal_tenant_at", "journal", ["tenant", "at", "writer", "seq"], unique=False
+    )
     op.create_index("ix_journal_trace", "journal", ["trace"], unique=False)
     op.create_table(
         "journal_checkpoints",
