@@ -91,9 +91,7 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_file_that_says_them(tmp_path: Path) -> None:
-    settings = load(
-        tmp_path, '[node]\ndata = "../x"\n[keyring]\npassphrase_file = "secret/p"\n'
-    )
+    settings = load(tmp_path, '[node]\ndata = "../x"\n[keyring]\npassphrase_file = "secret/p"\n')
 
     assert settings.node.data == tmp_path.parent / "x"
     assert settings.keyring.passphrase_file == tmp_path / "secret" / "p"
