@@ -22,6 +22,7 @@ from tmad.ca.crl import CRLs
 from tmad.ca.endpoint import Endpoints
 from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.importing import CertificateImport
+from tmad.ca.inventory import Inventory
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
 from tmad.ca.requests import EndpointID
@@ -63,6 +64,7 @@ class Core:
     ceremony: Ceremony
     adoption: Adoption
     imports: CertificateImport
+    inventory: Inventory
 
     async def close(self) -> None:
         """Finish what is under way, then let go of keys and database."""
@@ -216,6 +218,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             database, journal, objects, keyring, hierarchy, authority, now, holder=holder
         ),
         imports=CertificateImport(database, journal, hierarchy, now),
+        inventory=Inventory(database, journal, hierarchy, now),
     )
 
 

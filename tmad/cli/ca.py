@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -10,6 +9,7 @@ import click
 
 from tmad.cli import objects, output
 from tmad.cli.context import Session, nothing_to_do, usage, with_core
+from tmad.cli.times import Lifetime
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -40,22 +40,6 @@ _REASONS = (
 )
 
 
-class Lifetime(click.ParamType[timedelta]):
-    """A time such as 90d, 12w or 10y; a year has 365 days."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"([1-9][0-9]{0,4})([dwy])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a time such as 90d, 12w or 10y", param, ctx)
-        return timedelta(days=int(found[1]) * _DAYS[found[2]])
-
-
 @click.group()
 def ca() -> None:
     """Authorities: roots and sub-CAs, their keys and certificates."""
@@ -65,10 +49,8 @@ def ca() -> None:
 objects.attach(ca, "authority", columns=("description",))
 
 _algorithm = click.option("--algorithm", type=click.Choice(_ALGORITHMS), help="Of the key.")
-_store = click.option(
-    "--store", type=click.Choice(["soft", "pkcs11"]), help="Where the key lives."
-)
-_lifetime = click.option("--lifetime", type=Lifetime(), help="90d, 12w, 10y.")
+_store = click.option("--store", type=click.Choice(["soft", "pkcs11"]), help="Where the key lives.")
+_lifetime = click.option("--lifetime", type=Lifetime("dwy"), help="90d, 12w, 10y.")
 _generation = click.option(
     "--generation", type=click.IntRange(1), help="Which key; else the active one."
 )
@@ -91,9 +73,7 @@ _path_length = click.option(
 @click.option("--subject", default="", metavar="DN", help='"CN=…,O=…"; else CN=NAME.')
 @click.option("--parent", metavar="[TENANT/]NAME", help="Who signs it; without, it is a root.")
 @click.option("--external", is_flag=True, help="A CA outside signs it: tmad ca csr, install.")
-@click.option(
-    "--algorithm", type=click.Choice(_ALGORITHMS), default="p384", show_default=True
-)
+@click.option("--algorithm", type=click.Choice(_ALGORITHMS), default="p384", show_default=True)
 @_store
 @_lifetime
 @_path_length
@@ -305,9 +285,7 @@ async def rekey(
 @with_core
 async def activate(core: Session, name: str) -> None:
     """Let the staged key issue; the old one goes on signing its CRL and OCSP answers."""
-    issuer = await core.ceremony.activate(
-        core.actor, core.tenant, name, dry_run=core.dry_run
-    )
+    issuer = await core.ceremony.activate(core.actor, core.tenant, name, dry_run=core.dry_run)
     _changed(core, issuer, "activated")
 
 
@@ -433,9 +411,7 @@ async def export(
 
     from tmad.ca import trust
 
-    issuer = _chosen(
-        await core.services.hierarchy.show(core.actor, core.tenant, name), generation
-    )
+    issuer = _chosen(await core.services.hierarchy.show(core.actor, core.tenant, name), generation)
     if issuer.certificate is None:
         nothing_to_do(f"{name} waits for its certificate")
     found = trust.chain(issuer, include_root=not no_root) if chain else (issuer.certificate,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Any, BinaryIO
 
@@ -10,24 +9,7 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import Session, nothing_to_do, with_core
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-class Lifetime(click.ParamType[timedelta]):
-    """A time such as 30m, 24h or 7d."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a time such as 30m, 24h or 7d", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+from tmad.cli.times import Lifetime
 
 
 @click.group("enroll-secret")
@@ -37,7 +19,7 @@ def enroll_secret() -> None:
 
 @enroll_secret.command("create")
 @click.option("--endpoint", required=True, metavar="PROTOCOL/LABEL")
-@click.option("--lifetime", type=Lifetime(), help="30m, 24h, 7d; else what the endpoint says.")
+@click.option("--lifetime", type=Lifetime("mhd"), help="30m, 24h, 7d; else what the endpoint says.")
 @click.option("--subject", multiple=True, metavar="CN=PATTERN", help="Good for this subject only.")
 @click.option("--name", "names", multiple=True, metavar="dns:PATTERN", help="… and these names.")
 @click.option("--profile", default="", help="Good for this profile only.")
