@@ -4,7 +4,8 @@
 
 The load generator is load.c, with 32 connections (wrk cannot ask ``openssl ocsp``: see there).
 Rounds are interleaved and medians printed; beside each rate stands the server's CPU a request,
-which depends less on what else the machine does. The goals are in docs/performance.md (goals 1 to 6): they are ratios.
+which depends less on what else the machine does. The goals are ratios (docs/performance.md,
+goals 1 to 6).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -32,6 +34,9 @@ from cryptography.x509 import ocsp
 
 from tests.daemon import Daemon, free_ports
 from tmad.storage.status import serial_octets
+
+# The requests for an authority, with or without a nonce.
+Bodies: TypeAlias = dict[tuple[str, bool], Path]
 
 TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True)
@@ -186,8 +191,9 @@ def peer(directory: Path, serials: list[int]) -> Iterator[tuple[Server, x509.Cer
         process.wait()
 
 
-def check(daemon: Daemon, pem: Path, issuer: x509.Certificate, serial: int) -> None:
+def check(daemon: Daemon, serial: int) -> None:
     """Let openssl verify one answer, so that what is measured is known to be right."""
+    pem = daemon.pem()
     done = subprocess.run(
         ["openssl", "ocsp", "-issuer", str(pem), "-serial", str(serial), "-url",
          f"{daemon.url}/ocsp", "-CAfile", str(daemon.pem("root")), "-verify_other", str(pem)],
@@ -195,7 +201,6 @@ def check(daemon: Daemon, pem: Path, issuer: x509.Certificate, serial: int) -> N
     )  # fmt: skip
     if "Response verify OK" not in done.stderr or ": good" not in done.stdout:
         raise SystemExit(f"openssl does not accept our answer:\n{done.stdout}{done.stderr}")
-    assert issuer.subject
 
 
 def rsa_signing_rate() -> float:
@@ -235,40 +240,38 @@ class Run:
 
     def all(self) -> None:
         """Measure everything and print it."""
-        daemon = Daemon(self.directory / "node")
+        with contextlib.ExitStack() as ends:
+            openssl, peer_issuer = ends.enter_context(peer(self.directory / "peer", self.serials))
+            theirs = self.bench.requests("peer-bodies", peer_issuer, self.serials, nonce=False)
+            # All of them before any load, which leaves thousands of ports in TIME-WAIT.
+            nodes = [(workers, *self.node(workers, ends)) for workers in self.workers]
+            for workers, daemon, bodies in nodes:
+                self.measure(daemon, workers, bodies, openssl, theirs)
+        self.report()
+
+    def node(self, workers: int, ends: contextlib.ExitStack) -> tuple[Daemon, Bodies]:
+        """Start a node; return it and the requests for it."""
+        daemon = Daemon(self.directory / f"node-{workers}", workers=workers)
         daemon.tmad("ca", "create", "rsa", "--parent", "root", "--algorithm", "rsa-2048")
-        issuers = {}
+        bodies: Bodies = {}
         for authority in ("issuing", "rsa"):
             (key,) = daemon.json("ca", "show", authority)["keys"].values()
             fill(daemon.directory / "tmad.db", key["id"], self.serials)
-            pem = daemon.pem(authority).read_bytes()
-            issuers[authority] = x509.load_pem_x509_certificate(pem)
-        bodies = {
-            ("issuing", False): self.bench.requests(
-                "plain", issuers["issuing"], self.serials, nonce=False
-            ),
-            ("issuing", True): self.bench.requests(
-                "nonce", issuers["issuing"], self.serials, nonce=True
-            ),
-            ("rsa", True): self.bench.requests("rsa", issuers["rsa"], self.serials, nonce=True),
-        }
-        with peer(self.directory / "peer", self.serials) as (openssl, peer_issuer):
-            theirs = self.bench.requests("peer-bodies", peer_issuer, self.serials, nonce=False)
-            for workers in self.workers:
-                daemon.workers = workers
-                daemon.start()
-                try:
-                    check(daemon, daemon.pem(), issuers["issuing"], self.serials[1])
-                    self.measure(daemon, workers, bodies, openssl, theirs)
-                finally:
-                    daemon.stop()
-        self.report()
+            issuer = x509.load_pem_x509_certificate(daemon.pem(authority).read_bytes())
+            for nonce in (False, True):
+                bodies[authority, nonce] = self.bench.requests(
+                    f"{authority}-{nonce}-{workers}", issuer, self.serials, nonce=nonce
+                )
+        daemon.start()
+        ends.callback(daemon.kill)
+        check(daemon, self.serials[1])
+        return daemon, bodies
 
     def measure(
         self,
         daemon: Daemon,
         workers: int,
-        bodies: dict[tuple[str, bool], Path],
+        bodies: Bodies,
         openssl: Server,
         theirs: Path,
     ) -> None:
