@@ -588,6 +588,28 @@ def test_drain_answers_what_runs_and_closes_the_rest() -> None:
     assert busy_transport.is_closing
 
 
+def test_a_peer_that_closes_its_side_still_gets_its_answers(edge: Edge) -> None:
+    gate: Deferred[Response] = Deferred()
+    edge.mount("/g", lambda request: gate)
+    channel, transport = edge.connect()
+    channel.dataReceived(b"GET /g HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+    channel.readConnectionLost()
+    assert not transport.is_closing
+    gate.callback(Response(body=b"late"))
+
+    assert bodies(transport.value()) == [b"late", b"/x "]
+    assert transport.is_closing
+
+
+def test_a_peer_that_closes_its_side_and_waits_for_nothing_is_closed(edge: Edge) -> None:
+    channel, transport = edge.connect()
+    channel.dataReceived(GET + GET[:10])
+    channel.readConnectionLost()
+
+    assert bodies(transport.value()) == [b"/x "]
+    assert transport.is_closing
+
+
 def test_a_peer_that_leaves_does_not_disturb_the_handler(edge: Edge) -> None:
     gate: Deferred[Response] = Deferred()
     edge.mount("/g", lambda request: gate)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from twisted.internet.interfaces import IAddress, ITransport
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tmad.edge.http1 import (
     Body,
@@ -58,6 +59,7 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None: ...
     def loseConnection(self) -> None: ...  # noqa: N802  Twisted's name
     def loseWriteConnection(self) -> None: ...  # noqa: N802  Twisted's name
+    def connectionLost(self, reason: Failure) -> None: ...  # noqa: N802  Twisted's name
     def abortConnection(self) -> None: ...  # noqa: N802  Twisted's name
     def pauseProducing(self) -> None: ...  # noqa: N802  Twisted's name
     def resumeProducing(self) -> None: ...  # noqa: N802  Twisted's name
@@ -65,6 +67,7 @@ class Transport(Protocol):
     def unregisterProducer(self) -> None: ...  # noqa: N802  Twisted's name
 
 
+@implementer(IHalfCloseableProtocol)
 class Channel(TwistedProtocol):
     """Serves one connection; ``deadline`` is when the site calls ``expire``."""
 
@@ -89,6 +92,7 @@ class Channel(TwistedProtocol):
         self._is_yielding = False
         self._closes = False  # after what is being written
         self._is_over = False  # nothing is read or served any more
+        self._has_ended = False  # the peer sends nothing more
         self._discarded = 0
         self._socket: socket | None = None  # while nothing is in Twisted's buffer
 
@@ -116,7 +120,7 @@ class Channel(TwistedProtocol):
                 self._transport.abortConnection()
             return
         self._unread = self._unread + data if self._unread else data
-        if self._is_busy or self._is_clogged or self._is_yielding or self._rest is not None:
+        if self._is_held:
             if len(self._unread) > _READ_AHEAD and not self._is_paused:
                 self._is_paused = True
                 self._transport.pauseProducing()
@@ -130,6 +134,26 @@ class Channel(TwistedProtocol):
         self._rest = None
         self._ready.clear()
         self.site.closed(self)
+
+    def readConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+        """The peer has closed its side; it may still wait for answers."""
+        self._has_ended = True
+        if self._is_over:
+            self._transport.loseConnection()
+        elif not self._is_held:
+            if self._socket is not None:
+                # Nothing is in Twisted's buffer either: what Twisted itself would do.
+                self._transport.connectionLost(connectionDone)
+            else:
+                self._finish()
+
+    def writeConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+        """Be told that our side is closed, as was asked for."""
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the next request has to wait."""
+        return self._is_busy or self._is_clogged or self._is_yielding or self._rest is not None
 
     def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
         """The peer has not read the last answers."""
@@ -145,7 +169,7 @@ class Channel(TwistedProtocol):
         self.deadline = _NEVER if self._is_busy else self._idle_end()
         if self._rest is not None:
             self._write_rest()
-        if not (self._rest is not None or self._is_busy or self._is_clogged or self._is_over):
+        if not (self._is_held or self._is_over):
             self._serve()
 
     def stopProducing(self) -> None:  # noqa: N802  Twisted's name
@@ -189,10 +213,12 @@ class Channel(TwistedProtocol):
         self._flush()
         if not self._unread:
             self._resume_reading()
+        if self._has_ended and not (self._is_held or self._is_over):
+            self._finish()
 
     def _continue(self) -> None:
         self._is_yielding = False
-        if not (self._is_over or self._is_busy or self._is_clogged or self._rest is not None):
+        if not (self._is_held or self._is_over):
             self._serve()
 
     def _serve_one(self) -> bool:
