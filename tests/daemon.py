@@ -134,11 +134,14 @@ class Daemon:
                 pass
             # A supervisor's workers listen on the port after the configured one.
             port = self.ops_port + (1 if self.workers > 1 else 0)
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-            connection.request("GET", "/readyz")
-            ready = connection.getresponse().status == 200
-            connection.close()
-        except OSError:
+            with contextlib.closing(
+                http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+            ) as connection:
+                connection.request("GET", "/readyz")
+                answer = connection.getresponse()
+                answer.read()
+                ready = answer.status == 200
+        except (OSError, http.client.HTTPException):
             return False
         return ready
 
