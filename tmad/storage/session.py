@@ -141,11 +141,14 @@ class GroupSession:
         else:
             if not transaction.is_active or connection.get_transaction() is not transaction:
                 raise RuntimeError("a storage function must not end its transaction")
+            doomed = connection.info.pop(_DOOM, None)
             # PostgreSQL answers COMMIT with a silent rollback if a statement had failed and
             # the function went on: that must not be acknowledged.
-            if self._backend.has_failed(connection):
+            if self._backend.is_lost(connection) or (
+                doomed is None and self._backend.has_failed(connection)
+            ):
                 raise _Lost("the function went on after a failed statement")
-            if doomed := connection.info.pop(_DOOM, None):
+            if doomed is not None:
                 job.fail(doomed)
             elif job.dry_run:
                 job.callbacks = []
