@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,14 +20,21 @@ START_SECONDS = 30
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return neighbouring ports of loopback that nobody listens on just now.
+
+    They lie below the range from which the kernel takes ports for outgoing connections: one of
+    those could be taken between this call and the daemon's start.
+    """
+    while True:
+        first = random.randrange(10_000, 32_000 - count)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    one = stack.enter_context(socket.socket())
+                    one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return list(range(first, first + count))
 
 
 class Daemon:
@@ -45,7 +53,8 @@ class Daemon:
         self.config = directory / "tmad.toml"
         self.workers = workers
         self.process: subprocess.Popen[bytes] | None = None
-        self.http_port, self.https_port, self.client_port, self.ops_port = free_ports(4)
+        # Each worker has the ops port after the one before it: the last ones stay free.
+        self.http_port, self.https_port, self.client_port, self.ops_port, *_ = free_ports(8)
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.https_url = f"https://127.0.0.1:{self.https_port}"
         self.ops_url = f"http://127.0.0.1:{self.ops_port}"
