@@ -5,8 +5,7 @@
  * FILE holds one request body a line, in hexadecimal. Prints: answers, seconds, failures, octets.
  *
  * wrk cannot ask "openssl ocsp": it first connects and closes without a word, which makes that
- * responder spin for ever. This one speaks on every connection that it opens, and reads whole
- * answers only.
+ * responder spin for ever. This one speaks on every connection that it opens, also at the end.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -29,7 +28,7 @@ struct peer { int fd; size_t sent, got; struct request *request; char data[ROOM]
 static struct request *requests;
 static size_t count, next;
 static struct sockaddr_in address;
-static int queue, closes;
+static int queue, closes, ends, opened;
 static long answers, failures, octets;
 
 static double now(void)
@@ -61,6 +60,7 @@ static void open_peer(struct peer *peer)
         perror("connect");
         exit(1);
     }
+    opened++;
     peer->sent = peer->got = 0;
     peer->request = &requests[next++ % count];
     watch(peer, EPOLL_CTL_ADD, EPOLLOUT);
@@ -69,7 +69,9 @@ static void open_peer(struct peer *peer)
 static void reopen(struct peer *peer)
 {
     close(peer->fd);
-    open_peer(peer);
+    opened--;
+    if (!ends)
+        open_peer(peer);
 }
 
 /* Send what is left of the request. */
@@ -122,7 +124,7 @@ static void take(struct peer *peer)
     else
         answers++;
     octets += size;
-    if (closes) {
+    if (closes || ends) {
         reopen(peer);
         return;
     }
@@ -180,7 +182,14 @@ int main(int argc, char **argv)
         open_peer(&peers[i]);
     double begin = now(), end = begin + atof(argv[6]);
     struct epoll_event events[256];
-    while (now() < end) {
+    long counted = 0;
+    double measured = 0;
+    while (opened && now() < end + 5) {
+        if (!ends && now() >= end) {
+            ends = 1;
+            counted = answers;
+            measured = now() - begin;
+        }
         int ready = epoll_wait(queue, events, 256, 100);
         for (int i = 0; i < ready; i++) {
             struct peer *peer = events[i].data.ptr;
@@ -190,6 +199,6 @@ int main(int argc, char **argv)
                 take(peer);
         }
     }
-    printf("%ld %f %ld %ld\n", answers, now() - begin, failures, octets);
+    printf("%ld %f %ld %ld\n", counted, measured, failures, octets);
     return 0;
 }
