@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -56,17 +57,21 @@ def fill(url: str, entries: int) -> None:
 
 
 class Stall:
-    """The longest time for which the reactor could do nothing else."""
+    """The longest time for which the reactor could do nothing else, and the memory meanwhile."""
 
     def __init__(self) -> None:
         self.longest = 0.0
+        self.peak = 0.0
         self._last = time.perf_counter()
         task.LoopingCall(self._tick).start(0.001)
 
     def _tick(self) -> None:
         now = time.perf_counter()
         self.longest = max(self.longest, now - self._last - 0.001)
-        self._last = now
+        # Without the database file, which SQLite maps into memory and the kernel may take back.
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+        self.peak = max(self.peak, (int(resident) - int(shared)) * resource.getpagesize())
+        self._last = time.perf_counter()
 
     def take(self) -> float:
         """Return the longest since the last call."""
@@ -82,10 +87,9 @@ async def measure(name: str, stall: Stall, work: Awaitable[T]) -> T:
     result = await work
     spent, cpu = time.perf_counter() - begin, time.process_time() - cpu
     await task.deferLater(reactor, 0.01, lambda: None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{name:32} {spent:6.2f} s {cpu:6.2f} s CPU, stall {stall.take() * 1000:7.1f} ms,"
-        f" peak {peak:5.0f} MiB",
+        f" peak {stall.peak / (1 << 20):5.0f} MiB",
         flush=True,
     )
     return result

@@ -46,6 +46,9 @@ tmad.ca.crl.CRLs.show                                  crl.read              AO 
 tmad.ca.hierarchy.Hierarchy.list                       authority.read        AOPUS
 tmad.ca.hierarchy.Hierarchy.show                       authority.read        AOPUS
 tmad.ca.importing.CertificateImport.import_            certificate.import    AO
+tmad.ca.inventory.Inventory.expiring                   certificate.read      AOPUS
+tmad.ca.inventory.Inventory.find                       certificate.read      AOPUS
+tmad.ca.inventory.Inventory.list                       certificate.read      AOPUS
 tmad.ca.pipeline.Authority.issue                       certificate.issue     AO   S
 tmad.ca.revocation.Revocation.hold                     certificate.hold      AO
 tmad.ca.revocation.Revocation.release                  certificate.release   AO

@@ -1,6 +1,6 @@
 """HTTP requests a second: our channel beside bare twisted.web, in one run.
 
-    python -m benchmarks.http [--seconds 3] [--rounds 3]
+    python -m benchmarks.edge [--seconds 3] [--rounds 3]
 
 Each server is one process that answers a 100-octet POST with 500 octets; the load generator is
 load.c with 32 connections, kept alive or a new one for each request. Beside each rate stands the
@@ -100,7 +100,7 @@ def main() -> None:
         bodies.write_text((b"b" * 100).hex() + "\n")
         ports = {kind: _free_port() for kind in KINDS}
         servers = {
-            kind: subprocess.Popen([sys.executable, "-m", "benchmarks.http", kind, str(port)])
+            kind: subprocess.Popen([sys.executable, "-m", "benchmarks.edge", kind, str(port)])
             for kind, port in ports.items()
         }
         try:
