@@ -11,15 +11,21 @@ from tmad.errors import Fault, FaultCode
 from tmad.storage.tables import Instant, leases
 
 # The token rises with every acquisition, also by the same holder: a holder that was paused
-# and one that was restarted under its name are told apart.
+# and one that was restarted under its name are told apart. An end further away than any lease
+# of this name lasts was written by a clock that has been set back since (G-FAULT-6).
 _ACQUIRE = sa.text(
     "INSERT INTO leases (name, holder, token, expires_at)"
     " VALUES (:name, :holder, 1, :expires_at)"
     " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, token = leases.token + 1,"
     " expires_at = excluded.expires_at"
     " WHERE leases.expires_at <= :now OR leases.holder = excluded.holder"
+    " OR leases.expires_at > :longest"
     " RETURNING token"
-).bindparams(sa.bindparam("expires_at", type_=Instant()), sa.bindparam("now", type_=Instant()))
+).bindparams(
+    sa.bindparam("expires_at", type_=Instant()),
+    sa.bindparam("now", type_=Instant()),
+    sa.bindparam("longest", type_=Instant()),
+)
 _SET_END = (
     leases.update()
     .where(
@@ -49,10 +55,21 @@ class Lease:
 def acquire(
     connection: sa.Connection, name: str, holder: str, seconds: float, now: datetime
 ) -> Lease | None:
-    """Take a lease that is free, expired or this holder's own; None if another has it."""
+    """Take a lease that is free, expired or this holder's own; None if another has it.
+
+    Every process asks for a lease of one name for the same number of ``seconds``.
+    """
     end = now + timedelta(seconds=seconds)
     token = connection.execute(
-        _ACQUIRE, {"name": name, "holder": holder, "expires_at": end, "now": now}
+        _ACQUIRE,
+        {
+            "name": name,
+            "holder": holder,
+            "expires_at": end,
+            "now": now,
+            # Two clocks may differ by as much as a lease lasts.
+            "longest": end + timedelta(seconds=seconds),
+        },
     ).scalar()
     return None if token is None else Lease(name, holder, token, end)
 
