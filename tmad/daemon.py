@@ -45,6 +45,7 @@ _PRUNE_SECONDS = 3_600.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
+_OPS_CONNECTIONS = 32
 
 
 def section_models() -> dict[str, type[Settings]]:
@@ -81,7 +82,7 @@ class Daemon:
         self._tls: dict[str, ServerTLS] = {}
         self._ports: list[IListeningPort] = []
         self._timers: Timers | None = None
-        self._is_stopping = False
+        self.is_stopping = False
         self._lag = 0.0
 
     # -- start --------------------------------------------------------------------------------
@@ -158,9 +159,7 @@ class Daemon:
             doors,
             settings.limits,
             self.reactor,
-            connections=self._connections,
-            maximum=self._maximum,
-            **options,
+            **{"connections": self._connections, "maximum": self._maximum, **options},
         )
         return site
 
@@ -177,10 +176,11 @@ class Daemon:
             self.metrics,
             about={"node": settings.node.name, "worker": self.index},
             measure=self._measure,
-            serving=lambda: self.started is not None and not self._is_stopping,
+            serving=lambda: self.started is not None and not self.is_stopping,
             waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
         )
-        ops = self._site("ops", health.doors)
+        # Of its own, so that operators get in when strangers have taken everything.
+        ops = self._site("ops", health.doors, connections=Connections(), maximum=_OPS_CONNECTIONS)
         self._open("ops", ops_addresses(settings, self.index), ops)
         self._open("http", settings.listen.http, self._site("http", self._doors, **access))
         checker = ClientCertificates(Trust(services.hierarchy), services.status, services.now)
@@ -219,7 +219,7 @@ class Daemon:
     async def _bring_up(self, kind: str, server: ServerTLS) -> None:
         was_ready = server.is_ready
         await server.refresh()
-        if not was_ready and not self._is_stopping:
+        if not was_ready and not self.is_stopping:
             addresses: tuple[str, ...] = getattr(self.settings.listen, kind)
             self._open(kind, addresses, server.wrap(self._sites[kind], self.reactor))
 
@@ -292,9 +292,9 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stop listening, finish requests, release leases, close; safe to call at any time."""
-        if self._is_stopping:
+        if self.is_stopping:
             return
-        self._is_stopping = True
+        self.is_stopping = True
         process.notify("STOPPING=1")
         ports, self._ports = self._ports, []
         for port in ports:
@@ -347,12 +347,22 @@ def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
             log.failure("cannot start", failure)
         reactor.callLater(0, reactor.stop)
 
+    def leave() -> None:
+        # A second signal while stopping changes nothing.
+        if not daemon.is_stopping:
+            reactor.stop()
+
     def begin() -> None:
-        # Twisted has set its handlers for SIGTERM and SIGINT; this one is ours.
-        signal.signal(
-            signal.SIGHUP,
-            lambda *_: reactor.callFromThread(daemon.reload),
-        )
+        # These replace the handlers that Twisted has just set.
+        for number, function in (
+            (signal.SIGTERM, leave),
+            (signal.SIGINT, leave),
+            (signal.SIGHUP, daemon.reload),
+        ):
+            signal.signal(number, lambda *_, function=function: reactor.callFromThread(function))
+        if count > 1:
+            # Ctrl-C reaches every process of the terminal; the supervisor tells its workers.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         ensureDeferred(daemon.start()).addErrback(failed)
 
     def end() -> Deferred[None]:

@@ -158,8 +158,7 @@ class Site(Factory):
         self._ceiling = maximum or limits.connections
         self.maximum = min(self._ceiling, limits.connections)
         self.channels: set[Channel] = set()
-        # Connections between two requests, or before their first, longest wait first.
-        self.waiting: dict[Channel, None] = {}
+        self.waiting: dict[Channel, None] = self.connections.waiting
         self.cut_off = 0
         self.running = 0
         self.seconds: Callable[[], float] = reactor.seconds

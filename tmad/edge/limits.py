@@ -6,6 +6,7 @@ import functools
 import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tmad.plugin import Limits
 
@@ -71,10 +72,14 @@ class Buckets:
 
 
 class Connections:
-    """Counts open connections, in all and from each source."""
+    """Counts open connections, in all and from each source.
+
+    ``waiting`` holds those between two requests, or before their first, longest wait first.
+    """
 
     def __init__(self) -> None:
         self.total = 0
+        self.waiting: dict[Any, None] = {}
         self._of: Counter[str] = Counter()
 
     def count(self, source: str) -> int:
