@@ -37,10 +37,10 @@ log = Logger()
 
 _TLS_SECONDS = 60.0
 _RENEW_SECONDS = 300.0
-_INTENT_SECONDS = 10.0
+_INTENT_SECONDS = 5.0
 _RECOVER_SECONDS = 30.0
 _EXPIRE_SECONDS = 300.0
-_SEAL_SECONDS = 300.0
+_SEAL_SECONDS = 60.0
 _PRUNE_SECONDS = 3_600.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)

@@ -52,18 +52,10 @@ if TYPE_CHECKING:
 
 _DAY = timedelta(days=1)
 _RETRIES = 5  # of one transaction id that are looked at
-# Longer than any token may take for a signature, and than a caller waits for a write.
-PATIENCE = timedelta(minutes=2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Permission:
-    """What step 2 found: this applicant may ask for this, from this issuer."""
-
-    endpoint: Endpoint
-    applicant: Applicant
-    profile: Profile
-    signer: Signer
+# Longer than a signature and the write after it may take; a process that is slower still finds
+# its intent void and discards what it signed. Half-done requests are settled within 30 s of a
+# crash: this, and the time until another process has the lease (security, G-FAULT-1).
+PATIENCE = timedelta(seconds=12)
 
 
 class Authority:
@@ -143,55 +135,6 @@ class Authority:
 
     # -- 0 record -----------------------------------------------------------------------------
 
-    async def _earlier(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome | None:
-        """Return the answer to an earlier copy of this request, if there was one (GEN-24)."""
-        rows = await self._database.lookup(
-            requests.find_of_transaction, str(request.endpoint), request.transaction, _RETRIES
-        )
-        same = record.idempotency(request)
-        since = self._now() - timedelta(minutes=endpoint.document.idempotency_minutes)
-        for row in rows:
-            if row.idempotency == same and row.updated_at >= since:
-                return await self._answer(row)
-            if row.state == "pending" and record.is_of(row, record.digest_of(request.public_key)):
-                # SCEP-47: MikroTik and IOS poll by sending a new request.
-                return await self._answer(row)
-        return None
-
-    async def _answer(self, row: RequestRow) -> Outcome | None:
-        match row.state:
-            case "issued":
-                return await self._issued_before(row)
-            case "pending" if row.expires_at > self._now():
-                return Pending(request_id=row.id, since=row.created_at)
-            case "issuing":
-                # Another process is at it: its answer is ready at the next attempt.
-                return Pending(request_id=row.id, retry_after=1.0, since=row.created_at)
-            case "denied":
-                raise Fault(
-                    FaultCode.REJECTED,
-                    f"the request was denied: {row.comment}"
-                    if row.comment
-                    else "the request was denied",
-                    rule="request.denied",
-                    values={"request": row.id},
-                )
-        return None
-
-    async def _issued_before(self, row: RequestRow) -> Issued:
-        found = await self._database.lookup(certificates.by_id, row.tenant, row.certificate_id or 0)
-        if found is None or found.certificate_der is None:
-            raise Fault(
-                FaultCode.INTERNAL, "the certificate is missing", private=f"request {row.id}"
-            )
-        return Issued(
-            request_id=row.id,
-            certificate_id=found.id,
-            certificate=x509.load_der_x509_certificate(found.certificate_der),
-            issuer_id=found.issuer_id,
-            replayed=True,
-        )
-
     async def _turn(self, same: bytes) -> None:
         waiting: Deferred[None] = Deferred()
         self._under_way[same].append(waiting)
@@ -245,73 +188,6 @@ class Authority:
         self, endpoint: Endpoint, states: tuple[str, ...], since: str, most: int
     ) -> int:
         return await self._database.lookup(requests.count, str(endpoint.id), states, since, most)
-
-    async def profile(self, tenant: str, name: str) -> Profile:
-        """Return a profile as of the last committed change, compiled."""
-        stored = await self._objects.load(tenant, "profile", name)
-        known = self._profiles.get((tenant, name))
-        if known is not None and known[0] is stored:
-            return known[1]
-        profile = Profile(name, stored.revision, stored.document)
-        self._profiles[tenant, name] = stored, profile
-        return profile
-
-    # -- 3 shape ------------------------------------------------------------------------------
-
-    def _shape(self, request: EnrollmentRequest, permission: Permission) -> Order:
-        profile, applicant = permission.profile, permission.applicant
-        endpoint, now = permission.endpoint, self._now()
-        renews = applicant.renews
-        if renews is not None:
-            check_window(
-                renews,
-                endpoint.document.renewal.window_days,
-                profile.document.renewal.window,
-                now,
-            )
-        asked = request.names
-        if renews is not None and not asked:
-            # Many clients leave the names out of a renewal: they are those of before.
-            asked = _names_of(renews.certificate)
-        key = keycheck.check(
-            request.public_key,
-            profile.document.keys,
-            evidence=request.evidence,
-            blocklist=self._blocklist,
-        )
-        template = profile.template(
-            subject=request.subject,
-            alternative_names=asked,
-            wanted=request.wanted,
-            key=key,
-            issuer=permission.signer.facts,
-            now=now,
-            sid=applicant.sid,
-        )
-        if renews is not None:
-            _check_same_holder(renews, template.subject, template.names)
-        if applicant.secret is not None:
-            self._secrets.check_binding(
-                applicant.secret, template.subject, template.names, profile.name
-            )
-        return Order(
-            tenant=endpoint.tenant,
-            via=request.via,
-            endpoint=str(endpoint.id),
-            actor=str(endpoint.id),
-            applicant=applicant,
-            profile=profile,
-            signer=permission.signer,
-            template=template,
-            key=key,
-            is_internal=False,
-            request=record.row(
-                request, applicant.standing, tenant=endpoint.tenant, state="issuing", now=now
-            ),
-            idempotency_window=timedelta(minutes=endpoint.document.idempotency_minutes),
-            proof=request.proof.value,
-            pending_limit=endpoint.document.limits.pending,
-        )
 
     # -- 4 approve ----------------------------------------------------------------------------
 
@@ -554,128 +430,11 @@ class Authority:
             issuer_id=order.signer.issuer.id,
         )
 
-    async def _order(
-        self,
-        actor: Actor,
-        tenant: str,
-        *,
-        authority: str,
-        profile_name: str,
-        issuer_id: int | None,
-        is_internal: bool,
-        proof: Proof,
-        subject: x509.Name,
-        asked: Sequence[x509.GeneralName],
-        wanted: Sequence[x509.Extension[x509.ExtensionType]],
-        public_key: CertificatePublicKeyTypes,
-        evidence: bytes,
-        validity: timedelta | None,
-        constraints: Constraints | None,
-        replaces: Renewed | None,
-    ) -> Order:
-        if (issuer_id is not None or constraints is not None) and not is_internal:
-            raise _forbid(
-                "issue.internal", "only the appliance itself may choose these", actor=actor.name
-            )
-        if proof is Proof.NONE:
-            raise Fault(
-                FaultCode.BAD_PROOF, "possession of the key was not shown", rule="request.proof"
-            )
-        profile = await self.profile(tenant, profile_name)
-        via = "system" if is_internal else "operator"
-        _check_road(profile, via)
-        if profile.document.approval == "manual" and not is_internal:
-            raise _forbid("profile.approval", "somebody else must approve", profile=profile.name)
-        if issuer_id is None:
-            issuer = await self._hierarchy.active(tenant, authority)
-        else:
-            issuer = await self._hierarchy.by_id(issuer_id)
-        if not issuer.document.allows_profile(profile.name):
-            raise _forbid("authority.profile", "the authority does not issue this profile")
-        key = keycheck.check(
-            public_key, profile.document.keys, evidence=evidence, blocklist=self._blocklist
-        )
-        if issuer_id is None:
-            signer = self._issuing.signer(issuer, profile)
-        else:
-            signer = self._issuing.internal_signer(issuer, profile, key)
-        template = profile.template(
-            subject=subject,
-            alternative_names=asked,
-            wanted=wanted,
-            key=key,
-            issuer=signer.facts,
-            now=self._now(),
-            validity=validity,
-            constraints=constraints,
-        )
-        return Order(
-            tenant=tenant,
-            via=via,
-            endpoint="",
-            actor=actor.name,
-            applicant=Applicant(
-                name=actor.name, method="operator", is_proven=True, renews=replaces
-            ),
-            profile=profile,
-            signer=signer,
-            template=template,
-            key=key,
-            is_internal=is_internal,
-            request=None,
-            proof=proof.value,
-        )
-
     # -- housekeeping -------------------------------------------------------------------------
 
     async def recover(self, patience: timedelta = PATIENCE) -> int:
         """Void the intents of processes that have died; return how many there were."""
         return await self._issuing.recover(patience)
-
-
-def _check_road(profile: Profile, via: str) -> None:
-    # T-SCEP-03: a profile is reached by the roads that it names, and by no other.
-    if via not in profile.document.via:
-        raise _forbid(
-            "profile.via",
-            "the profile is not for this road",
-            via=via,
-            allowed=", ".join(profile.document.via),
-        )
-
-
-def _check_same_holder(
-    renews: Renewed, subject: x509.Name, alternative: tuple[x509.GeneralName, ...]
-) -> None:
-    old = renews.certificate
-    if subject != old.subject or not names.same(alternative, _names_of(old)):
-        raise Fault(
-            FaultCode.REJECTED,
-            "a renewal must keep subject and names",
-            rule="renewal.names",
-            values={
-                "old": _described(old.subject, _names_of(old)),
-                "new": _described(subject, alternative),
-            },
-        )
-
-
-def _names_of(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    try:
-        return tuple(
-            certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        )
-    except x509.ExtensionNotFound:
-        return ()
-
-
-def _described(subject: x509.Name, alternative: Sequence[x509.GeneralName]) -> str:
-    texts = [f"{names.kind_of(name)}:{names.text_of(name)}" for name in alternative]
-    return "; ".join([subject.rfc4514_string(), *texts])[:500]
-
-
-def _forbid(rule: str, detail: str, **values: str) -> Fault:
-    return Fault(FaultCode.FORBIDDEN, detail, rule=rule, values=values)
 
 
 def _limited(rule: str, used: int, limit: int, *, retry_after: float) -> Fault:
