@@ -70,8 +70,7 @@ def test_ocsp_13_reads_what_cryptography_asks(name: str, issuer) -> None:
     assert cert_id.hash == name
     assert cert_id.serial == issuer.serial_number
     assert cert_id.issuer == (
-        hashlib.new(name, issuer.subject.public_bytes()).digest()
-        + hashlib.new(name, bits).digest()
+        hashlib.new(name, issuer.subject.public_bytes()).digest() + hashlib.new(name, bits).digest()
     )
     assert cert_id.der in data
     assert request.nonce is None

@@ -59,9 +59,7 @@ def test_crl_04_refuses_what_is_no_reason(world: World, reason: int) -> None:
 
 @pytest.mark.parametrize("first", FINAL)
 @pytest.mark.parametrize("second", FINAL)
-def test_crl_04_only_key_compromise_may_follow(
-    world: World, first: Reason, second: Reason
-) -> None:
+def test_crl_04_only_key_compromise_may_follow(world: World, first: Reason, second: Reason) -> None:
     before = world.revoke(world.ca, 1, first).after
     world.clock.advance(hours=1)
     if second == first:
