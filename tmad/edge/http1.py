@@ -61,7 +61,7 @@ def head_end(data: bytes, scanned: int, limit: int) -> int:
         if end + 4 > limit:
             raise _too_long(data)
         return end + 4
-    if data[0] <= 0x20 or data[0] >= 0x7F:
+    if (data[0] <= 0x20 or data[0] >= 0x7F) and data != b"\r":
         raise Refused(400, "this is not HTTP")
     if _BARE_LF.search(data, max(0, scanned - 1)):
         raise Refused(400, "a line must end with CR LF")
