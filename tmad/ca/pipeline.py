@@ -8,7 +8,7 @@ transactions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from twisted.internet.defer import Deferred
 
-from tmad.ca import keycheck, names, record
-from tmad.ca.applicant import Applicant, Authenticator, Renewed, check_window
-from tmad.ca.issuing import Issuing, Order, Signer
+from tmad.ca import record
+from tmad.ca.applicant import Applicant, Authenticator, Renewed
+from tmad.ca.history import History
+from tmad.ca.issuing import Issuing, Order
 from tmad.ca.keycheck import Blocklist
+from tmad.ca.ordering import Ordering, Permission, check_road, forbid
 from tmad.ca.requests import (
     EndpointID,
     EnrollmentRequest,
@@ -28,7 +30,8 @@ from tmad.ca.requests import (
     Pending,
     Proof,
 )
-from tmad.ca.shape import Constraints, Profile
+from tmad.ca.shape import Constraints
+from tmad.ca.signers import Signers
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
 from tmad.identity.access import guarded
@@ -48,10 +51,8 @@ if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.status import StatusSource
-    from tmad.catalogue import Stored
 
 _DAY = timedelta(days=1)
-_RETRIES = 5  # of one transaction id that are looked at
 # Longer than a signature and the write after it may take; a process that is slower still finds
 # its intent void and discards what it signed. Half-done requests are settled within 30 s of a
 # crash: this, and the time until another process has the lease (security, G-FAULT-1).
@@ -78,12 +79,10 @@ class Authority:
     ) -> None:
         self.journal = journal
         self._database = database
-        self._objects = objects
         self._endpoints = endpoints
         self._hierarchy = hierarchy
         self._secrets = secrets
         self._now = now
-        self._blocklist = blocklist
         self._authenticator = Authenticator(
             database=database,
             hierarchy=hierarchy,
@@ -92,15 +91,19 @@ class Authority:
             webhooks=webhooks,
             now=now,
         )
-        self._issuing = Issuing(
-            database=database,
-            journal=journal,
-            keyring=keyring,
-            secrets=secrets,
+        self._history = History(database, now)
+        self._signers = Signers(hierarchy)
+        self._ordering = Ordering(
+            objects=objects,
             hierarchy=hierarchy,
+            signers=self._signers,
+            secrets=secrets,
             now=now,
+            blocklist=blocklist,
         )
-        self._profiles: dict[tuple[str, str], tuple[Stored, Profile]] = {}
+        self._issuing = Issuing(
+            database=database, journal=journal, keyring=keyring, secrets=secrets, now=now
+        )
         self._under_way: dict[bytes, list[Deferred[None]]] = {}
 
     async def enroll(self, request: EnrollmentRequest) -> Outcome:
@@ -123,12 +126,12 @@ class Authority:
                 waiting.callback(None)
 
     async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
-        earlier = await self._earlier(request, endpoint)
+        earlier = await self._history.earlier(request, endpoint)
         if earlier is not None:
             return earlier
         applicant = await self._authenticator.authenticate(request, endpoint)
         permission = await self._authorise(request, endpoint, applicant)
-        order = self._shape(request, permission)
+        order = self._ordering.for_request(request, permission)
         if self._needs_approval(permission):
             return await self._pend(order)
         return await self._issue(order)
@@ -147,7 +150,7 @@ class Authority:
     ) -> Permission:
         document = endpoint.document
         if request.via != endpoint.id.protocol:
-            raise _forbid(
+            raise forbid(
                 "endpoint.protocol",
                 "the endpoint belongs to another protocol",
                 via=request.via,
@@ -157,11 +160,11 @@ class Authority:
             raise Fault(
                 FaultCode.BAD_PROOF, "possession of the key was not shown", rule="request.proof"
             )
-        profile = await self.profile(endpoint.tenant, document.profile)
-        _check_road(profile, request.via)
+        profile = await self._ordering.profile(endpoint.tenant, document.profile)
+        check_road(profile, request.via)
         issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
         if not issuer.document.allows_profile(profile.name):
-            raise _forbid(
+            raise forbid(
                 "authority.profile",
                 "the authority does not issue this profile",
                 authority=issuer.authority,
@@ -172,7 +175,7 @@ class Authority:
             endpoint=endpoint,
             applicant=applicant,
             profile=profile,
-            signer=self._issuing.signer(issuer, profile),
+            signer=self._signers.active(issuer, profile),
         )
 
     async def _check_limits(self, endpoint: Endpoint) -> None:
@@ -253,17 +256,11 @@ class Authority:
             if fault.rule != "request.duplicate" or order.was_pending:
                 raise
             # A copy of the request was faster, in another process.
-            rows = await self._database.lookup(
-                requests.find_of_transaction,
-                order.endpoint,
-                order.request.transaction,
-                _RETRIES,
+            outcome = await self._history.of(
+                order.endpoint, order.request.transaction, order.request.idempotency
             )
-            for row in rows:
-                if row.idempotency == order.request.idempotency:
-                    outcome = await self._answer(row)
-                    if outcome is not None:
-                        return outcome
+            if outcome is not None:
+                return outcome
             raise
         return Issued(
             request_id=order.request.id,
@@ -309,21 +306,7 @@ class Authority:
         Fault(NOT_FOUND) for one that is unknown, REJECTED for one that was denied.
         """
         door = await self._endpoints.by_id(endpoint)
-        rows = await self._database.lookup(
-            requests.find_of_transaction, str(door.id), transaction, _RETRIES
-        )
-        digest = record.digest_of(public_key)
-        for row in rows:
-            if record.is_of(row, digest):
-                outcome = await self._answer(row)
-                if outcome is not None:
-                    return outcome
-        raise Fault(
-            FaultCode.NOT_FOUND,
-            "there is no such request",
-            rule="request.absent",
-            values={"endpoint": str(door.id), "transaction": transaction[:255]},
-        )
+        return await self._history.poll(door.id, transaction, public_key)
 
     # -- pending requests, decided ------------------------------------------------------------
 
@@ -333,16 +316,16 @@ class Authority:
         """Issue what a person has approved, by the rules of today (tmad/ca/approval.py)."""
         request, standing = record.restore(row)
         endpoint = await self._endpoints.by_id(request.endpoint)
-        profile = await self.profile(endpoint.tenant, endpoint.document.profile)
-        _check_road(profile, request.via)
+        profile = await self._ordering.profile(endpoint.tenant, endpoint.document.profile)
+        check_road(profile, request.via)
         issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         permission = Permission(
             endpoint=endpoint,
             applicant=await self._applicant(row.tenant, standing),
             profile=profile,
-            signer=self._issuing.signer(issuer, profile),
+            signer=self._signers.active(issuer, profile),
         )
-        order = self._shape(request, permission)
+        order = self._ordering.for_request(request, permission)
         order = replace(order, actor=actor.name, request=row, was_pending=True)
         return await self._issue(order, dry_run=dry_run)
 
@@ -395,7 +378,7 @@ class Authority:
         """
         is_internal = any(grant.role == "system" and grant.covers(tenant) for grant in actor.grants)
         try:
-            order = await self._order(
+            order = await self._ordering.by_hand(
                 actor,
                 tenant,
                 authority=authority,
