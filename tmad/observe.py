@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -28,6 +28,7 @@ from twisted.logger import (
     formatEvent,
     globalLogBeginner,
 )
+from zope.interface import implementer
 
 # The id of the request that runs now; part of each log line and of refusals.
 trace: ContextVar[str] = ContextVar("trace", default="")
@@ -131,6 +132,7 @@ def json_line(event: LogEvent) -> str:
 FORMATS: Mapping[str, Callable[[LogEvent], str]] = {"console": console_line, "json": json_line}
 
 
+@implementer(ILogObserver)
 class LogWriter:
     """Writes events as lines, throttled; level and format may change while running."""
 
@@ -138,8 +140,10 @@ class LogWriter:
         self._stream = stream
         self._throttle = throttle or Throttle()
         self._predicate = LogLevelFilterPredicate(LogLevel.info)
-        self._format = console_line
-        self._filtered = FilteringLogObserver(self._write, [self._predicate])
+        self._format: Callable[[LogEvent], str] = console_line
+        # Any function of an event is an observer; the interface cannot say so to mypy.
+        observer = cast("ILogObserver", self._write)
+        self._filtered = FilteringLogObserver(observer, [self._predicate])
 
     def configure(self, level: str, format: str) -> None:  # noqa: A002  the setting's name
         """Take over the settings of [log]."""
@@ -233,8 +237,7 @@ class AccessLog:
 def begin(stream: TextIO = sys.stderr) -> LogWriter:
     """Make our writer the only log observer of this process, and return it."""
     writer = LogWriter(stream)
-    observer: ILogObserver = writer
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=False)
+    globalLogBeginner.beginLoggingTo([writer], redirectStandardIO=False, discardBuffer=False)
     return writer
 
 
