@@ -21,7 +21,7 @@ from tests.support import Clock, drive
 from tests.unit.ca_bench import ADMIN, PRESETS, Bench, bench, name
 from tmad.ca.names import UPN
 from tmad.ca.requests import Proof
-from tmad.ca.shape import Constraints
+from tmad.ca.writing import Constraints
 from tmad.identity.actors import Actor
 
 pytestmark = pytest.mark.interop

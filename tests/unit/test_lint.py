@@ -15,8 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tests.support import Clock
 from tmad.ca import lint
 from tmad.ca.scheme import SignaturePolicy, scheme_for
-from tmad.ca.shape import key_identifier
 from tmad.ca.signature import algorithm_der, sign
+from tmad.ca.writing import key_identifier
 from tmad.ca.x509 import Template, extension, finish, tbs_certificate
 from tmad.errors import Fault
 from tmad.wire import der

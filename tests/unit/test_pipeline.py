@@ -28,7 +28,7 @@ from tmad.ca.requests import (
     Proof,
     SignedBy,
 )
-from tmad.ca.shape import Constraints
+from tmad.ca.writing import Constraints
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.actors import Actor, Grant

@@ -15,7 +15,8 @@ from tmad import documents
 from tmad.ca import keycheck, lint
 from tmad.ca.extensions import MS_SID, NEVER_COPIED
 from tmad.ca.profile import ProfileDocument
-from tmad.ca.shape import Constraints, IssuerFacts, Profile
+from tmad.ca.shape import Profile
+from tmad.ca.writing import Constraints, IssuerFacts
 from tmad.ca.x509 import tbs_certificate
 from tmad.errors import Fault, FaultCode
 

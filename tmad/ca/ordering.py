@@ -15,8 +15,9 @@ from tmad.ca.applicant import Applicant, Renewed, check_window
 from tmad.ca.issuing import Order
 from tmad.ca.keycheck import Blocklist
 from tmad.ca.requests import EnrollmentRequest, Proof
-from tmad.ca.shape import Constraints, Profile
+from tmad.ca.shape import Profile
 from tmad.ca.signers import Signer, Signers
+from tmad.ca.writing import Constraints
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.identity.actors import Actor

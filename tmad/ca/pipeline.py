@@ -30,8 +30,8 @@ from tmad.ca.requests import (
     Pending,
     Proof,
 )
-from tmad.ca.shape import Constraints
 from tmad.ca.signers import Signers
+from tmad.ca.writing import Constraints
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
 from tmad.identity.access import guarded

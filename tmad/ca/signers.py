@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from tmad.ca import signature
 from tmad.ca.keycheck import Key
 from tmad.ca.scheme import SignaturePolicy, SignatureScheme, scheme_for
-from tmad.ca.shape import IssuerFacts, Profile
+from tmad.ca.shape import Profile
 from tmad.ca.trust import spki_der
+from tmad.ca.writing import IssuerFacts
 from tmad.errors import Fault, FaultCode
 
 if TYPE_CHECKING:
