@@ -10,6 +10,7 @@ it already is, is the database's question (``tmad/ca/issuing.py``).
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import (
     ed25519,
     mldsa,
     mlkem,
+    padding,
     rsa,
     x448,
     x25519,
@@ -55,7 +57,12 @@ _OTHERS: Mapping[type, str] = {
     mlkem.MLKEM1024PublicKey: "ml-kem-1024",
 }
 ALGORITHMS = frozenset({"rsa", *CURVES.values(), *_OTHERS.values()})
-# BR 6.1.6: a modulus has no factor smaller than 752. badkeys tries up to 65537.
+# BR 6.1.6: a modulus has no factor smaller than 752.
+_SMALL_PRIMES = math.prod(
+    n for n in range(3, 752, 2) if all(n % d for d in range(3, math.isqrt(n) + 1, 2))
+)
+# Above this size OpenSSL takes public exponents of 64 bits at the most.
+_FREE_EXPONENT_BITS = 3_072
 _RECORD = 16  # octets of a blocklist record: 15 of the hash, 1 that names the list
 
 
@@ -224,9 +231,10 @@ def _check_rsa(public_key: rsa.RSAPublicKey, rules: KeyRules) -> None:
 
 
 def _rsa_weakness(n: int, e: int) -> str:
+    if math.gcd(n, _SMALL_PRIMES) != 1:
+        return "small-factor"
     badkeys = _badkeys()
     for name, test in (
-        ("small-factor", badkeys.smallfactors),
         ("roca", badkeys.roca),
         ("fermat", badkeys.fermat),  # 100 rounds, as BR 6.1.1.3 asks
         ("small-private-exponent", badkeys.smalld),
@@ -245,6 +253,19 @@ def _badkeys() -> ModuleType:
 
 
 def _is_prime(n: int) -> bool:
+    """Tell whether an odd modulus is, with near certainty, a prime and so no secret at all.
+
+    Fermat's test with a random base: for a prime n, b^(n-1) = 1. The power is OpenSSL's, which
+    is two times faster at it than gmpy2 and twenty times faster than Python: an encryption
+    with the odd part of n-1 as the public exponent.
+    """
+    exponent, squarings = n - 1, 0
+    while exponent & 1 == 0:
+        exponent, squarings = exponent >> 1, squarings + 1
+    if n.bit_length() <= _FREE_EXPONENT_BITS and exponent > 1:
+        public_key = rsa.RSAPublicNumbers(exponent, n).public_key()
+        power = int.from_bytes(public_key.encrypt(b"base", padding.PKCS1v15()))
+        return pow(power, 1 << squarings, n) == 1
     # gmpy2 is what badkeys computes with.
     import gmpy2  # type: ignore[import-untyped]  # ships no stubs
 
