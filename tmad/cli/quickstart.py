@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,7 +98,7 @@ def demonstrate(settings: Path, directory: Path, urls: Mapping[str, str]) -> Non
                 _tmad(settings, "cert", "revoke", serial, "--reason", "key-compromise")
                 output.say("  revoke  tmad cert revoke: key compromise")
     output.say("done: the very next OCSP answer and CRL refused the revoked certificate")
-    output.next_step("tmad quickstart" if sys.prefix == sys.base_prefix else "./quickstart")
+    output.next_step("./quickstart" if Path("quickstart").is_file() else "tmad quickstart")
 
 
 def _urls(settings: Path) -> dict[str, str]:
@@ -201,8 +202,12 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
     """Print where everything is, and one line for a client of each protocol."""
     http = urls["http"]
     secret = _tmad(
-        settings, "enroll-secret", "create", "--endpoint", f"scep/{init.LABEL}", "-o", "name"
+        settings,
+        "enroll-secret",
+        "create",
+        *("--endpoint", f"scep/{init.LABEL}", "--subject", "CN=device-1", "-o", "name"),
     ).strip()
+    program = "tmad" if shutil.which("tmad") else str(Path(sys.executable).with_name("tmad"))
     chain, issuing = directory / "root.pem", directory / "issuing.pem"
     output.say(
         f"""
@@ -229,8 +234,8 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
   curl -s {http}/crl/{init.ISSUING}.crl | openssl crl -inform DER -noout -text
 
   # revoke it, then ask again
-  tmad --config {settings} cert list
-  tmad --config {settings} cert revoke SERIAL
+  {program} --config {settings} cert list
+  {program} --config {settings} cert revoke SERIAL
 
   Ctrl-C stops the daemon.
 """
