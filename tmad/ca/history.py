@@ -29,10 +29,11 @@ class History:
         self._database = database
         self._now = now
 
-    async def earlier(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome | None:
+    async def earlier(
+        self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes
+    ) -> Outcome | None:
         """Return the answer to an earlier copy of this request, if there was one (GEN-24)."""
         rows = await self._rows(str(request.endpoint), request.transaction)
-        same = record.idempotency(request)
         since = self._now() - timedelta(minutes=endpoint.document.idempotency_minutes)
         for row in rows:
             if row.idempotency == same and row.updated_at >= since:

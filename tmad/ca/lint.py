@@ -6,10 +6,10 @@ signed and the Fault is INTERNAL; the rule says which check it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa
@@ -37,6 +37,9 @@ _MAY_BE_CRITICAL = _MUST_BE_CRITICAL | {
     ExtensionOID.CERTIFICATE_POLICIES,
     ExtensionOID.POLICY_MAPPINGS,
 }
+# By type; what cryptography does not know is under its own object identifier.
+Found: TypeAlias = Mapping[object, x509.Extension[x509.ExtensionType]]
+
 V = TypeVar("V", bound=x509.ExtensionType)
 
 _AGREEMENT = (ec.EllipticCurvePublicKey,)
@@ -81,10 +84,16 @@ def preview(tbs_der: bytes, algorithm_der: bytes) -> x509.Certificate:
 def check(subject: Subject) -> None:
     """Raise Fault(INTERNAL) that names the first rule that is broken."""
     try:
-        extensions = subject.certificate.extensions
+        found = subject.certificate.extensions
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         # X5-10: no duplicates, and nothing that cannot be read back
         raise _error("lint.extensions", "the extensions are broken", str(error)) from error
+    extensions = {
+        extension.oid
+        if isinstance(extension.value, x509.UnrecognizedExtension)
+        else type(extension.value): extension
+        for extension in found
+    }
     for rule in _RULES:
         for complaint in rule(subject, extensions):
             raise _error(f"lint.{rule.__name__.strip('_')}", "the certificate is wrong", complaint)
@@ -96,7 +105,7 @@ def _error(rule: str, detail: str, private: str) -> Fault:
     )
 
 
-def _serial(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _serial(subject: Subject, extensions: Found) -> Iterator[str]:
     bits = subject.certificate.serial_number.bit_length()
     if subject.certificate.serial_number <= 0 or bits > _LONGEST_SERIAL:
         yield "the serial number is not positive or has more than 20 octets"
@@ -104,7 +113,7 @@ def _serial(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
         yield f"the serial number has only {bits} bits"
 
 
-def _fields(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _fields(subject: Subject, extensions: Found) -> Iterator[str]:
     tbs = subject.certificate.tbs_certificate_bytes
     if subject.certificate.version is not x509.Version.v3:
         yield "the version is not 3"
@@ -122,7 +131,7 @@ def _fields(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
         yield "the public key is not the applicant's"
 
 
-def _validity(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _validity(subject: Subject, extensions: Found) -> Iterator[str]:
     certificate = subject.certificate
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if start >= end:
@@ -131,25 +140,25 @@ def _validity(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
         yield "it is not inside the issuer's validity"
 
 
-def _subject(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _subject(subject: Subject, extensions: Found) -> Iterator[str]:
     certificate = subject.certificate
     is_empty = not list(certificate.subject)
     try:
         names.check_subject(certificate.subject)
-        alternative = extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except Fault as fault:
         yield f"{fault.rule}: {fault.detail}"
-        return
-    except x509.ExtensionNotFound:
+    alternative = extensions.get(x509.SubjectAlternativeName)
+    if alternative is None:
         if is_empty:
             yield "neither subject nor alternative name"
         return
-    if not list(alternative.value):
+    value = cast(x509.SubjectAlternativeName, alternative.value)
+    if not list(value):
         yield "the alternative name is empty"
     # RFC 5280, 4.2.1.6
     if alternative.critical != is_empty:
         yield "the alternative name is critical exactly when the subject is empty"
-    for name in alternative.value:
+    for name in value:
         try:
             if names.normalise(name, wildcard=True) != name:
                 yield f"{name} is not in canonical spelling"
@@ -157,19 +166,16 @@ def _subject(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
             yield f"{fault.rule}: {fault.detail}"
 
 
-def _constraints(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
-    try:
-        alternative = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        alternative = []
+def _constraints(subject: Subject, extensions: Found) -> Iterator[str]:
+    alternative = list(_value(extensions, x509.SubjectAlternativeName) or ())
     try:
         constraints.check(subject.chain, subject.certificate.subject, alternative)
     except Fault as fault:
         yield f"{fault.rule}: {fault.detail}"
 
 
-def _criticality(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
-    for extension in extensions:
+def _criticality(subject: Subject, extensions: Found) -> Iterator[str]:
+    for extension in extensions.values():
         if extension.critical:
             if extension.oid not in _MAY_BE_CRITICAL | subject.critical:
                 yield f"{extension.oid.dotted_string} must not be critical"
@@ -177,10 +183,9 @@ def _criticality(subject: Subject, extensions: x509.Extensions) -> Iterator[str]
             yield f"{extension.oid.dotted_string} must be critical"
 
 
-def _key_usage(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
-    try:
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
+def _key_usage(subject: Subject, extensions: Found) -> Iterator[str]:
+    usage = _value(extensions, x509.KeyUsage)
+    if usage is None:
         yield "there is no key usage"
         return
     signs = (
@@ -203,7 +208,7 @@ def _key_usage(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
         yield "an ML-KEM key enciphers keys and nothing else"
 
 
-def _authority(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _authority(subject: Subject, extensions: Found) -> Iterator[str]:
     usage = _value(extensions, x509.KeyUsage)
     basic = _value(extensions, x509.BasicConstraints)
     is_ca = basic is not None and basic.ca
@@ -214,20 +219,20 @@ def _authority(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
             yield "name constraints in a certificate that is not a CA's"
         return
     assert basic is not None
-    if not extensions.get_extension_for_class(x509.BasicConstraints).critical:
+    if not extensions[x509.BasicConstraints].critical:
         yield "a CA's basic constraints must be critical"
     if _value(extensions, x509.SubjectKeyIdentifier) is None:
         yield "a CA needs a key identifier"
     if not list(subject.certificate.subject):
         yield "a CA needs a name"
     if subject.chain:
-        above = _value(subject.chain[0].extensions, x509.BasicConstraints)
-        limit = above.path_length if above is not None else 0
+        issuer = subject.chain[0].extensions
+        limit = issuer.get_extension_for_class(x509.BasicConstraints).value.path_length
         if limit is not None and (basic.path_length is None or basic.path_length >= limit):
             yield "the path length is not below the issuer's"
 
 
-def _identifiers(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _identifiers(subject: Subject, extensions: Found) -> Iterator[str]:
     above = _value(extensions, x509.AuthorityKeyIdentifier)
     if subject.chain:
         # RFC 5280, 4.2.1.1
@@ -241,12 +246,11 @@ def _identifiers(subject: Subject, extensions: x509.Extensions) -> Iterator[str]
             yield "a self-signed certificate names another key"
 
 
-def _extended_usage(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
-    try:
-        found = extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
+def _extended_usage(subject: Subject, extensions: Found) -> Iterator[str]:
+    found = extensions.get(x509.ExtendedKeyUsage)
+    if found is None:
         return
-    usages = list(found.value)
+    usages = list(cast(x509.ExtendedKeyUsage, found.value))
     if not usages:
         yield "the extended key usage is empty"
     stamping = ExtendedKeyUsageOID.TIME_STAMPING in usages
@@ -257,8 +261,8 @@ def _extended_usage(subject: Subject, extensions: x509.Extensions) -> Iterator[s
         yield "the extended key usage is critical for time stamping only"
 
 
-def _revocation(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
-    if not any(extension.oid == NO_REV_AVAIL for extension in extensions):
+def _revocation(subject: Subject, extensions: Found) -> Iterator[str]:
+    if NO_REV_AVAIL not in extensions:
         return
     # RFC 9608, 4
     places = _value(extensions, x509.AuthorityInformationAccess) or ()
@@ -269,13 +273,13 @@ def _revocation(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
         yield "noRevAvail beside an address where revocation is published"
 
 
-def _key_der(subject: Subject, extensions: x509.Extensions) -> Iterator[str]:
+def _key_der(subject: Subject, extensions: Found) -> Iterator[str]:
     key = subject.certificate.public_key()
     if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != subject.spki_der:
         yield "the public key is not in its one DER form"
 
 
-_Rule = Callable[[Subject, x509.Extensions], Iterator[str]]
+_Rule = Callable[[Subject, Found], Iterator[str]]
 _RULES: tuple[_Rule, ...] = (
     _serial,
     _fields,
@@ -292,11 +296,9 @@ _RULES: tuple[_Rule, ...] = (
 )
 
 
-def _value(extensions: x509.Extensions, kind: type[V]) -> V | None:
-    try:
-        return extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+def _value(extensions: Found, kind: type[V]) -> V | None:
+    found = extensions.get(kind)
+    return None if found is None else cast(V, found.value)
 
 
 def _elements(tbs_der: bytes) -> list[bytes]:

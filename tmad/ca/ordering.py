@@ -71,8 +71,11 @@ class Ordering:
         self._profiles[tenant, name] = stored, profile
         return profile
 
-    def for_request(self, request: EnrollmentRequest, permission: Permission) -> Order:
-        """Return the order for what an applicant asked at an endpoint."""
+    def for_request(self, request: EnrollmentRequest, permission: Permission, same: bytes) -> Order:
+        """Return the order for what an applicant asked at an endpoint.
+
+        ``same`` is the request's idempotency digest.
+        """
         profile, applicant = permission.profile, permission.applicant
         endpoint, now = permission.endpoint, self._now()
         renews = applicant.renews
@@ -120,7 +123,12 @@ class Ordering:
             key=key,
             is_internal=False,
             request=record.row(
-                request, applicant.standing, tenant=endpoint.tenant, state="issuing", now=now
+                request,
+                applicant.standing,
+                tenant=endpoint.tenant,
+                state="issuing",
+                same=same,
+                now=now,
             ),
             idempotency_window=timedelta(minutes=endpoint.document.idempotency_minutes),
             proof=request.proof.value,

@@ -117,7 +117,7 @@ class Authority:
             await self._turn(same)
         self._under_way[same] = []
         try:
-            return await self._serve(request, endpoint)
+            return await self._serve(request, endpoint, same)
         except Fault as fault:
             await self._refuse(fault, request, endpoint)
             raise
@@ -125,13 +125,13 @@ class Authority:
             for waiting in self._under_way.pop(same):
                 waiting.callback(None)
 
-    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
-        earlier = await self._history.earlier(request, endpoint)
+    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
+        earlier = await self._history.earlier(request, endpoint, same)
         if earlier is not None:
             return earlier
         applicant = await self._authenticator.authenticate(request, endpoint)
         permission = await self._authorise(request, endpoint, applicant)
-        order = self._ordering.for_request(request, permission)
+        order = self._ordering.for_request(request, permission, same)
         if self._needs_approval(permission):
             return await self._pend(order)
         return await self._issue(order)
@@ -325,7 +325,8 @@ class Authority:
             profile=profile,
             signer=self._signers.active(issuer, profile),
         )
-        order = self._ordering.for_request(request, permission)
+        assert row.idempotency is not None, "a pending request keeps it"
+        order = self._ordering.for_request(request, permission, row.idempotency)
         order = replace(order, actor=actor.name, request=row, was_pending=True)
         return await self._issue(order, dry_run=dry_run)
 

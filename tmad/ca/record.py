@@ -94,9 +94,10 @@ def row(
     *,
     tenant: str,
     state: str,
+    same: bytes,
     now: datetime,
 ) -> RequestRow:
-    """Return the row that records this request."""
+    """Return the row that records this request; ``same`` is its ``idempotency``."""
     return RequestRow(
         id=new_id(now),
         tenant=tenant,
@@ -105,7 +106,7 @@ def row(
         transaction=request.transaction,
         spki_sha256=digest_of(request.public_key),
         fingerprint=fingerprint(request),
-        idempotency=idempotency(request),
+        idempotency=same,
         state=state,
         applicant=standing.applicant,
         peer=request.peer,
