@@ -14,8 +14,9 @@ from tmad.errors import Fault, FaultCode
 
 INHERITED = "TMAD_SOCKETS"
 _BACKLOG = 2_048
-# Descriptors that strangers never get: database, keys, logs, outgoing connections.
-RESERVED_DESCRIPTORS = 128
+# Descriptors that strangers never get: database, keys, logs, outgoing connections, and what a
+# burst takes between being accepted and being cut off.
+RESERVED_DESCRIPTORS = 192
 
 
 def open_tcp(address: Address, *, shared: bool = False) -> socket.socket:
