@@ -138,9 +138,7 @@ class TestExternal:
         assert install(world, good, outside.root).state is IssuerState.ACTIVE
 
     def test_a_known_anchor_completes_the_chain(self, world: World, outside: Outside) -> None:
-        drive(
-            world.adoption.import_(ADMIN, "default", "upstairs", certificates=[outside.root])
-        )
+        drive(world.adoption.import_(ADMIN, "default", "upstairs", certificates=[outside.root]))
         world.create("sub", external=True)
         done = install(world, outside.answer(csr(world)))
         assert done.chain[-1] == outside.root
@@ -170,11 +168,7 @@ class TestExternal:
     def test_a_dry_run_installs_nothing(self, world: World, outside: Outside) -> None:
         world.create("sub", external=True)
         answer = outside.answer(csr(world))
-        drive(
-            world.adoption.install(
-                ADMIN, "default", "sub", [answer, outside.root], dry_run=True
-            )
-        )
+        drive(world.adoption.install(ADMIN, "default", "sub", [answer, outside.root], dry_run=True))
         assert world.count(tables.issuers, state="pending") == 1
 
     def test_a_withdrawn_authority_takes_no_certificate(
@@ -204,9 +198,7 @@ class TestImport:
         assert found.certificate == below
         assert found.chain == (below, outside.root)
 
-    def test_a_key_of_another_certificate_is_refused(
-        self, world: World, outside: Outside
-    ) -> None:
+    def test_a_key_of_another_certificate_is_refused(self, world: World, outside: Outside) -> None:
         with pytest.raises(Fault) as caught:
             self.take(world, certificates=[outside.root], private_key=OUTSIDE)
         assert caught.value.rule == "authority.import.match"
@@ -234,16 +226,12 @@ class TestImport:
         drive(world.adoption.import_(ADMIN, "other", "old", certificates=[outside.root]))
         assert world.count(tables.issuers, state="anchor") == 2
 
-    def test_what_another_tenant_knows_never_stands_in_for_our_own_ca(
-        self, world: World
-    ) -> None:
+    def test_what_another_tenant_knows_never_stands_in_for_our_own_ca(self, world: World) -> None:
         root = world.create("root")
         assert root.certificate is not None
         leaf = world.leaf("root").certificate
         world.tenant("other")
-        drive(
-            world.adoption.import_(ADMIN, "other", "theirs", certificates=[root.certificate])
-        )
+        drive(world.adoption.import_(ADMIN, "other", "theirs", certificates=[root.certificate]))
         trust = Trust(world.hierarchy)
         own = drive(trust.issuer_of(leaf))
         theirs = drive(trust.issuer_of(leaf, tenant="other"))
@@ -267,9 +255,7 @@ class TestImport:
         assert caught.value.rule == "authority.exists"
 
     def test_a_dry_run_takes_nothing(self, world: World, outside: Outside) -> None:
-        self.take(
-            world, certificates=[outside.root], private_key=outside.key, dry_run=True
-        )
+        self.take(world, certificates=[outside.root], private_key=outside.key, dry_run=True)
         assert world.count(tables.issuers) == world.count(tables.private_keys) == 0
 
 
@@ -299,9 +285,7 @@ class TestCrossSign:
         made = self.cross(world, "other")
         assert other.certificate is not None
         drive(
-            world.revocation.revoke_by_id(
-                ADMIN, "default", made.certificate_id, Reason.SUPERSEDED
-            )
+            world.revocation.revoke_by_id(ADMIN, "default", made.certificate_id, Reason.SUPERSEDED)
         )
         assert drive(world.status.of(root.id, other.certificate.serial_number)).state == "good"
         assert drive(world.hierarchy.active("default", "other")).certificate == other.certificate

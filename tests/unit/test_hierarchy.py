@@ -90,9 +90,7 @@ class TestRoot:
 
 
 class TestLevels:
-    def test_x5_pathlen_falls_with_each_level_and_the_chain_is_in_order(
-        self, world: World
-    ) -> None:
+    def test_x5_pathlen_falls_with_each_level_and_the_chain_is_in_order(self, world: World) -> None:
         world.create("root", path_length=2)
         middle = world.create("middle", parent="root")
         lowest = world.create("lowest", parent="middle", path_length=0)
@@ -181,9 +179,7 @@ class TestTenants:
         assert sub.slug == "other.sub"
         check_path(sub.chain, world.clock())
 
-    def test_a_subject_of_another_tenant_is_taken_without_saying_whose(
-        self, world: World
-    ) -> None:
+    def test_a_subject_of_another_tenant_is_taken_without_saying_whose(self, world: World) -> None:
         world.create("root")
         fault = refused(
             world,
@@ -271,9 +267,7 @@ class TestLookUps:
     def test_an_address_that_clients_cannot_use_is_refused(self, world: World, base: str) -> None:
         # CRL and OCSP over TLS would need themselves to be checked (RFC 5280, 8).
         with pytest.raises(Fault) as caught:
-            drive(
-                world.objects.put(ADMIN, "default", "authority", "x", {"urls": {"base": base}})
-            )
+            drive(world.objects.put(ADMIN, "default", "authority", "x", {"urls": {"base": base}}))
         assert "urls.base" in caught.value.values
 
     def test_the_rules_of_an_authority_with_keys_are_never_deleted(self, world: World) -> None:
@@ -317,9 +311,7 @@ class TestRekey:
 
     def test_a_root_gets_a_new_key_that_signs_itself(self, world: World) -> None:
         old = world.create("root")
-        new = drive(
-            world.ceremony.rekey(ADMIN, "default", "root", algorithm=KeyAlgorithm.ED25519)
-        )
+        new = drive(world.ceremony.rekey(ADMIN, "default", "root", algorithm=KeyAlgorithm.ED25519))
         assert new.is_self_signed
         assert new.id != old.id
         check_path(new.chain, world.clock())
@@ -395,9 +387,7 @@ class TestRenew:
 
 
 class TestEnd:
-    def test_a_withdrawn_authority_issues_no_more_and_goes_on_answering(
-        self, world: World
-    ) -> None:
+    def test_a_withdrawn_authority_issues_no_more_and_goes_on_answering(self, world: World) -> None:
         root = world.create("root")
         sub = world.create("sub", parent="root")
         [gone] = drive(
@@ -457,9 +447,7 @@ class TestEnd:
         drive(world.ceremony.withdraw(ADMIN, "default", "root", reason=Reason.SUPERSEDED))
         refused(world, FaultCode.UNAVAILABLE, parent="root")
 
-    def test_one_that_never_got_a_certificate_is_removed_with_its_key(
-        self, world: World
-    ) -> None:
+    def test_one_that_never_got_a_certificate_is_removed_with_its_key(self, world: World) -> None:
         world.create("sub", external=True)
         left = drive(world.ceremony.withdraw(ADMIN, "default", "sub", reason=Reason.SUPERSEDED))
         assert left == ()

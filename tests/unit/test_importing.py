@@ -97,9 +97,7 @@ class TestFiles:
         assert found.public_key() == KEY.public_key()
 
     @pytest.mark.parametrize("password", [b"secret", None])
-    def test_pkcs12_gives_the_key_and_its_certificate_first(
-        self, password: bytes | None
-    ) -> None:
+    def test_pkcs12_gives_the_key_and_its_certificate_first(self, password: bytes | None) -> None:
         found = read_bundle(p12(password), password)
         assert found.certificates == (LEAF, CA)
         assert found.private_key is not None
@@ -206,9 +204,7 @@ class TestImport:
         self.take(world, LEAF)
         assert drive(world.status.of(issuer.id, LEAF.serial_number)).state == "good"
 
-    def test_one_of_an_unknown_ca_is_refused_and_the_others_are_taken(
-        self, world: World
-    ) -> None:
+    def test_one_of_an_unknown_ca_is_refused_and_the_others_are_taken(self, world: World) -> None:
         stray = make("stray", KEY, ca=False, signer=KEY)
         outcome = self.take(world, stray, LEAF)
         assert len(outcome.imported) == 1

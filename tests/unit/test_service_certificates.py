@@ -39,9 +39,7 @@ def extension(certificate: x509.Certificate, kind: Any) -> Any:
 
 
 class TestOCSP:
-    def test_ocsp_23_a_responder_is_certified_by_the_key_it_answers_for(
-        self, world: World
-    ) -> None:
+    def test_ocsp_23_a_responder_is_certified_by_the_key_it_answers_for(self, world: World) -> None:
         issuer = drive(world.hierarchy.active("default", "sub"))
         found = current(world, "ocsp", str(issuer.id))
         certificate = found.certificate
@@ -57,9 +55,7 @@ class TestOCSP:
         assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
 
     @pytest.mark.parametrize("algorithm", list(KeyAlgorithm))
-    def test_ocsp_24_the_fitting_responder_key_is_not_weaker(
-        self, algorithm: KeyAlgorithm
-    ) -> None:
+    def test_ocsp_24_the_fitting_responder_key_is_not_weaker(self, algorithm: KeyAlgorithm) -> None:
         assert STRENGTH[fitting_algorithm(algorithm)] >= STRENGTH[algorithm]
 
     def test_ocsp_24_a_weaker_responder_key_is_refused(self, world: World) -> None:
@@ -171,9 +167,7 @@ class TestRA:
         assert caught.value.code is FaultCode.UNAVAILABLE
 
     @pytest.mark.parametrize("scope", ["scep/none", "nonsense"])
-    def test_there_is_none_for_a_door_that_does_not_exist(
-        self, world: World, scope: str
-    ) -> None:
+    def test_there_is_none_for_a_door_that_does_not_exist(self, world: World, scope: str) -> None:
         with pytest.raises(Fault) as caught:
             current(world, "scep-ra", scope)
         assert caught.value.code is FaultCode.NOT_FOUND
@@ -265,9 +259,7 @@ class TestLife:
         assert current(world, "scep-ra", "scep/phones").id != old.id
         assert current(world, "scep-ra", "scep/routers").issuer_id == issuer.id
 
-    def test_while_another_process_makes_it_nobody_makes_a_second_one(
-        self, world: World
-    ) -> None:
+    def test_while_another_process_makes_it_nobody_makes_a_second_one(self, world: World) -> None:
         issued = world.count(tables.certificates)
         drive(
             world.database.write(

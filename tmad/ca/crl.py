@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from tmad.ca import crlcodec, signature
 from tmad.ca.entries import Entries
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.trust import key_bits, subject_key_identifier
+from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.access import guarded
@@ -100,7 +101,7 @@ class CRLs:
         self._kept: dict[int, _Kept] = {}
         self._touched: set[int] = set()
         self._entries: dict[int, Entries] = {}
-        self._locks: dict[int, DeferredLock] = {}
+        self._turns: dict[int, Turns] = {}
         changes.listen("status", self._on_status)
         changes.listen("crls", self._on_crl)
         changes.listen("issuers", self._on_everything)
@@ -192,9 +193,7 @@ class CRLs:
         return made
 
     async def _bring_up_to_date(self, issuer: Issuer) -> CRL:
-        lock = self._locks.setdefault(issuer.id, DeferredLock())
-        await lock.acquire()
-        try:
+        async with self._turns.setdefault(issuer.id, Turns()):
             crl = self.at_hand(issuer.id)
             if crl is not None:
                 return crl
@@ -212,8 +211,6 @@ class CRLs:
             if not self._may_sign(issuer):
                 raise _signs_none(issuer.authority)
             return await self._make(issuer, "system")
-        finally:
-            lock.release()
 
     async def _load(self, issuer: Issuer) -> tuple[CRL, int] | None:
         """Return the newest CRL, and up to which change it is complete."""
@@ -236,9 +233,7 @@ class CRLs:
         waits = policy.rebuild == "scheduled"
         is_due = now >= due
         if not (waits or is_due):
-            changed = await self._database.read(
-                crls.find_status_changes, issuer.id, change_id
-            )
+            changed = await self._database.read(crls.find_status_changes, issuer.id, change_id)
             if changed.serials is None or changed.serials:
                 soonest = crl.this_update + timedelta(seconds=policy.delay_seconds)
                 # A clock that was set back must not keep a revocation off the list.
@@ -262,15 +257,11 @@ class CRLs:
         return crl
 
     async def _build(self, issuer: Issuer, actor: str, *, dry_run: bool = False) -> CRL:
-        lock = self._locks.setdefault(issuer.id, DeferredLock())
-        await lock.acquire()
-        try:
+        async with self._turns.setdefault(issuer.id, Turns()):
             if dry_run:
                 last = await self._database.read(crls.newest_head, issuer.id)
                 return (await self._sign(issuer, last)).crl
             return await self._make(issuer, actor)
-        finally:
-            lock.release()
 
     async def _make(self, issuer: Issuer, actor: str) -> CRL:
         """Make and publish a CRL; the caller holds this process's lock for the issuer."""
@@ -325,9 +316,7 @@ class CRLs:
         if last is not None:
             this_update = max(this_update, last.this_update)
             number = last.number + 1
-        next_update = this_update + timedelta(
-            hours=policy.period_hours + policy.overlap_hours
-        )
+        next_update = this_update + timedelta(hours=policy.period_hours + policy.overlap_hours)
         algorithm_der = signature.algorithm_der(issuer.public_key, issuer.scheme)
         assert issuer.certificate is not None
         identifier = subject_key_identifier(issuer.certificate)
@@ -346,13 +335,9 @@ class CRLs:
         )
         pieces = [before, *(chunk.der for chunk in entries.chunks), after]
         signed = await self._sign_pieces(issuer, pieces)
-        crl_der = await self._workers.run(
-            lambda: crlcodec.finish(pieces, algorithm_der, signed)
-        )
+        crl_der = await self._workers.run(lambda: crlcodec.finish(pieces, algorithm_der, signed))
         digest = await self._workers.run(lambda: hashlib.sha256(crl_der).digest())
-        crl = CRL(
-            issuer.id, crl_der, number, this_update, next_update, entries.count, digest
-        )
+        crl = CRL(issuer.id, crl_der, number, this_update, next_update, entries.count, digest)
         return _Signed(crl, entries.change_id)
 
     async def _sign_pieces(self, issuer: Issuer, pieces: list[bytes]) -> bytes:

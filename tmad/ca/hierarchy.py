@@ -14,7 +14,6 @@ from typing import cast
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
-from twisted.internet.defer import DeferredLock
 
 from tmad.ca.authority import AUTHORITY as AUTHORITY
 from tmad.ca.authority import KIND, load_key, slug_of
@@ -23,6 +22,7 @@ from tmad.ca.authority import CRLPolicy as CRLPolicy
 from tmad.ca.authority import OCSPPolicy as OCSPPolicy
 from tmad.ca.scheme import SignatureScheme, scheme_for
 from tmad.ca.trust import chain_from_der, key_bits
+from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
@@ -103,8 +103,10 @@ class Issuer:
     @property
     def is_self_signed(self) -> bool:
         """Tell whether this is a root."""
-        return len(self.chain) == 1 and self.certificate is not None and (
-            self.certificate.subject == self.certificate.issuer
+        return (
+            len(self.chain) == 1
+            and self.certificate is not None
+            and (self.certificate.subject == self.certificate.issuer)
         )
 
     @property
@@ -140,7 +142,7 @@ class Hierarchy:
         self._database = database
         self._changes = changes
         self._base_url = base_url
-        self._lock = DeferredLock()
+        self._turns = Turns()
         self._by_id: dict[int, Issuer] = {}
         self._by_slug: dict[str, Issuer] = {}
         self._by_subject: dict[bytes, tuple[Issuer, ...]] = {}
@@ -243,11 +245,10 @@ class Hierarchy:
 
     async def _refresh(self) -> None:
         await self._changes.catch_up()
-        if not (self._all_stale or self._stale or self._lock.locked):
+        if not (self._all_stale or self._stale or self._turns.is_taken):
             return
         # One load at a time: an older one must not overwrite a newer one.
-        await self._lock.acquire()
-        try:
+        async with self._turns:
             if self._all_stale:
                 self._all_stale = False
                 self._stale.clear()
@@ -264,12 +265,8 @@ class Hierarchy:
                 except BaseException:
                     self._stale |= stale
                     raise
-                kept = (
-                    i for i in self._by_id.values() if (i.tenant, i.authority) not in stale
-                )
+                kept = (i for i in self._by_id.values() if (i.tenant, i.authority) not in stale)
                 self._index(sorted([*kept, *loaded], key=lambda issuer: issuer.id))
-        finally:
-            self._lock.release()
 
     def _index(self, found: Iterable[Issuer]) -> None:
         self._by_id = {issuer.id: issuer for issuer in found}

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
-from twisted.internet.defer import DeferredLock
 
 from tmad.ca import generation
 from tmad.ca.authority import load_key
@@ -27,6 +26,7 @@ from tmad.ca.pipeline import Authority
 from tmad.ca.requests import EndpointID, Proof
 from tmad.ca.scheme import STRENGTH, fitting_algorithm
 from tmad.ca.trust import Trust, chain_der, chain_from_der
+from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.actors import Actor
@@ -131,7 +131,7 @@ class ServiceCertificates:
         self._trust = Trust(hierarchy)
         self._cache: dict[tuple[str, str], tuple[ServiceCertificate, ...]] = {}
         self._fills = 0  # rises with each change, so that a read begun before it is not kept
-        self._flights: dict[tuple[str, str], DeferredLock] = {}
+        self._flights: dict[tuple[str, str], Turns] = {}
         for topic in (rows.TOPIC, "issuers", "objects"):
             changes.listen(topic, self._forget)
 
@@ -209,9 +209,7 @@ class ServiceCertificates:
         ``due``: also when the one in use is due for renewal or has another kind of key than
         it should.
         """
-        flight = self._flights.setdefault((purpose, scope), DeferredLock())
-        await flight.acquire()
-        try:
+        async with self._flights.setdefault((purpose, scope), Turns()):
             found = await self._load(purpose, scope)
             try:
                 wish = await self._wish(purpose, scope)
@@ -233,8 +231,6 @@ class ServiceCertificates:
                 finally:
                     await self._database.write(leases.release, lease, self._now())
             return await self._load(purpose, scope)
-        finally:
-            flight.release()
 
     async def _wait_for_lease(self, purpose: str, scope: str) -> Lease | None:
         name = f"service:{purpose}/{scope}"
