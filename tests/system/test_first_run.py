@@ -76,7 +76,7 @@ def test_init_makes_everything_and_its_second_run_nothing(
     first = init()
     assert first.returncode == 0, first.stderr
     assert "Root SHA-256" in first.stdout
-    assert "tmad run" in first.stdout
+    assert "tmad.toml run\n" in first.stdout
     check_chain(node)
     before, exported = contents(node), tmad("export", "--all-tenants").stdout
     second = init()

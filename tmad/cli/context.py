@@ -14,6 +14,8 @@ import functools
 import inspect
 import os
 import pwd
+import shutil
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -161,6 +163,12 @@ def run(function: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     if isinstance(result, Failure):
         result.raiseException()
     return result
+
+
+def program() -> str:
+    """Return how this program can be called again: by its name if the shell finds that."""
+    beside = Path(sys.executable).with_name("tmad")
+    return "tmad" if shutil.which("tmad") or not beside.exists() else str(beside)
 
 
 def local_user() -> str:

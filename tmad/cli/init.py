@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tmad.cli import output
-from tmad.cli.context import Session, in_session, nothing_to_do, run, usage
+from tmad.cli.context import Session, in_session, nothing_to_do, program, run, usage
 from tmad.errors import Fault, FaultCode
 
 if TYPE_CHECKING:
@@ -324,9 +324,9 @@ async def _tell_what_next(plan: Plan, core: Session) -> None:
     output.say("")
     config = f"--config {plan.settings}"
     output.next_step(
-        f"tmad run {config}",
-        f"tmad {config} enroll-secret create --endpoint scep/{LABEL} --subject CN=NAME",
-        f"tmad {config} status",
+        f"{program()} {config} run",
+        f"{program()} {config} enroll-secret create --endpoint scep/{LABEL} --subject CN=NAME",
+        f"{program()} {config} status",
     )
     if plan.store == "soft":
         output.say(

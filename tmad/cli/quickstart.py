@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import IO
 import click
 
 from tmad.cli import init, output
-from tmad.cli.context import UNREACHABLE, Ended
+from tmad.cli.context import UNREACHABLE, Ended, program
 
 PORTS = {"http": 8080, "https": 8443, "https_client": 8444, "ops": 9464}
 _HOST = "127.0.0.1"
@@ -207,7 +206,6 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
         "create",
         *("--endpoint", f"scep/{init.LABEL}", "--subject", "CN=device-1", "-o", "name"),
     ).strip()
-    program = "tmad" if shutil.which("tmad") else str(Path(sys.executable).with_name("tmad"))
     chain, issuing = directory / "root.pem", directory / "issuing.pem"
     output.say(
         f"""
@@ -234,8 +232,8 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
   curl -s {http}/crl/{init.ISSUING}.crl | openssl crl -inform DER -noout -text
 
   # revoke it, then ask again
-  {program} --config {settings} cert list
-  {program} --config {settings} cert revoke SERIAL
+  {program()} --config {settings} cert list
+  {program()} --config {settings} cert revoke SERIAL
 
   Ctrl-C stops the daemon.
 """
