@@ -107,10 +107,11 @@ class Desk:
         tenant: str = "default",
         lifetime: timedelta | None = None,
         static: bool = False,
+        revoked: bool = False,
         **binding: Any,
     ) -> str:
         """Return a new challenge of an endpoint."""
-        _, secret = drive(
+        row, secret = drive(
             self.core.secrets.create(
                 ROOT,
                 tenant,
@@ -120,6 +121,8 @@ class Desk:
                 bound_to=Binding(**binding),
             )
         )
+        if revoked:
+            drive(self.core.secrets.revoke(ROOT, tenant, row.id))
         return secret.reveal().decode()
 
     def issue(

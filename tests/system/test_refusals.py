@@ -10,9 +10,11 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import gmpy2  # type: ignore[import-untyped]  # ships no stubs
@@ -114,14 +116,29 @@ class Case:
     text: str = ""
 
 
-def _with_challenge(**how: Any) -> Callable[[World], Message]:
-    """Return a message with a challenge that was made for the door, under conditions."""
+def _bound(
+    *names: x509.GeneralName, common_name: str = "r1.example.test", **binding: Any
+) -> Callable[[World], Message]:
+    """Return a message whose challenge was made for r1.example.test, or as ``binding`` says."""
 
     def make(world: World) -> Message:
-        secret = world.secret(**{k: v for k, v in how.items() if k in ("subject", "names")})
-        return world.door().request(secret, name=how.get("name", ""), key=how.get("key"))
+        secret = world.secret(**(binding or {"subject": ("CN=r1.example.test",)}))
+        csr = _csr(secret, common_name, names)
+        return world.door().request(csr=csr, name=common_name)
 
     return make
+
+
+def _csr(challenge: str, common_name: str, names: Sequence[x509.GeneralName]) -> bytes:
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(client.name(common_name))
+        .add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge.encode())
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    csr = builder.sign(spare_key(), hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.DER)
 
 
 def _elsewhere(label: str, tenant: str = "default") -> Callable[[World], Message]:
@@ -191,22 +208,19 @@ def _crafted(change: Callable[[bytes], bytes]) -> Callable[[World], Message]:
     return make
 
 
-def _named(*names: x509.GeneralName, title: str = "") -> Callable[[World], Message]:
-    def make(world: World) -> Message:
-        subject = [x509.NameAttribute(x509.NameOID.COMMON_NAME, "names")]
-        if title:
-            subject.append(x509.NameAttribute(x509.NameOID.TITLE, title))
-        builder = (
-            x509.CertificateSigningRequestBuilder()
-            .subject_name(x509.Name(subject))
-            .add_attribute(AttributeOID.CHALLENGE_PASSWORD, world.secret().encode())
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        csr = builder.sign(spare_key(), hashes.SHA256())
-        return world.door().request(csr=csr.public_bytes(serialization.Encoding.DER))
+def _named(*names: x509.GeneralName) -> Callable[[World], Message]:
+    return lambda world: world.door().request(csr=_csr(world.secret(), "names", names))
 
-    return make
+
+def _titled(world: World) -> Message:
+    title = x509.NameAttribute(x509.NameOID.TITLE, "King")
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([*client.name("names"), title]))
+        .add_attribute(AttributeOID.CHALLENGE_PASSWORD, world.secret().encode())
+    )
+    csr = builder.sign(spare_key(), hashes.SHA256())
+    return world.door().request(csr=csr.public_bytes(serialization.Encoding.DER))
 
 
 def _close_primes() -> rsa.RSAPrivateKey:
@@ -289,18 +303,25 @@ CASES = (
     Case("used-challenge", _used, "2", "secret.used", text=NEUTRAL),
     Case("expired-challenge", _expired, "2", "secret.expired", text=NEUTRAL),
     Case(
-        "challenge-of-another-subject",
-        _with_challenge(subject=("CN=r1.example.test",), name="r2.example.test"),
+        "revoked-challenge",
+        lambda w: w.door().request(w.secret(revoked=True)),
         "2",
-        "secret.binding.subject",
+        "secret.revoked",
         text=NEUTRAL,
     ),
-    Case(
-        "challenge-of-other-names",
-        _with_challenge(names=("dns:r1.example.test",), name="r2.example.test"),
-        "2",
-        "secret.binding.subject",
-        text=NEUTRAL,
+    # A challenge is good for whom it was made for (VU#971035), by every kind of name.
+    *(
+        Case(f"bound-{name}", message, "2", f"secret.binding.{what}", text=NEUTRAL)
+        for name, what, message in (
+            ("subject", "subject", _bound(common_name="r2.example.test")),
+            ("dns", "names", _bound(x509.DNSName("r2.example.test"))),
+            ("dns-beside", "names", _bound(*map(x509.DNSName, ("r1.example.test", "vpn.test")))),
+            ("ip", "names", _bound(x509.IPAddress(IPv4Address("192.0.2.1")))),
+            ("email", "names", _bound(x509.RFC822Name("ceo@example.test"))),
+            ("uri", "names", _bound(x509.UniformResourceIdentifier("https://vpn.test/"))),
+            ("names-only", "subject", _bound(common_name="vpn.test", names=("dns:r1.test",))),
+            ("profile", "profile", _bound(profile="phone")),
+        )
     ),
     Case("same-transaction-other-request", _same_transaction, "2", "secret.used", text=NEUTRAL),
     # Renewals (T-SCEP-07).
@@ -369,7 +390,7 @@ CASES = (
         "scep.signer.key",
     ),
     # Names.
-    Case("title", _named(title="King"), "2", "profile.subject.attribute"),
+    Case("title", _titled, "2", "profile.subject.attribute"),
     Case(
         "user-principal-name",
         _named(x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x01a")),
@@ -603,6 +624,30 @@ def test_the_command_line_explains_a_refusal(world: World) -> None:
     assert (explained["rule"], explained["values"]) == ("renewal.revoked", {"status": "revoked"})
     newest = world.daemon.json("audit", "tail", "-n", "1")[0]
     assert (newest["kind"], newest["trace"]) == ("request.refused", found[1])
+
+
+def test_t_scep_02_two_workers_give_one_certificate_for_one_challenge(tmp_path: Path) -> None:
+    node = Daemon(tmp_path / "node", workers=2).start()
+    try:
+        with desk_of(node) as desk:
+            desk.endpoint("routers")
+            door = Visitor(f"{node.url}/scep/routers")
+            secret, before = desk.secret("routers"), desk.issued()
+            messages = [door.request(secret, key=new_key()) for _ in range(12)]
+            states = sorted(reply.status for reply in door.send_all(messages))
+            assert states == [client.SUCCESS] + [client.FAILURE] * 11
+            assert (desk.issued(), desk.unfinished()) == (before + 1, 0)
+            copied = door.request(desk.secret("routers"), key=new_key())
+            replies = door.send_all([copied] * 12)
+            # A copy that meets the other worker while the first one is at it has to wait.
+            assert {reply.status for reply in replies} <= {client.SUCCESS, client.PENDING}
+            given = [reply.certificates for reply in replies if reply.status == client.SUCCESS]
+            given += [door.send(door.poll(copied)).certificates for _ in range(4)]
+            assert all(certificates == given[0] for certificates in given)
+            assert (desk.issued(), desk.unfinished()) == (before + 2, 0)
+            assert desk.refusals(copied.transaction) == []
+    finally:
+        node.kill()
 
 
 # -- what only the transport can refuse ---------------------------------------------------------
