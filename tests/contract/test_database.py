@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -333,3 +333,13 @@ def test_a_paused_lease_holder_can_do_no_harm(
     assert again is not None
     assert again.token == current.token + 1
     assert loop.run(database.read(names)) == {"crl", "work of old", "work of new"}
+
+
+def test_an_iterator_over_rows_does_not_leave_its_transaction(
+    loop: Loop, database: Database
+) -> None:
+    def lazy(connection: sa.Connection) -> Iterator[int]:
+        yield connection.execute(sa.text("SELECT 1")).scalar_one()
+
+    with pytest.raises(TypeError, match="not an iterator"):
+        loop.run(database.read(lazy))

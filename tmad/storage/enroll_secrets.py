@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
+from tmad.storage.statement import Statement
 from tmad.storage.tables import enroll_secrets as t
 
 
@@ -47,16 +48,53 @@ _COLUMNS = (
 )
 
 
+_BY_ID = Statement(
+    sa.select(*_COLUMNS).where(t.c.id == sa.bindparam("key"), t.c.tenant == sa.bindparam("owner"))
+)
+_BY_DIGEST = Statement(
+    sa.select(*_COLUMNS).where(
+        t.c.endpoint == sa.bindparam("door"), t.c.digest == sa.bindparam("hash")
+    )
+)
+_USABLE = sa.and_(
+    t.c.id == sa.bindparam("key"),
+    t.c.revoked_at.is_(None),
+    sa.or_(t.c.expires_at.is_(None), t.c.expires_at > sa.bindparam("now")),
+)
+_CLAIM = Statement(
+    sa.update(t)
+    .where(
+        _USABLE,
+        t.c.uses_left > 0,
+        sa.or_(t.c.claimed_by.is_(None), t.c.claimed_by == sa.bindparam("request")),
+    )
+    .values(claimed_by=sa.bindparam("request"), claimed_at=sa.bindparam("now"))
+)
+# A static secret is nobody's to claim, and a row that every enrolment wrote to would make them
+# wait for each other.
+_IS_STATIC = Statement(sa.select(t.c.id).where(_USABLE, t.c.uses_left.is_(None)))
+_CONSUME = Statement(
+    sa.update(t)
+    .where(
+        t.c.id == sa.bindparam("key"),
+        t.c.uses_left > 0,
+        t.c.claimed_by == sa.bindparam("request"),
+    )
+    .values(uses_left=t.c.uses_left - 1, used_at=sa.bindparam("now"))
+)
+_IS_STILL_STATIC = Statement(
+    sa.select(t.c.id).where(t.c.id == sa.bindparam("key"), t.c.uses_left.is_(None))
+)
+
+
 def by_id(connection: sa.Connection, tenant: str, secret_id: str) -> EnrollSecret | None:
     """Return one secret of a tenant."""
-    return _one(connection, sa.select(*_COLUMNS).where(t.c.id == secret_id, t.c.tenant == tenant))
+    return _one(_BY_ID.rows(connection, {"key": secret_id, "owner": tenant}))
 
 
 def by_digest(connection: sa.Connection, endpoint: str, digest: bytes) -> EnrollSecret | None:
     """Return the secret of an endpoint that has this digest, whatever its state."""
-    return _one(
-        connection, sa.select(*_COLUMNS).where(t.c.endpoint == endpoint, t.c.digest == digest)
-    )
+    return _one(_BY_DIGEST.rows(connection, {"door": endpoint, "hash": digest}))
 
 
 def find(
@@ -92,42 +130,14 @@ def claim(connection: sa.Connection, secret_id: str, request_id: str, now: datet
     One conditional UPDATE: of many requests at once, the database lets one win. A static
     secret is not taken from anybody.
     """
-    result = connection.execute(
-        sa.update(t)
-        .where(
-            t.c.id == secret_id,
-            t.c.revoked_at.is_(None),
-            sa.or_(t.c.expires_at.is_(None), t.c.expires_at > now),
-            sa.or_(
-                t.c.uses_left.is_(None),
-                sa.and_(
-                    t.c.uses_left > 0,
-                    sa.or_(t.c.claimed_by.is_(None), t.c.claimed_by == request_id),
-                ),
-            ),
-        )
-        .values(
-            claimed_by=sa.case((t.c.uses_left.is_(None), sa.null()), else_=request_id),
-            claimed_at=now,
-        )
-    )
-    return result.rowcount == 1
+    values = {"key": secret_id, "request": request_id, "now": now}
+    return _CLAIM.run(connection, values) == 1 or bool(_IS_STATIC.rows(connection, values))
 
 
 def consume(connection: sa.Connection, secret_id: str, request_id: str, now: datetime) -> bool:
     """Use up the secret that a request claimed; tell whether the claim still stood."""
-    result = connection.execute(
-        sa.update(t)
-        .where(
-            t.c.id == secret_id,
-            sa.or_(
-                t.c.uses_left.is_(None),
-                sa.and_(t.c.uses_left > 0, t.c.claimed_by == request_id),
-            ),
-        )
-        .values(uses_left=t.c.uses_left - 1, used_at=now)
-    )
-    return result.rowcount == 1
+    values = {"key": secret_id, "request": request_id, "now": now}
+    return _CONSUME.run(connection, values) == 1 or bool(_IS_STILL_STATIC.rows(connection, values))
 
 
 def release(connection: sa.Connection, secret_id: str, request_id: str) -> bool:
@@ -150,6 +160,6 @@ def revoke(connection: sa.Connection, tenant: str, secret_id: str, now: datetime
     return result.rowcount == 1
 
 
-def _one(connection: sa.Connection, query: sa.Select[Any]) -> EnrollSecret | None:
-    row = connection.execute(query).mappings().first()
-    return None if row is None else EnrollSecret(**row)
+def _one(rows: list[tuple[Any, ...]]) -> EnrollSecret | None:
+    names = [column.name for column in _COLUMNS]
+    return EnrollSecret(**dict(zip(names, rows[0], strict=True))) if rows else None

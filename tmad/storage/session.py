@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -141,6 +141,9 @@ class GroupSession:
         else:
             if not transaction.is_active or connection.get_transaction() is not transaction:
                 raise RuntimeError("a storage function must not end its transaction")
+            if isinstance(job.result, Iterator):
+                # It would be read outside the transaction, in another thread.
+                raise TypeError("a storage function must return rows, not an iterator over them")
             doomed = connection.info.pop(_DOOM, None)
             # PostgreSQL answers COMMIT with a silent rollback if a statement had failed and
             # the function went on: that must not be acknowledged.
