@@ -1,4 +1,4 @@
-"""Durable writes a second and microseconds a lookup: python benchmarks/database.py [URL].
+"""Durable writes a second and microseconds a lookup: python -m benchmarks.database [URL].
 
 Each write is one certificate row and one journal record in a transaction of its own, awaited
 until it is durable; 1, 8 and 32 of them at a time. Beside it the physical limit: the same two

@@ -39,6 +39,8 @@ from tmad.storage.status import serial_octets
 Bodies: TypeAlias = dict[tuple[str, bool], Path]
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True)
 class Sample:
     """What one run of the load generator found."""

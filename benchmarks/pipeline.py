@@ -3,7 +3,7 @@
 A P-256 authority and keys that were made before. Beside it, as the ceiling in the same run:
 the signatures alone, and cryptography's builder alone.
 
-    python benchmarks/pipeline.py [--count 2000] [--at-once 128] [--profile]
+    python -m benchmarks.pipeline [--count 2000] [--at-once 128] [--profile]
 """
 
 from __future__ import annotations
@@ -11,13 +11,8 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-import sys
 import tempfile
 import time
-from pathlib import Path
-
-# Not this folder, whose http.py would hide Python's own.
-sys.path[0] = str(Path(__file__).parents[1])
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes

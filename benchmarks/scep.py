@@ -3,7 +3,7 @@
 Every message is made before the clock starts, each with its own key and transaction, over
 keep-alive connections; the challenge is static. Goal 800/s, floor 300/s.
 
-    python benchmarks/scep.py [--count 1000] [--connections 32] [--workers 1]
+    python -m benchmarks.scep [--count 1000] [--connections 32] [--workers 1]
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import resource
 import selectors
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +21,8 @@ from asn1crypto import cms
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-# Not beside it: this folder has an http.py, which would hide the standard library's.
-sys.path[0] = str(Path(__file__).parents[1])
-
-from tests import scep_client as client  # noqa: E402  the path is set first
-from tests.daemon import Daemon  # noqa: E402
+from tests import scep_client as client
+from tests.daemon import Daemon
 
 _SETTINGS = "\n[protocols.scep]\nrate = 0\n"
 

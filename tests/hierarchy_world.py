@@ -29,7 +29,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import EnrollSecrets
 from tmad.journal import Journal
-from tmad.managed import GRANT, TENANT, Objects
+from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring
@@ -102,9 +102,7 @@ class World:
     ) -> None:
         self.clock = beside.clock if beside else Clock()
         self.database = (
-            database
-            or (beside and beside.database)
-            or Database.in_memory(clock=self.clock)
+            database or (beside and beside.database) or Database.in_memory(clock=self.clock)
         )
         self.changes = Changes(self.database)
         self.journal = Journal(self.database, holder, self.clock)
@@ -161,9 +159,7 @@ class World:
             self.clock,
             holder=holder,
         )
-        self.importing = CertificateImport(
-            self.database, self.journal, self.hierarchy, self.clock
-        )
+        self.importing = CertificateImport(self.database, self.journal, self.hierarchy, self.clock)
         self.service_certificates = ServiceCertificates(
             self.database,
             self.changes,

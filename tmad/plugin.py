@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tmad.ca.status import StatusSource
     from tmad.events import Clock
     from tmad.journal import Journal
-    from tmad.managed import Objects
+    from tmad.managed.objects import Objects
     from tmad.signer.keyring import Keyring
     from tmad.storage.changes import Changes
     from tmad.storage.database import Database

@@ -35,7 +35,7 @@ from tmad.events import utc_now
 from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
-from tmad.managed import GRANT, TENANT, Objects
+from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore

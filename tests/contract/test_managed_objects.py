@@ -18,7 +18,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.identity.credentials import EnrollSecrets
 from tmad.journal import Journal
-from tmad.managed import GRANT, TENANT, Objects
+from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.signer.seal import Seal
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database

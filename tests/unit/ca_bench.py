@@ -22,12 +22,12 @@ from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
 from tmad.ca.requests import Challenge, EndpointID, EnrollmentRequest, NoCredential, Proof
 from tmad.ca.status import StatusSource
-from tmad.catalogue import GRANT, TENANT
 from tmad.events import Secret
 from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.journal import Journal
-from tmad.managed import Objects
+from tmad.managed.catalogue import GRANT, TENANT
+from tmad.managed.objects import Objects
 from tmad.signer.keyring import KeyAlgorithm, KeyHandle, Keyring
 from tmad.signer.seal import Seal
 from tmad.signer.soft import SoftStore

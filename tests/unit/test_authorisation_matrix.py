@@ -58,33 +58,33 @@ tmad.ca.revocation.Revocation.revoke_many              certificate.revoke    AO 
 tmad.identity.credentials.EnrollSecrets.create         secret.create         AO
 tmad.identity.credentials.EnrollSecrets.list           secret.read           AO U S
 tmad.identity.credentials.EnrollSecrets.revoke         secret.revoke         AO
-tmad.managed.Objects.apply                             configuration.apply   A
-tmad.managed.Objects.export                            configuration.export  A  U
-tmad.managed.Objects.get(tenant)                       tenant.read           AOPUS
-tmad.managed.Objects.get(authority)                    authority.read        AOPUS
-tmad.managed.Objects.get(profile)                      profile.read          AOPUS
-tmad.managed.Objects.get(endpoint)                     endpoint.read         AOPUS
-tmad.managed.Objects.get(grant)                        grant.read            A  U S
-tmad.managed.Objects.list(tenant)                      tenant.read           AOPUS
-tmad.managed.Objects.list(authority)                   authority.read        AOPUS
-tmad.managed.Objects.list(profile)                     profile.read          AOPUS
-tmad.managed.Objects.list(endpoint)                    endpoint.read         AOPUS
-tmad.managed.Objects.list(grant)                       grant.read            A  U S
-tmad.managed.Objects.revisions(tenant)                 tenant.read           AOPUS
-tmad.managed.Objects.revisions(authority)              authority.read        AOPUS
-tmad.managed.Objects.revisions(profile)                profile.read          AOPUS
-tmad.managed.Objects.revisions(endpoint)               endpoint.read         AOPUS
-tmad.managed.Objects.revisions(grant)                  grant.read            A  U S
-tmad.managed.Objects.put(tenant)                       tenant.write          A
-tmad.managed.Objects.put(authority)                    authority.write       A
-tmad.managed.Objects.put(profile)                      profile.write         A
-tmad.managed.Objects.put(endpoint)                     endpoint.write        A
-tmad.managed.Objects.put(grant)                        grant.write           A
-tmad.managed.Objects.delete(tenant)                    tenant.delete         A
-tmad.managed.Objects.delete(authority)                 authority.delete      A
-tmad.managed.Objects.delete(profile)                   profile.delete        A
-tmad.managed.Objects.delete(endpoint)                  endpoint.delete       A
-tmad.managed.Objects.delete(grant)                     grant.delete          A
+tmad.managed.objects.Objects.apply                     configuration.apply   A
+tmad.managed.objects.Objects.export                    configuration.export  A  U
+tmad.managed.objects.Objects.get(tenant)               tenant.read           AOPUS
+tmad.managed.objects.Objects.get(authority)            authority.read        AOPUS
+tmad.managed.objects.Objects.get(profile)              profile.read          AOPUS
+tmad.managed.objects.Objects.get(endpoint)             endpoint.read         AOPUS
+tmad.managed.objects.Objects.get(grant)                grant.read            A  U S
+tmad.managed.objects.Objects.list(tenant)              tenant.read           AOPUS
+tmad.managed.objects.Objects.list(authority)           authority.read        AOPUS
+tmad.managed.objects.Objects.list(profile)             profile.read          AOPUS
+tmad.managed.objects.Objects.list(endpoint)            endpoint.read         AOPUS
+tmad.managed.objects.Objects.list(grant)               grant.read            A  U S
+tmad.managed.objects.Objects.revisions(tenant)         tenant.read           AOPUS
+tmad.managed.objects.Objects.revisions(authority)      authority.read        AOPUS
+tmad.managed.objects.Objects.revisions(profile)        profile.read          AOPUS
+tmad.managed.objects.Objects.revisions(endpoint)       endpoint.read         AOPUS
+tmad.managed.objects.Objects.revisions(grant)          grant.read            A  U S
+tmad.managed.objects.Objects.put(tenant)               tenant.write          A
+tmad.managed.objects.Objects.put(authority)            authority.write       A
+tmad.managed.objects.Objects.put(profile)              profile.write         A
+tmad.managed.objects.Objects.put(endpoint)             endpoint.write        A
+tmad.managed.objects.Objects.put(grant)                grant.write           A
+tmad.managed.objects.Objects.delete(tenant)            tenant.delete         A
+tmad.managed.objects.Objects.delete(authority)         authority.delete      A
+tmad.managed.objects.Objects.delete(profile)           profile.delete        A
+tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
+tmad.managed.objects.Objects.delete(grant)             grant.delete          A
 """
 
 LETTERS = {
@@ -99,7 +99,7 @@ LETTERS = {
 UNGUARDED = {
     "tmad.ca.ordering.Ordering.by_hand": "the first half of Authority.issue; changes nothing",
     "tmad.ca.pipeline.Authority.issue_pending": "the second half of Requests.approve",
-    "tmad.managed.Objects.visible_tenants": "answers with what the actor may see",
+    "tmad.managed.objects.Objects.visible_tenants": "answers with what the actor may see",
 }
 
 # Has no journal of its own: whoever called it journals the refusal (tmad/cli/context.py).

@@ -17,7 +17,7 @@ from tmad.cli import shipped
 from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.journal import Journal
-from tmad.managed import GRANT, TENANT, Objects
+from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 

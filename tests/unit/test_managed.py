@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tests.support import Clock, drive
-from tmad.catalogue import GRANT, TENANT, Catalogue, Kind
 from tmad.errors import Fault, FaultCode
 from tmad.events import Event
 from tmad.identity.actors import EVERY_TENANT, Actor, Grant
-from tmad.managed import Objects
+from tmad.managed.catalogue import GRANT, TENANT, Catalogue, Kind
+from tmad.managed.objects import Objects
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 

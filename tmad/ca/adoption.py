@@ -42,7 +42,7 @@ from tmad.events import Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
-from tmad.managed import Objects
+from tmad.managed.objects import Objects
 from tmad.signer.algorithms import PrivateKey, of
 from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.storage import issuers, private_keys
@@ -453,8 +453,10 @@ def _check_unknown(
     """Refuse a second issuer with the same name and key in one tenant."""
     for other in issuers.find_by_subject(connection, row.subject_der, limit=1000):
         known = chain_from_der(other.chain_der)
-        if other.tenant == row.tenant and known and (
-            spki_der(known[0].public_key()) == spki_der(certificate.public_key())
+        if (
+            other.tenant == row.tenant
+            and known
+            and (spki_der(known[0].public_key()) == spki_der(certificate.public_key()))
         ):
             raise Fault(
                 FaultCode.CONFLICT,

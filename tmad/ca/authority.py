@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tmad.ca.scheme import SignaturePolicy, check_policy
-from tmad.catalogue import Kind
 from tmad.errors import Fault, FaultCode
+from tmad.managed.catalogue import Kind
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage import issuers, private_keys
 
@@ -142,9 +142,7 @@ def slug_of(tenant: str, authority: str, generation: int = 1) -> str:
     return slug if generation == 1 else f"{slug}_{generation}"
 
 
-def _check(
-    connection: Connection, tenant: str, name: str, document: AuthorityDocument
-) -> None:
+def _check(connection: Connection, tenant: str, name: str, document: AuthorityDocument) -> None:
     if tenant in document.serves_tenants:
         raise Fault(
             FaultCode.REJECTED,

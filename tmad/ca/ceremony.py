@@ -32,7 +32,7 @@ from tmad.events import Clock
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
-from tmad.managed import Objects
+from tmad.managed.objects import Objects
 from tmad.signer.algorithms import KeyAlgorithm, of
 from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.storage import certificates, changes, issuers, leases
@@ -391,9 +391,7 @@ class Ceremony:
             return await self._hierarchy.by_id(row.id)
         try:
             signed = await self._signed(actor, issuer, charter, above)
-            await self._database.write(
-                self._complete, actor.name, lease, row.id, signed, target
-            )
+            await self._database.write(self._complete, actor.name, lease, row.id, signed, target)
         except Exception:
             # What cannot be settled now, recover() settles later.
             with suppress(Fault):
@@ -518,9 +516,7 @@ class Ceremony:
         rules: AuthorityDocument | None,
     ) -> tuple[IssuerRow, Issuer]:
         leases.assert_held(connection, lease, self._now())
-        if row.generation == 1 and issuers.find_of_authority(
-            connection, row.tenant, row.authority
-        ):
+        if row.generation == 1 and issuers.find_of_authority(connection, row.tenant, row.authority):
             raise Fault(
                 FaultCode.CONFLICT,
                 f"authority {row.authority} exists",

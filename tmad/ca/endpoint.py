@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tmad import documents
 from tmad.ca.requests import EndpointID
-from tmad.catalogue import Kind, Reference, Stored
 from tmad.errors import Fault, FaultCode
 from tmad.identity.credentials import ChallengePolicy, Door
 from tmad.identity.webhook import Webhook
-from tmad.managed import Objects
+from tmad.managed.catalogue import Kind, Reference, Stored
+from tmad.managed.objects import Objects
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

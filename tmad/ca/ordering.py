@@ -22,12 +22,12 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import EnrollSecrets
-from tmad.managed import Objects
+from tmad.managed.objects import Objects
 
 if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Hierarchy
-    from tmad.catalogue import Stored
+    from tmad.managed.catalogue import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from tmad.identity.actors import Actor
 from tmad.identity.credentials import EnrollSecrets, new_id
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
-from tmad.managed import Objects
+from tmad.managed.objects import Objects
 from tmad.signer.keyring import Keyring
 from tmad.storage import certificates, enroll_secrets, requests
 from tmad.storage.database import Database

@@ -25,8 +25,8 @@ from pydantic import (
 from tmad.ca import names
 from tmad.ca.extensions import OID_TEXT, Extensions, Part, check_oid
 from tmad.ca.keycheck import ALGORITHMS, KeyRules
-from tmad.catalogue import Kind
 from tmad.errors import Fault
+from tmad.managed.catalogue import Kind
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})([smhdwy])\Z")

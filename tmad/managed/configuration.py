@@ -16,7 +16,7 @@ from tmad.errors import Fault
 from tmad.identity.actors import EVERY_TENANT
 
 if TYPE_CHECKING:
-    from tmad.catalogue import Kind, Stored
+    from tmad.managed.catalogue import Kind, Stored
 
 # What is named by others comes before those who name it.
 ORDER = ("tenant", "authority", "profile", "grant", "endpoint")

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from tmad import configuration, documents
-from tmad.catalogue import (
+from tmad import documents
+from tmad.events import Clock
+from tmad.identity.access import Records, guarded, may
+from tmad.identity.actors import EVERY_TENANT, Actor
+from tmad.managed import configuration
+from tmad.managed.catalogue import (
     GRANT,
     TENANT,
     Catalogue,
@@ -24,9 +28,6 @@ from tmad.catalogue import (
     TenantDocument,
     absent,
 )
-from tmad.events import Clock
-from tmad.identity.access import Records, guarded, may
-from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.storage import objects as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database

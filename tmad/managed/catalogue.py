@@ -1,6 +1,6 @@
 """What a transaction does to managed objects: read, put, delete, bring to a wanted state.
 
-Everything here runs inside a database transaction; tmad/managed.py is what others call.
+Everything here runs inside a database transaction; tmad/managed/objects.py is what others call.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tmad import configuration, documents
+from tmad import documents
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.access import KINDS, GrantDocument, Records, no_such_tenant
 from tmad.identity.actors import EVERY_TENANT, Actor, Grant
+from tmad.managed import configuration
 from tmad.storage import objects as rows
 
 if TYPE_CHECKING:

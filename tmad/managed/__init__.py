@@ -1,0 +1,1 @@
+"""Managed objects: tenants, authorities, profiles, endpoints and grants as documents."""
