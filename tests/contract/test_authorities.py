@@ -61,9 +61,7 @@ def test_a_subject_is_taken_for_every_process(two: tuple[World, World]) -> None:
 def test_one_process_at_a_time_holds_a_ceremony(two: tuple[World, World]) -> None:
     one, other = two
     lease = drive(
-        one.database.write(
-            leases.acquire, "authority:default/root", "one", 60.0, one.clock()
-        )
+        one.database.write(leases.acquire, "authority:default/root", "one", 60.0, one.clock())
     )
     assert lease is not None
     with pytest.raises(Fault) as caught:

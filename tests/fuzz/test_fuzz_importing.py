@@ -13,18 +13,14 @@ from tests.unit.test_importing import CA, DER, KEY, LEAF, PEM, PKCS8, PLAIN, pem
 from tmad.ca.importing import Bundle, read_bundle
 from tmad.errors import Fault
 
-_CHEAP = (
-    PrivateFormat.PKCS12.encryption_builder().kdf_rounds(10).build(b"secret")
-)
+_CHEAP = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(10).build(b"secret")
 FILES = [
     pem(LEAF, CA),
     LEAF.public_bytes(DER),
     pkcs7.serialize_certificates([LEAF, CA], DER),
     pkcs7.serialize_certificates([LEAF, CA], PEM),
     pkcs12.serialize_key_and_certificates(b"x", KEY, LEAF, [CA], _CHEAP),
-    pkcs12.serialize_key_and_certificates(
-        None, KEY, LEAF, None, serialization.NoEncryption()
-    ),
+    pkcs12.serialize_key_and_certificates(None, KEY, LEAF, None, serialization.NoEncryption()),
     KEY.private_bytes(PEM, PKCS8, PLAIN),
     KEY.private_bytes(DER, PKCS8, PLAIN),
 ]
@@ -49,9 +45,7 @@ def test_any_octets(data: bytes) -> None:
 @settings(max_examples=1500)
 @given(
     st.sampled_from(FILES),
-    st.lists(
-        st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=4
-    ),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=4),
 )
 def test_files_with_changed_octets(data: bytes, changes: list[tuple[int, int]]) -> None:
     changed = bytearray(data)

@@ -20,9 +20,7 @@ def openssl(require_client: Callable[[str], str]) -> str:
     return require_client("openssl")
 
 
-def download(
-    daemon: Daemon, path: str, **headers: str
-) -> tuple[http.client.HTTPResponse, bytes]:
+def download(daemon: Daemon, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", daemon.http_port, timeout=10)
     connection.request("GET", path, None, {n.replace("_", "-"): v for n, v in headers.items()})
     response = connection.getresponse()
@@ -64,9 +62,7 @@ def test_crl_11_verify_with_crl_check_at_the_very_next_download(
     assert "certificate revoked" in verify(2)
 
 
-def test_crl_01_openssl_reads_and_verifies_it(
-    daemon: Daemon, openssl: str, tmp_path: Path
-) -> None:
+def test_crl_01_openssl_reads_and_verifies_it(daemon: Daemon, openssl: str, tmp_path: Path) -> None:
     device = enroll(daemon, "listed")
     daemon.tmad("cert", "revoke", device.serial, "--reason", "superseded")
     file = save(daemon, tmp_path, "/crl/issuing.crl")

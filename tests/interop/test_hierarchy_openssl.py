@@ -105,9 +105,7 @@ def test_openssl_verifies_four_levels_and_refuses_a_fifth_certificate_in_their_n
     assert "OK" not in verify(openssl, tmp_path, forged, lowest.chain)
 
 
-def test_openssl_follows_a_rollover_both_ways(
-    world: World, openssl: Any, tmp_path: Path
-) -> None:
+def test_openssl_follows_a_rollover_both_ways(world: World, openssl: Any, tmp_path: Path) -> None:
     old = world.create("root")
     before = world.leaf("root").certificate
     drive(world.ceremony.rekey(ADMIN, "default", "root", algorithm=KeyAlgorithm.P384))
@@ -118,9 +116,7 @@ def test_openssl_follows_a_rollover_both_ways(
     assert "OK" not in verify(openssl, tmp_path, after, old.chain)
 
 
-def test_openssl_obeys_our_name_constraints(
-    world: World, openssl: Any, tmp_path: Path
-) -> None:
+def test_openssl_obeys_our_name_constraints(world: World, openssl: Any, tmp_path: Path) -> None:
     world.create("root")
     only = x509.NameConstraints([x509.DNSName("good.test")], None)
     sub = world.create("sub", parent="root", name_constraints=only)
@@ -151,9 +147,7 @@ def test_an_openssl_ca_signs_our_request_and_we_install_it(
     )
     world.clock.time = utc_now()
     files = (tmp_path / "ca.pem").read_bytes() + (tmp_path / "sub.pem").read_bytes()
-    done = drive(
-        world.adoption.install(ADMIN, "default", "sub", read_bundle(files).certificates)
-    )
+    done = drive(world.adoption.install(ADMIN, "default", "sub", read_bundle(files).certificates))
     assert done.state is IssuerState.ACTIVE
     leaf = world.leaf("sub").certificate
     assert "OK" in verify(openssl, tmp_path, leaf, done.chain)

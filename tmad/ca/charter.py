@@ -75,9 +75,7 @@ class Charter:
         )
 
 
-def _fit_lifetime(
-    wanted: timedelta | None, above: x509.Certificate, now: datetime
-) -> timedelta:
+def _fit_lifetime(wanted: timedelta | None, above: x509.Certificate, now: datetime) -> timedelta:
     left = above.not_valid_after_utc - now
     if left <= timedelta():
         raise Fault(

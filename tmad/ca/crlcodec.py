@@ -51,9 +51,7 @@ def encode_entries(rows: Sequence[RevokedRow]) -> bytes:
         if invalidity_date is None:
             extensions = reasons[reason]
         else:
-            extensions = der.sequence(
-                _REASONS.get(reason or 0, b""), _invalidity(invalidity_date)
-            )
+            extensions = der.sequence(_REASONS.get(reason or 0, b""), _invalidity(invalidity_date))
         day, second = divmod(revoked_at // _SECOND, _DAY)
         date = days.get(day)
         if date is None:
@@ -102,9 +100,7 @@ def frame(
 
     ``expired_since`` announces that expired certificates stay on the list (X.509, 9.5.2.8).
     """
-    head = b"".join(
-        (_VERSION_2, algorithm_der, issuer_der, _time(this_update), _time(next_update))
-    )
+    head = b"".join((_VERSION_2, algorithm_der, issuer_der, _time(this_update), _time(next_update)))
     extensions = [
         (_AUTHORITY_KEY_IDENTIFIER, der.sequence(der.tlv(0x80, key_identifier))),
         (_CRL_NUMBER, der.integer(number)),

@@ -66,9 +66,7 @@ class Entries:
         ``last_update`` is the thisUpdate of the last CRL: an entry that was on it, although
         its certificate had expired, may go (RFC 5280, 3.3). None keeps everything.
         """
-        changed = await database.read(
-            crls.find_status_changes, self._issuer_id, self.change_id
-        )
+        changed = await database.read(crls.find_status_changes, self._issuer_id, self.change_id)
         serials = changed.serials
         if (
             not self.chunks
@@ -121,9 +119,7 @@ def _read(
 ) -> Chunk:
     rows: Sequence[crls.RevokedRow]
     if compromised_at is not None:
-        rows = crls.find_all_unexpired(
-            connection, issuer_id, after, up_to, compromised_at, CHUNK
-        )
+        rows = crls.find_all_unexpired(connection, issuer_id, after, up_to, compromised_at, CHUNK)
     else:
         rows = crls.find_revoked(connection, issuer_id, after, up_to, last_update, CHUNK)
     leaves_at = min(map(_NOT_AFTER, rows), default=_FOREVER)

@@ -37,9 +37,7 @@ LIVING = frozenset({IssuerState.ACTIVE, IssuerState.NEXT, IssuerState.RETIRED})
 
 
 @asynccontextmanager
-async def alone(
-    database: Database, now: Clock, name: str, holder: str
-) -> AsyncIterator[Lease]:
+async def alone(database: Database, now: Clock, name: str, holder: str) -> AsyncIterator[Lease]:
     """Keep every other task and process from the same work; Fault(CONFLICT) if one is at it."""
     lease = await database.write(
         leases.acquire, name, f"{holder}:{token_hex(8)}", LEASE_SECONDS, now()
@@ -160,9 +158,7 @@ def activate(connection: sa.Connection, rows: Sequence[IssuerRow], wanted: Issue
     issuers.update(connection, replace(wanted, state=IssuerState.ACTIVE))
 
 
-def event(
-    kind: str, actor: str, row: IssuerRow, **data: JSON
-) -> Event:
+def event(kind: str, actor: str, row: IssuerRow, **data: JSON) -> Event:
     """Return what the journal keeps of a change to one generation."""
     return Event(
         kind=f"issuer.{kind}",
@@ -183,9 +179,7 @@ def certificate_data(certificate: x509.Certificate) -> dict[str, JSON]:
     }
 
 
-def remove(
-    connection: sa.Connection, journal: Journal, actor: str, row: IssuerRow
-) -> None:
+def remove(connection: sa.Connection, journal: Journal, actor: str, row: IssuerRow) -> None:
     """Forget a generation that has no certificate, and its key."""
     if row.certificate_der is not None:
         raise Fault(FaultCode.CONFLICT, "an authority that has signed is never forgotten")

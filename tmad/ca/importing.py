@@ -46,9 +46,7 @@ _SERIAL_OCTETS = 64  # foreign ones may be longer than RFC 5280's 20
 _ELEMENTS, _DEPTH = 1_000_000, 48
 _SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
 
-_ARMOUR = re.compile(
-    rb"-----BEGIN ([A-Z0-9 ]{1,40})-----([^-]*)-----END \1-----", re.ASCII
-)
+_ARMOUR = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----([^-]*)-----END \1-----", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,9 +182,7 @@ class CertificateImport:
                     refused.append(_refusal(certificate, _serial_taken()))
                 continue
             row_id = imported.insert(connection, row)
-            certificate_rows.insert_names(
-                connection, row_id, row.tenant, _terms(certificate)
-            )
+            certificate_rows.insert_names(connection, row_id, row.tenant, _terms(certificate))
             new.append(row_id)
             self.journal.append(
                 connection,

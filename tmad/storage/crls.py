@@ -210,9 +210,7 @@ def find_all_unexpired(
     return found
 
 
-def find_status_changes(
-    connection: sa.Connection, issuer_id: int, after: int
-) -> StatusChanges:
+def find_status_changes(connection: sa.Connection, issuer_id: int, after: int) -> StatusChanges:
     """Return what changed for one issuer since the change ``after``."""
     news = changes.since(connection, after)
     if not news.continuous:

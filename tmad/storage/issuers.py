@@ -129,9 +129,7 @@ def delete(connection: sa.Connection, row: IssuerRow) -> None:
 
 def by_id(connection: sa.Connection, issuer_id: int) -> IssuerRow | None:
     """Return one issuer."""
-    row = connection.execute(
-        sa.select(*_COLUMNS).where(issuers.c.id == issuer_id)
-    ).one_or_none()
+    row = connection.execute(sa.select(*_COLUMNS).where(issuers.c.id == issuer_id)).one_or_none()
     return None if row is None else _read(row)
 
 

@@ -63,9 +63,7 @@ def insert(connection: sa.Connection, row: KeyRow) -> None:
 
 def by_id(connection: sa.Connection, key_id: str) -> KeyRow | None:
     """Return one key."""
-    row = connection.execute(
-        sa.select(*_COLUMNS).where(private_keys.c.id == key_id)
-    ).one_or_none()
+    row = connection.execute(sa.select(*_COLUMNS).where(private_keys.c.id == key_id)).one_or_none()
     return None if row is None else _read(row)
 
 

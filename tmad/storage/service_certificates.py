@@ -83,9 +83,7 @@ def supersede(connection: sa.Connection, purpose: str, scope: str, now: datetime
 
 def delete(connection: sa.Connection, row: ServiceCertificateRow) -> None:
     """Forget a certificate whose key is no longer needed."""
-    connection.execute(
-        service_certificates.delete().where(service_certificates.c.id == row.id)
-    )
+    connection.execute(service_certificates.delete().where(service_certificates.c.id == row.id))
     changes.record(connection, TOPIC, f"{row.purpose}/{row.scope}")
 
 
@@ -105,9 +103,7 @@ def find_of_scope(
     return [_read(row) for row in rows]
 
 
-def find(
-    connection: sa.Connection, *, after: int = 0, limit: int
-) -> list[ServiceCertificateRow]:
+def find(connection: sa.Connection, *, after: int = 0, limit: int) -> list[ServiceCertificateRow]:
     """Return a page of all service certificates, by id."""
     rows = connection.execute(
         sa.select(*_COLUMNS)

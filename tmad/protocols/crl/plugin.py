@@ -35,7 +35,5 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     repository = Repository(services, max_age_seconds=settings.max_age_seconds)
     limits = Limits(body=0, url=1024, rate=settings.rate, burst=settings.burst)
     for prefix, answer in (("/crl", repository.crl), ("/aia", repository.aia)):
-        edge.http(
-            prefix, answer, plain=True, hot=True, limits=limits, methods=("GET", "HEAD")
-        )
+        edge.http(prefix, answer, plain=True, hot=True, limits=limits, methods=("GET", "HEAD"))
     edge.every(settings.check_seconds, services.crls.rebuild_due, name="crl", lease=True)

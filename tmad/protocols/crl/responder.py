@@ -83,9 +83,7 @@ class Repository:
         now = self._services.now()
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
         modified = issuer.certificate.not_valid_before_utc
-        return self._serve(
-            request, _File(content_type, body, etag, modified, now + self._max_age)
-        )
+        return self._serve(request, _File(content_type, body, etag, modified, now + self._max_age))
 
     def _as_pem(self, crl: CRL) -> bytes:
         kept = self._pem.get(crl.issuer_id)

@@ -108,16 +108,12 @@ def decode(data: bytes) -> OCSPRequest:
     inside, after = _element(data, list_end, end, 0xA2)
     if after != end:
         raise _malformed("bytes follow the extensions")
-    found = _extensions(
-        data, inside, end, (_NONCE, _ACCEPTABLE_RESPONSES, _PREFERRED_ALGORITHMS)
-    )
+    found = _extensions(data, inside, end, (_NONCE, _ACCEPTABLE_RESPONSES, _PREFERRED_ALGORITHMS))
     nonce = found.get(_NONCE)
     if nonce is not None:
         _check_nonce(nonce)
     preferred = found.get(_PREFERRED_ALGORITHMS)
-    return OCSPRequest(
-        tuple(cert_ids), nonce, () if preferred is None else _preferred(preferred)
-    )
+    return OCSPRequest(tuple(cert_ids), nonce, () if preferred is None else _preferred(preferred))
 
 
 def decode_path(path: bytes) -> bytes:

@@ -332,9 +332,7 @@ def _index(issuers: tuple[Issuer, ...]) -> dict[tuple[str, bytes], tuple[Issuer,
     return index
 
 
-def _others(
-    certificate: x509.Certificate, scheme: SignatureScheme
-) -> dict[bytes, SignatureScheme]:
+def _others(certificate: x509.Certificate, scheme: SignatureScheme) -> dict[bytes, SignatureScheme]:
     """Return the other ways in which this key may sign, none weaker than its own way."""
     if scheme.hash is None:
         return {}
