@@ -141,7 +141,7 @@ class GroupSession:
         else:
             if not transaction.is_active or connection.get_transaction() is not transaction:
                 raise RuntimeError("a storage function must not end its transaction")
-            if isinstance(job.result, Iterator):
+            if isinstance(job.result, Iterator) and getattr(job.result, "returns_rows", True):
                 # It would be read outside the transaction, in another thread.
                 raise TypeError("a storage function must return rows, not an iterator over them")
             doomed = connection.info.pop(_DOOM, None)
