@@ -78,13 +78,6 @@ class History:
             replayed=True,
         )
 
-    async def of(self, door: str, transaction: str, same: bytes | None) -> Outcome | None:
-        """Return the answer to the request of a transaction that has this idempotency digest."""
-        for row in await self._rows(door, transaction):
-            if row.idempotency == same:
-                return await self.answer(row)
-        return None
-
     async def poll(
         self, door: EndpointID, transaction: str, public_key: CertificatePublicKeyTypes
     ) -> Outcome:

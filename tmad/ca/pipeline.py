@@ -57,6 +57,9 @@ _DAY = timedelta(days=1)
 # its intent void and discards what it signed. Half-done requests are settled within 30 s of a
 # crash: this, and the time until another process has the lease (security, G-FAULT-1).
 PATIENCE = timedelta(seconds=12)
+# What a copy of a request, served in another process meanwhile, can be the reason for; besides
+# the rule "request.duplicate".
+_BY_A_COPY = frozenset({FaultCode.UNAUTHENTICATED, FaultCode.REJECTED, FaultCode.RATE_LIMITED})
 
 
 class Authority:
@@ -129,6 +132,19 @@ class Authority:
         earlier = await self._history.earlier(request, endpoint, same)
         if earlier is not None:
             return earlier
+        try:
+            return await self._decide(request, endpoint, same)
+        except Fault as fault:
+            if fault.code not in _BY_A_COPY and fault.rule != "request.duplicate":
+                raise
+            # A copy may have been faster in another process: it has used up the challenge, or
+            # certified the key, or it waits already. Its answer is this one's, too.
+            earlier = await self._history.earlier(request, endpoint, same)
+            if earlier is None:
+                raise
+            return earlier
+
+    async def _decide(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
         applicant = await self._authenticator.authenticate(request, endpoint)
         permission = await self._authorise(request, endpoint, applicant)
         order = self._ordering.for_request(request, permission, same)
@@ -250,18 +266,7 @@ class Authority:
 
     async def _issue(self, order: Order, *, dry_run: bool = False) -> Outcome:
         assert order.request is not None
-        try:
-            made = await self._issuing.make(order, dry_run=dry_run)
-        except Fault as fault:
-            if fault.rule != "request.duplicate" or order.was_pending:
-                raise
-            # A copy of the request was faster, in another process.
-            outcome = await self._history.of(
-                order.endpoint, order.request.transaction, order.request.idempotency
-            )
-            if outcome is not None:
-                return outcome
-            raise
+        made = await self._issuing.make(order, dry_run=dry_run)
         return Issued(
             request_id=order.request.id,
             certificate_id=made.certificate_id,
