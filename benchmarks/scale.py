@@ -196,7 +196,10 @@ class Measurement:
             if answers != ["REVOKED"]:
                 raise SystemExit("a revocation was not seen by the next query")
             figures.add("next OCSP answer after a revocation, ms", took)
-            figures.add(f"CRL, {name}, ms", timed(lambda: get_crl(daemon)))
+            sizes: list[int] = []
+            took = timed(lambda sizes=sizes: sizes.append(get_crl(daemon)))
+            figures.add(f"CRL, {name}, ms", took)
+            figures.add(f"CRL, {name}, KiB", sizes[0] / 1024)
 
 
 def report(small: Figures, large: Figures, size: int) -> None:

@@ -104,5 +104,9 @@ def fill(
         )
         for _, sql in indexes:
             connection.execute(sql)
+        # As whoever changes much at once does it: caches and the CRL start anew.
+        connection.execute(
+            "INSERT INTO changes (topic, key, at) VALUES ('status', ?, ?)", (f"{issuer_id}:*", now)
+        )
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

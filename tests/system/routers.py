@@ -93,6 +93,8 @@ class Routers:
         if answer.status != 200:
             return answer, None
         reply = scep_client.read_reply(answer.body, message, self.ra)
+        if reply.status == scep_client.PENDING:
+            return answer, None  # another process may be at it, or has died at it
         assert reply.status == scep_client.SUCCESS, f"refused: {reply.fail_info} {reply.text}"
         self.held.append(reply.certificates[0])
         return answer, reply.certificates[0]
@@ -116,16 +118,17 @@ class Routers:
             assert time.monotonic() < end, answer
             time.sleep(0.2)
 
-    def status(self, certificate: x509.Certificate, *, nonce: bool = False) -> tuple[str, Answer]:
-        """Return what OCSP says, its signature checked: "good", "revoked", "try_later" …"""
+    def question(self, certificate: x509.Certificate, *, nonce: bool = False) -> bytes:
+        """Return an encoded OCSP request."""
         builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, self.issuer, hashes.SHA1())
         if nonce:
             builder = builder.add_extension(x509.OCSPNonce(random.randbytes(16)), False)
-        answer = ask(
-            f"{self.node.url}/ocsp",
-            builder.build().public_bytes(Encoding.DER),
-            "application/ocsp-request",
-        )
+        return builder.build().public_bytes(Encoding.DER)
+
+    def status(self, certificate: x509.Certificate, *, nonce: bool = False) -> tuple[str, Answer]:
+        """Return what OCSP says, its signature checked: "good", "revoked", "try_later" …"""
+        body = self.question(certificate, nonce=nonce)
+        answer = ask(f"{self.node.url}/ocsp", body, "application/ocsp-request")
         if answer.status != 200:
             return f"HTTP {answer.status}", answer
         response = ocsp.load_der_ocsp_response(answer.body)
