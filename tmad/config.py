@@ -114,6 +114,11 @@ class Node(Section):
         default="",
         description="Started as root, become this user once the sockets are open.",
     )
+    key_blocklist: FilePath | None = Field(
+        default=None,
+        description="File of publicly known keys (Debian 2008, leaked ones) that are never"
+        " certified: the blocklist.dat that badkeys distributes.",
+    )
 
     @model_validator(mode="after")
     def _check_url(self) -> Node:
@@ -157,7 +162,7 @@ class PKCS11(Section):
     token_label: str | None = Field(default=None, description="Label of the token to use.")
     token_serial: str | None = Field(default=None, description="Serial number of that token.")
     pin_file: FilePath = Field(description="File with the user PIN.")
-    threads: int = Field(default=4, ge=1, le=64, description="Parallel sessions.")
+    threads: int = Field(default=4, ge=1, le=8, description="Parallel sessions.")
     timeout_seconds: float = Field(
         default=2.0, gt=0, le=60, description="Patience with one operation."
     )
@@ -189,7 +194,8 @@ class KeyringSection(Section):
         description='For master = "credential": its name in systemd (LoadCredential=).',
     )
     hsm_label: str = Field(
-        default="tmad-master", description='For master = "hsm": the label of an RSA key there.'
+        default="tmad-master",
+        description='For master = "hsm": the label of the key that tmad makes there.',
     )
     pkcs11: PKCS11 | None = Field(default=None, description="A hardware token.")
 

@@ -23,6 +23,7 @@ from tmad.ca.endpoint import Endpoints
 from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.importing import CertificateImport
 from tmad.ca.inventory import Inventory
+from tmad.ca.keycheck import Blocklist
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
 from tmad.ca.requests import EndpointID
@@ -163,7 +164,10 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         secrets=secrets,
         now=now,
         webhooks=webhooks,
+        blocklist=Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None,
     )
+    # A key that another process has destroyed is not kept in this one's memory.
+    changes.listen("service_certificates", lambda key: keyring.forget("*"))
     services = Services(
         now=now,
         database=database,
