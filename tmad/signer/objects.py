@@ -76,6 +76,9 @@ def generate(connection: Connection, algorithm: KeyAlgorithm, label: str) -> tup
     lacking = missing(algorithm, connection.mechanisms)
     if lacking:
         raise unsupported(f"{' and '.join(lacking)}, which {algorithm} needs")
+    # SoftHSM learns what other processes stored when it searches, but never again once it has
+    # stored something itself without having searched before.
+    connection.objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label})
     public, private = _generate(connection.session(), algorithm, label)
     try:
         if not private[Attribute.SENSITIVE] or private[Attribute.EXTRACTABLE]:
