@@ -176,6 +176,7 @@ class Daemon:
             self.metrics,
             about={"node": settings.node.name, "worker": self.index},
             measure=self._measure,
+            writing=lambda: services.database.is_writing,
             serving=lambda: self.started is not None and not self.is_stopping,
             waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
         )

@@ -7,6 +7,7 @@ and -11 at the size of CI. Judged from outside, over HTTP and by the command lin
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -116,6 +117,11 @@ def test_g_fault_5_a_full_disk_stops_issuing_and_nothing_else(disk: Disk) -> Non
         for _ in range(5):
             answer, certificate = routers.send(routers.message())
             assert (answer.status, certificate) == (503, None)
+        # The operators are told, and why.
+        report = json.loads(ask(f"{node.ops_url}/readyz").body)
+        assert report["parts"]["database.writes"] == "failed"
+        assert (report["ready"], report["works"]["enrolment"]) == (True, False)
+        assert "database-write fails: SQLITE_" in node.log.read_text()
         # From the cache, not from the cache, and signed anew.
         assert routers.status(early)[0] == "good"
         assert routers.status(late)[0] == "good"
@@ -130,6 +136,7 @@ def test_g_fault_5_a_full_disk_stops_issuing_and_nothing_else(disk: Disk) -> Non
         assert time.monotonic() - begin < RECOVERY_SECONDS
         node.tmad("cert", "revoke", serial)
         assert routers.status(early)[0] == "revoked"
+        assert "database-write works again" in node.log.read_text()
         routers.judge()
     finally:
         node.kill()

@@ -21,7 +21,8 @@ class Health:
     """Answers /metrics, /healthz and /readyz; none of them says anything secret.
 
     ``about`` names the process; ``measure`` brings the metrics up to date; ``serving`` tells
-    whether it has started and is not stopping; ``waiting`` names what is not open yet.
+    whether it has started and is not stopping, ``writing`` whether the database takes changes;
+    ``waiting`` names what is not open yet.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Health:
         about: Mapping[str, str | int],
         measure: Callable[[], None],
         serving: Callable[[], bool],
+        writing: Callable[[], bool],
         waiting: Callable[[], list[str]],
     ) -> None:
         self._changes = changes
@@ -41,6 +43,7 @@ class Health:
         self._about = about
         self._measure = measure
         self._serving = serving
+        self._writing = writing
         self._waiting = waiting
         self.doors = Doors(metrics)
         for path, handler in (
@@ -73,6 +76,10 @@ class Health:
         except Fault as fault:
             parts["database"] = f"failed: {fault.detail}"
         has_database = parts["database"] == "ok"
+        # A full disk: everything can be read and nothing can be changed. The log says why.
+        is_writing = has_database and self._writing()
+        if has_database and not is_writing:
+            parts["database.writes"] = "failed"
         stores = await self._keyring.health()
         for store in stores:
             parts[f"keys.{store.store}"] = (
@@ -88,9 +95,9 @@ class Health:
             **self._about,
             "parts": parts,
             "works": {
-                "enrolment": has_database and all_keys,
-                "enrolment with the keys that are there": has_database and some_keys,
-                "revocation": has_database,
+                "enrolment": is_writing and all_keys,
+                "enrolment with the keys that are there": is_writing and some_keys,
+                "revocation": is_writing,
                 "signed status and CRLs at hand": has_database,
             },
         }

@@ -127,6 +127,11 @@ class Database:
         return database
 
     @property
+    def is_writing(self) -> bool:
+        """Whether the last write could be made durable, as far as that is known."""
+        return self.reactor is None or not self._writes.trouble
+
+    @property
     def in_one_connection(self) -> bool:
         """Whether this database lives in memory, seen by a single connection."""
         return self._sqlite is not None and not self._sqlite.path

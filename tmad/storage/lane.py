@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from tmad.errors import Fault, FaultCode
+
+log = Logger()
 
 # How long a writer waits for company when the last group had some (performance 5.5).
 GROUP_WINDOW = 0.002
@@ -109,7 +112,9 @@ class Lane:
         patience: float,
         group: int = 1,
     ) -> None:
+        self.trouble = ""  # why the last job could not be served; "" when it could
         self._reactor = reactor
+        self._name = name
         self._limit = limit
         self._patience = patience
         self._group = group
@@ -203,12 +208,27 @@ class Lane:
             if self._unanswered.pop(job, 0) == 0:
                 continue  # its deadline has passed and the caller was told so
             assert job.deferred is not None
+            if job.error is not None or not job.dry_run:
+                self._note(job.error)
             try:
                 result = job.finish()
             except BaseException as error:
                 job.deferred.errback(error)
             else:
                 job.deferred.callback(result)
+
+    def _note(self, error: BaseException | None) -> None:
+        """Say once that nothing is served any more, and once that it is again."""
+        why = ""
+        if isinstance(error, Fault) and error.code is FaultCode.UNAVAILABLE:
+            why = error.private or error.detail
+        elif error is not None:
+            return  # a refusal says nothing of whether a commit succeeds
+        if why and not self.trouble:
+            log.error("{lane} fails: {why}", lane=self._name, why=why)
+        elif self.trouble and not why:
+            log.info("{lane} works again", lane=self._name)
+        self.trouble = why
 
     def _check_deadlines(self) -> None:
         self._watch = None
@@ -226,7 +246,9 @@ class Lane:
             for session in hanging:
                 session.abort()
             assert job.deferred is not None
-            job.deferred.errback(unavailable(f"no outcome within {self._patience} s"))
+            fault = unavailable(f"no outcome within {self._patience} s")
+            self._note(fault)
+            job.deferred.errback(fault)
         if self._unanswered and self._watch is None:
             self._watch = self._reactor.callLater(_WATCH_INTERVAL, self._check_deadlines)
 
