@@ -6,6 +6,7 @@ such a key signs, cryptography judges. The addresses are those that stand in the
 
 from __future__ import annotations
 
+import itertools
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,12 +85,11 @@ class RelyingParty:
     def check_chain(self, leaf: x509.Certificate) -> None:
         """Fail unless the certificate leads to the root."""
         if self.has_openssl:
-            file = write_pem(self.folder / "leaf.pem", leaf)
-            shown = self._openssl("verify", "-x509_strict", *self._trust, file)
-            assert shown.strip() == f"{file}: OK"
+            verdict = self.verdict(leaf)
+            assert verdict == "OK", verdict
             return
         path = (leaf, *self.chain)
-        for below, above in zip(path, path[1:], strict=False):
+        for below, above in itertools.pairwise(path):
             below.verify_directly_issued_by(above)
             extensions = above.extensions
             assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -97,6 +97,13 @@ class RelyingParty:
             assert _identifier_of_issuer(below) == _identifier(above)
             assert below.not_valid_after_utc <= above.not_valid_after_utc
         self.root.verify_directly_issued_by(self.root)
+
+    def verdict(self, leaf: x509.Certificate) -> str:
+        """Return what ``openssl verify`` says: "OK" or its errors."""
+        file = write_pem(self.folder / "leaf.pem", leaf)
+        done = run("openssl", "verify", "-x509_strict", *self._trust, file, expect=None)
+        shown = (done.stdout + done.stderr).decode().strip()
+        return "OK" if done.returncode == 0 and shown == f"{file}: OK" else shown
 
     def ask_ocsp(self, leaf: x509.Certificate) -> Answer:
         """Ask the responder that the certificate names."""
@@ -140,10 +147,6 @@ class RelyingParty:
     @property
     def _trust(self) -> tuple[str | Path, ...]:
         return "-CAfile", self._root_file, "-untrusted", self._upper_file
-
-    def _openssl(self, *arguments: str | Path) -> str:
-        done = run("openssl", *arguments)
-        return done.stdout.decode()
 
     def _ask_openssl(self, leaf: x509.Certificate) -> Answer:
         file = write_pem(self.folder / "leaf.pem", leaf)
