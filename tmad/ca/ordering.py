@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from tmad.ca import keycheck, names, record
 from tmad.ca.applicant import Applicant, Renewed, check_window
+from tmad.ca.constraints import check as check_constraints
 from tmad.ca.issuing import Order
 from tmad.ca.keycheck import Blocklist
 from tmad.ca.requests import EnrollmentRequest, Proof
@@ -105,6 +106,7 @@ class Ordering:
             now=now,
             sid=applicant.sid,
         )
+        check_constraints(permission.signer.chain, template.subject, template.names)
         if renews is not None:
             _check_same_holder(renews, template.subject, template.names)
         if applicant.secret is not None:
@@ -191,6 +193,7 @@ class Ordering:
             validity=validity,
             constraints=constraints,
         )
+        check_constraints(signer.chain, template.subject, template.names)
         return Order(
             tenant=tenant,
             via=via,
