@@ -171,6 +171,18 @@ def test_what_its_own_constraints_forbid_is_never_issued(tree: Desk, name: str, 
     assert reply.status == client.SUCCESS, reply.text
 
 
+def test_an_authority_for_one_directory_can_still_answer_for_itself(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """Its RA and its OCSP responder have subjects inside the subtree, too."""
+    desk.create("dutch", "--parent", "root", "--permit", "dn:C=NL")
+    desk.door("dutch", "dutch")
+    party, leaf = desk.live(tmp_path, "dutch", "r1.dutch.test")
+    party.check_chain(Visitor(f"{desk.daemon.url}/scep/dutch").ra)
+    responder = party.ask_ocsp(leaf).response.certificates[0]
+    assert party.verdict(responder) == "OK"
+
+
 def test_a_path_length_that_would_be_exceeded_is_refused(tree: Desk) -> None:
     assert "may not have authorities below" in tree.create(
         "too-deep", "--parent", "line", expect=REFUSED

@@ -346,7 +346,7 @@ class ServiceCertificates:
             issuer=issuer,
             algorithm=algorithm,
             store=store,
-            subject=_subject(f"OCSP responder of {issuer.slug}"),
+            subject=_subject(issuer, f"OCSP responder of {issuer.slug}"),
         )
 
     async def _wish_ra(self, scope: str) -> _Wish:
@@ -364,7 +364,7 @@ class ServiceCertificates:
             issuer=issuer,
             algorithm=algorithm,
             store=store,
-            subject=_subject(f"RA of {scope}"),
+            subject=_subject(issuer, f"RA of {scope}"),
         )
 
     async def _wish_tls(self, scope: str) -> _Wish:
@@ -373,11 +373,12 @@ class ServiceCertificates:
             name = x509.IPAddress(ipaddress.ip_address(scope))
         except ValueError:
             name = x509.DNSName(scope)
+        issuer = await self._tls_issuer()
         return _Wish(
-            issuer=await self._tls_issuer(),
+            issuer=issuer,
             algorithm=KeyAlgorithm.P256,
             store="soft",  # OpenSSL in the wheel cannot reach a key in an HSM
-            subject=_subject(scope),
+            subject=_subject(issuer, scope),
             names=(name,),
         )
 
@@ -468,8 +469,22 @@ def _in_use(found: tuple[ServiceCertificate, ...], now: datetime) -> bool:
     return found[0].superseded_at is None and now < found[0].not_after
 
 
-def _subject(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME])])
+def _subject(issuer: Issuer, common_name: str) -> x509.Name:
+    name = x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME])
+    return x509.Name([*_directory(issuer), x509.RelativeDistinguishedName([name])])
+
+
+def _directory(issuer: Issuer) -> list[x509.RelativeDistinguishedName]:
+    """Return how subjects must begin that the issuer may certify (RFC 5280, 4.2.1.10)."""
+    for certificate in issuer.chain:
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+        except x509.ExtensionNotFound:
+            continue
+        for subtree in found.value.permitted_subtrees or ():
+            if isinstance(subtree, x509.DirectoryName):
+                return subtree.value.rdns
+    return []
 
 
 def _purpose(text: str) -> Purpose:
