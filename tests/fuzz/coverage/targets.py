@@ -1,0 +1,535 @@
+"""What is fuzzed: one entry for each decoder that meets a stranger's octets (security.md, 5.2).
+
+A target takes any octets. A value or a Fault is right, and so is a call that asserts more than
+that; every other exception is a finding. Nothing here knows of atheris: tests/fuzz/test_corpus.py
+replays the corpus through the same functions in every CI run.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel
+
+from tests import scep_client as client
+from tests.fuzz.coverage import keys, seeds
+from tests.unit.ca_bench import PRESETS
+from tests.unit.scep_core import SmallCore, key_usage, make_certificate
+from tests.unit.test_edge_http import Edge
+from tests.unit.test_profile import ISSUER, NOW
+from tmad import documents
+from tmad.ca import importing, keycheck, names
+from tmad.ca.authority import AuthorityDocument
+from tmad.ca.endpoint import EndpointDocument
+from tmad.ca.profile import ProfileDocument
+from tmad.ca.shape import Profile
+from tmad.config import NodeSettings
+from tmad.edge import http1
+from tmad.errors import Fault, FaultCode
+from tmad.protocols.ocsp import codec as ocsp
+from tmad.protocols.scep import codec as scep
+from tmad.protocols.scep import plugin as scep_plugin
+from tmad.protocols.scep.responder import EndpointOptions
+from tmad.wire import ber, chain, cms, csr, der, envelopes
+from tmad.wire.evidence import verify_export
+from tmad.wire.http import Request
+from tmad.wire.signatures import Age, Policy
+
+T = TypeVar("T")
+Run: TypeAlias = Callable[[bytes], object]
+
+ELEMENTS, DEPTH = 1_500, 32
+POLICY = Policy(Age.INSECURE)
+_DER = serialization.Encoding.DER
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One decoder. ``prepare`` makes what it needs once and returns the function to call."""
+
+    prepare: Callable[[], Run]
+    seeds: Callable[[], Iterable[bytes]]
+    longest: int = 8_192  # octets that the fuzzer tries
+    words: tuple[str, ...] = ()  # what the format spells out
+
+
+def refusal(function: Callable[[], object]) -> Fault | None:
+    """Call; return the Fault, or None where there was none."""
+    try:
+        function()
+    except Fault as fault:
+        return fault
+    return None
+
+
+def malformed_only(function: Callable[[], T]) -> T | None:
+    """Call a decoder of structure, which has but one kind of Fault to tell; None for that."""
+    try:
+        return function()
+    except Fault as fault:
+        if fault.code is not FaultCode.MALFORMED:
+            raise AssertionError(fault) from fault
+    return None
+
+
+# -- encodings ------------------------------------------------------------------------------
+
+
+def _der() -> Run:
+    def walk(reader: der.Reader, depth: int, *, is_scanned: bool) -> None:
+        for tag in reader.each():
+            element = reader.raw()
+            if tag & 0x20:
+                if depth:
+                    walk(der.read(element, tag), depth - 1, is_scanned=is_scanned)
+                assert depth or not is_scanned
+            else:
+                content = der.content(element, tag)
+                assert der.tlv(tag, content) == element or not is_scanned
+                if tag == der.INTEGER:
+                    malformed_only(der.Reader(element).integer)
+                elif tag == der.OBJECT_IDENTIFIER:
+                    assert len(der.dotted(element)) < 512
+                else:
+                    malformed_only(partial(der.text, element))
+                    malformed_only(partial(der.instant, element))
+
+    def run(data: bytes) -> None:
+        def whole() -> bool:
+            der.scan(data, elements=ELEMENTS, depth=DEPTH)
+            return True
+
+        if malformed_only(whole):
+            walk(der.Reader(data), DEPTH, is_scanned=True)
+        else:
+            # The reader may be given what was never scanned.
+            malformed_only(lambda: walk(der.Reader(data), DEPTH, is_scanned=False))
+
+    return run
+
+
+def _ber() -> Run:
+    def run(data: bytes) -> None:
+        result = malformed_only(lambda: ber.normalise(data, elements=ELEMENTS, depth=DEPTH))
+        if result is not None:
+            der.scan(result, elements=ELEMENTS, depth=DEPTH)
+            assert ber.normalise(result, elements=ELEMENTS, depth=DEPTH) is result
+            assert len(result) <= len(data)
+
+    return run
+
+
+# -- CMS, CSR, SCEP -------------------------------------------------------------------------
+
+
+def _cms() -> Run:
+    own = keys.rsa_key("ra")
+
+    def run(data: bytes) -> None:
+        message = ber.normalise(data, elements=ELEMENTS, depth=DEPTH)
+        signed = malformed_only(lambda: cms.decode_signed_data(message))
+        if signed is not None:
+            for signer in signed.signers[:3]:
+                check(signed, signer)
+        enveloped = malformed_only(lambda: envelopes.decode(message))
+        if enveloped is not None:
+            for recipient in enveloped.recipients[:3]:
+                envelopes.open_envelope(
+                    own, enveloped, recipient, policy=POLICY, random=seeds.random
+                )
+
+    def check(signed: cms.SignedData, signer: cms.SignerInfo) -> None:
+        for key in (own, keys.ec_key("device")):
+            with suppress(Fault):
+                cms.verify(signed, signer, key.public_key(), POLICY)
+        signed.certificate_of(signer)
+
+    return run
+
+
+def _csr() -> Run:
+    """A request as it is; and as CertificationRequestInfo, signed here, or nobody comes past."""
+    key = keys.ec_key("device")
+    profiles = [
+        Profile(path.stem, 1, documents.parse(ProfileDocument, tomllib.loads(path.read_text())))
+        for path in (PRESETS / "device.toml", PRESETS / "tls-server.toml", PRESETS / "user.toml")
+    ]
+    algorithm = der.sequence(der.oid("1.2.840.10045.4.3.2"))
+
+    def signed_request(info: bytes) -> bytes:
+        signature = key.sign(info, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        return der.sequence(info, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+
+    def run(data: bytes) -> None:
+        try:
+            request = csr.decode(data, POLICY)
+        except Fault:
+            request = csr.decode(signed_request(data), POLICY)
+        described = keycheck.check(request.public_key, keycheck.KeyRules(), evidence=request.der)
+        names.search_terms(request.subject, ())
+        for profile in profiles:
+            fault = refusal(
+                partial(
+                    profile.template,
+                    subject=request.subject,
+                    alternative_names=request.names,
+                    wanted=request.wanted,
+                    key=described,
+                    issuer=ISSUER,
+                    now=NOW,
+                )
+            )
+            assert fault is None or fault.rule
+
+    return run
+
+
+def _core() -> SmallCore:
+    """An endpoint whose RA key is always the same; envelopes name it by its identifier."""
+    core = SmallCore(manual=True, options=EndpointOptions(legacy=True, signing_time_window=600))
+    key = keys.rsa_key("ra")
+    core.keys["ra0"] = key
+    core.ras[0].certificate = make_certificate(
+        core.now,
+        "ra",
+        key.public_key(),
+        core.ca.key,
+        core.ca.certificate,
+        usage=key_usage(digital_signature=True, key_encipherment=True),
+    )
+    return core
+
+
+def _answered(core: SmallCore, body: bytes) -> None:
+    answer = core.post(body)
+    assert answer.status in (200, 400)
+    assert len(answer.body) < 16_384
+    core.requests.clear()
+    core.pending.clear()
+    core.journal_rows.clear()
+    core.events.clear()
+    core.uses.clear()
+
+
+def _scep() -> Run:
+    core = _core()
+
+    def run(data: bytes) -> None:
+        message = malformed_only(lambda: scep.decode(data))
+        if message is not None:
+            # Behind a signature that was not checked: what an attacker can sign himself.
+            with suppress(Fault):
+                scep.check_time(message, core.now(), seeds.HOUR)
+            enveloped = scep.envelope(message)
+            for recipient in enveloped.recipients[:1]:
+                content = envelopes.open_envelope(
+                    keys.rsa_key("ra"), enveloped, recipient, policy=POLICY, random=seeds.random
+                )
+                scep.decode_request(content, POLICY)
+        else:
+            malformed_only(lambda: scep.decode_get_message(data))
+            text = data.decode("latin-1")
+            assert core.get(text).status in (200, 400, 404)
+
+    def twice(data: bytes) -> None:
+        try:
+            run(data)
+        finally:
+            _answered(core, data)
+
+    return twice
+
+
+def _scep_content() -> Run:
+    """What a stranger can put into a well-signed message: first octet the kind, then content."""
+    core = _core()
+    key = keys.ec_key("device")
+    identity = client.self_signed(key)
+    kinds = ("17", "19", "20", "21", "22")
+
+    def run(data: bytes) -> None:
+        if not data:
+            return
+        kind, content = kinds[data[0] % len(kinds)], data[1:]
+        if not data[0] & 0x80:
+            content = client.make_envelope(content, core.ra, by_ski=True)
+        _answered(core, client.make_message(content, identity, message_type=kind).der)
+
+    return run
+
+
+# -- OCSP, HTTP -----------------------------------------------------------------------------
+
+
+def _ocsp() -> Run:
+    def decoded(data: bytes) -> None:
+        request = malformed_only(lambda: ocsp.decode(data))
+        if request is not None:
+            assert 1 <= len(request.cert_ids) <= ocsp.MOST_ENTRIES
+            for cert_id in request.cert_ids:
+                assert ocsp.decode(ocsp.minimal(cert_id)).cert_ids == (cert_id,)
+
+    def run(data: bytes) -> None:
+        decoded(data)
+        inside = malformed_only(lambda: ocsp.decode_path(data))
+        if inside is not None:
+            decoded(inside)
+
+    return run
+
+
+def _http() -> Run:
+    edge = Edge()
+    edge.mount("/x")
+    edge.mount("/hot", hot=True)
+    site = edge.site()
+
+    def served(pieces: list[bytes]) -> tuple[list[Request], bool]:
+        channel, transport = edge.connect(site)
+        for piece in pieces:
+            channel.dataReceived(piece)
+            edge.clock.advance(0)
+        seen = list(edge.seen)
+        edge.seen.clear()
+        channel.connectionLost()
+        return seen, transport.is_closing
+
+    def run(data: bytes) -> None:
+        if not data:
+            return
+        with suppress(http1.Refused):
+            end = http1.head_end(data, 0, 24_576)
+            if end:
+                head = http1.decode_head(data[:end])
+                assert head.path.startswith(b"/")
+                assert not (head.is_chunked and "content-length" in head.headers)
+        with suppress(http1.Refused):
+            body = http1.ChunkedBody(4_096)
+            if body.take(data) is not None:
+                assert len(body.octets()) <= 4_096
+        size = data[-1] % 23 + 1
+        cut = [data[at : at + size] for at in range(0, len(data), size)]
+        assert served([data]) == served(cut)
+
+    return run
+
+
+# -- names ----------------------------------------------------------------------------------
+
+_TEXT_NAMES: tuple[Callable[[str], x509.GeneralName], ...] = (
+    x509.DNSName._init_without_validation,
+    x509.RFC822Name._init_without_validation,
+    x509.UniformResourceIdentifier._init_without_validation,
+    lambda text: x509.OtherName(names.UPN, der.tlv(der.UTF8_STRING, text.encode())),
+)
+
+
+def _names() -> Run:
+    """First octet the kind of name, then its text, or for the last kinds its DER."""
+    key = keys.ec_key("device")
+
+    def run(data: bytes) -> None:
+        if not data:
+            return
+        kind, rest = data[0] % 7, data[1:]
+        found: list[x509.GeneralName] = []
+        if kind < 4:
+            text = rest.decode("utf-8", "replace")
+            names.looks_like_host(text)
+            found.append(_TEXT_NAMES[kind](text))
+        elif kind == 4:
+            if rest:
+                found.append(x509.OtherName(names.SMTP_UTF8_MAILBOX, rest))
+                found.append(x509.OtherName(names.UPN, rest))
+                found.append(x509.OtherName(x509.ObjectIdentifier("1.2.3"), rest))
+        else:
+            subject, extension = (rest, b"") if kind == 5 else (der.sequence(), rest)
+            request = csr.decode(seeds.request_about(key, subject, extension), POLICY)
+            found += request.names
+            found.append(x509.DirectoryName(request.subject))
+            names.search_terms(request.subject, ())
+        for name in found:
+            check(name)
+        names.unique(found)
+
+    def check(name: x509.GeneralName) -> None:
+        for wildcard in (False, True):
+            fault = refusal(partial(names.normalise, name, wildcard=wildcard))
+            if fault is not None:
+                assert fault.code is FaultCode.REJECTED
+                assert fault.rule.startswith("name.")
+            else:
+                canonical = names.normalise(name, wildcard=wildcard)
+                assert names.normalise(canonical, wildcard=wildcard) == canonical
+                assert names.text_of(canonical) == names.text_of(name)
+                names.search_terms(x509.Name([]), [canonical])
+
+    return run
+
+
+# -- files ----------------------------------------------------------------------------------
+
+
+def _importing() -> Run:
+    def run(data: bytes) -> None:
+        bundle = importing.read_bundle(data, b"secret")
+        assert isinstance(bundle, importing.Bundle)
+
+    return run
+
+
+def _config() -> Run:
+    path = Path(tempfile.mkdtemp(prefix="tmad-fuzz-")) / "tmad.toml"
+    protocols = {"scep": scep_plugin.Settings}
+
+    def load() -> None:
+        settings = NodeSettings.load(path, protocols)
+        _ = (settings.public_url, settings.database_url, settings.master_file)
+        settings.protocol("scep", scep_plugin.Settings)
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        fault = refusal(load)
+        if fault is not None:
+            assert fault.code is FaultCode.REJECTED
+            assert all(line.startswith(str(path)) for line in fault.detail.splitlines())
+
+    return run
+
+
+def _documents() -> Run:
+    models: tuple[type[BaseModel], ...] = (ProfileDocument, EndpointDocument, AuthorityDocument)
+
+    def run(data: bytes) -> None:
+        tree = malformed_only(lambda: documents.from_toml(data))
+        if tree is None:
+            return
+        for model in models:
+            fault = refusal(partial(documents.parse, model, tree))
+            if fault is not None:
+                assert fault.code is FaultCode.REJECTED
+                continue
+            document = documents.parse(model, tree)
+            again = documents.from_toml(documents.to_toml(documents.plain(document)))
+            assert documents.canonical(documents.parse(model, again)) == documents.canonical(
+                document
+            )
+            if isinstance(document, ProfileDocument):
+                Profile("any", 1, document)
+
+    return run
+
+
+def _export() -> Run:
+    """An export as it is; and one whose hashes and signatures were put right after a change."""
+    key = keys.ed_key("audit")
+    pinned = {"audit": key.public_key()}
+
+    def run(data: bytes) -> None:
+        for text in (data, _relinked(data, key)):
+            for public_keys in (None, pinned):
+                report = verify_export(io.BytesIO(text), public_keys)
+                assert all(str(finding) for finding in report.findings)
+
+    return run
+
+
+def _relinked(data: bytes, key: Any) -> bytes:
+    lines = []
+    checkpoint = chain.FIRST_CHECKPOINT
+    previous: dict[str, bytes] = {}
+    for line in data.splitlines(keepends=True):
+        new = line
+        try:
+            fields = json.loads(line)
+            if fields["type"] == "head":
+                previous[fields["writer"]] = chain.genesis(
+                    fields["writer"], fields["node"], fields["started_at"]
+                )
+            elif fields["type"] == "record":
+                text = line[88 + 11 : -2].decode("ascii")
+                writer = fields["record"]["writer"]
+                previous[writer] = chain.link(previous[writer], text)
+                new = line[:24] + previous[writer].hex().encode() + line[88:]
+            elif fields["type"] == "checkpoint":
+                hashed = chain.checkpoint_hash(
+                    fields["id"], fields["at"], fields["heads"], fields["key_id"], checkpoint
+                )
+                fields |= {"previous": checkpoint.hex(), "hash": hashed.hex()}
+                signature = chain.signer_of(hashed)(key)
+                fields["signature"] = base64.b64encode(signature).decode()
+                checkpoint = hashed
+                new = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass  # a line that means nothing stays as it is
+        lines.append(new)
+    return b"".join(lines)
+
+
+def _keys_of(*models: type[BaseModel]) -> tuple[str, ...]:
+    found: set[str] = set()
+    todo = list(models)
+    while todo:
+        model = todo.pop()
+        for name, field in model.model_fields.items():
+            if name not in found:
+                found.add(name)
+                todo += documents._models(field.annotation)
+    return tuple(sorted(found))
+
+
+TARGETS: Mapping[str, Target] = {
+    "der": Target(_der, seeds.der_seeds),
+    "ber": Target(_ber, seeds.ber_seeds),
+    "cms": Target(_cms, seeds.cms_seeds),
+    "csr": Target(_csr, seeds.csr_seeds),
+    "scep": Target(
+        _scep, seeds.scep_seeds, 16_384, ("operation=", "PKIOperation", "message=", "GetCACert")
+    ),
+    "scep-content": Target(_scep_content, seeds.scep_content_seeds, 4_096),
+    "ocsp": Target(_ocsp, seeds.ocsp_seeds, 16_384),
+    "http": Target(
+        _http,
+        seeds.http_seeds,
+        4_096,
+        (
+            *("GET /x HTTP/1.1\r\n", "POST /hot HTTP/1.0\r\n", "Host: a\r\n", "\r\n\r\n"),
+            *("Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+            *("Connection: close\r\n", "Connection: keep-alive\r\n", "Expect: 100-continue\r\n"),
+        ),
+    ),
+    "names": Target(
+        _names, seeds.names_seeds, 1_024, ("xn--", "*.", "tag:microsoft.com,2022-09-14:sid:", "://")
+    ),
+    "import": Target(
+        _importing,
+        seeds.import_seeds,
+        words=("-----BEGIN ", "-----END ", "CERTIFICATE-----", "PRIVATE KEY-----", "PKCS7-----"),
+    ),
+    "config": Target(_config, seeds.config_seeds, 2_048, _keys_of(NodeSettings)),
+    "documents": Target(
+        _documents,
+        seeds.documents_seeds,
+        4_096,
+        _keys_of(ProfileDocument, EndpointDocument, AuthorityDocument),
+    ),
+    "export": Target(
+        _export,
+        seeds.export_seeds,
+        16_384,
+        ('"type":"record"', '"type":"head"', '"type":"key"', '"type":"checkpoint"', "NaN", "1e999"),
+    ),
+}
