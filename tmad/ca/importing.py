@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.utils import CryptographyDeprecationWarning
@@ -40,10 +40,12 @@ MAXIMUM_OCTETS = 32 * 1024 * 1024
 MAXIMUM_CERTIFICATES = 20_000
 _MAXIMUM_PKCS12 = 2 * 1024 * 1024
 _MAXIMUM_ROUNDS = 10_000_000  # P-03: of a key derivation
+_MAXIMUM_SCRYPT = 1 << 21  # N times r times p: 256 MiB, or a second of work
 _BATCH = 200
 _SERIAL_OCTETS = 64  # foreign ones may be longer than RFC 5280's 20
 
 _ELEMENTS, _DEPTH = 1_000_000, 48
+_SCRYPT = der.oid("1.3.6.1.4.1.11591.4.11")
 _SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
 
 _ARMOUR = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----([^-]*)-----END \1-----", re.ASCII)
@@ -305,7 +307,7 @@ def _read_certificate(data: bytes) -> x509.Certificate:
         certificate.issuer.rfc4514_string()
         str(certificate.not_valid_after_utc)
         str(certificate.not_valid_before_utc)
-    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise Fault(
             FaultCode.UNSUPPORTED, f"a certificate cannot be read: {error}", rule="import.format"
         ) from error
@@ -327,7 +329,9 @@ def _read_pkcs12(data: bytes, password: bytes | None) -> Bundle:
     for attempt in attempts:
         try:
             key, certificate, others = pkcs12.load_key_and_certificates(data, attempt)
-        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        except (
+            ValueError, x509.InvalidVersion, UnsupportedAlgorithm, InternalError
+        ) as error:  # fmt: skip
             reason = error
             continue
         found = [*([certificate] if certificate else ()), *others]
@@ -358,7 +362,8 @@ def _read_key(data: bytes, password: bytes | None) -> PrivateKey:
             "the key is encrypted" if not password else "the key is not encrypted",
             rule="import.password",
         ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
+        # InternalError: what OpenSSL has no words for, such as scrypt's N that is no power of 2.
         raise Fault(
             FaultCode.MALFORMED,
             "not a private key, or its password is another one",
@@ -377,8 +382,12 @@ def _check_rounds(data: bytes, *, depth: int) -> None:
     """
     reader = der.Reader(data)
     before = 0
+    is_scrypt = False
     for tag in reader.each():
         element = reader.raw()
+        if is_scrypt:
+            _check_scrypt(element)
+        is_scrypt = element == _SCRYPT
         if tag == der.INTEGER and before == der.OCTET_STRING:
             rounds = int.from_bytes(der.content(element, tag), signed=True)
             if rounds > _MAXIMUM_ROUNDS:
@@ -393,6 +402,15 @@ def _check_rounds(data: bytes, *, depth: int) -> None:
                     # Octets that only look like a structure are a salt or a key.
                     if fault.rule == "import.limit" or tag & 0x20:
                         raise
+
+
+def _check_scrypt(parameters: bytes) -> None:
+    """Refuse what would take gigabytes of memory: 128 octets times N times r (RFC 7914, 7)."""
+    reader = der.read(parameters, der.SEQUENCE)
+    reader.raw(der.OCTET_STRING)
+    cost, block, parallel = (max(1, reader.integer()) for _ in range(3))
+    if max(cost, block, parallel) > _MAXIMUM_SCRYPT or cost * block * parallel > _MAXIMUM_SCRYPT:
+        raise _too_much("units of scrypt's work", _MAXIMUM_SCRYPT)
 
 
 def _bundle(found: Sequence[x509.Certificate], key: PrivateKey | None = None) -> Bundle:

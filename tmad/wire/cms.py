@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
     PrivateKeyTypes,
@@ -32,6 +31,7 @@ ENVELOPED_DATA = der.oid("1.2.840.113549.1.7.3")
 CONTENT_TYPE = der.oid("1.2.840.113549.1.9.3")
 MESSAGE_DIGEST = der.oid("1.2.840.113549.1.9.4")
 SIGNING_TIME = der.oid("1.2.840.113549.1.9.5")
+_SUBJECT_KEY_IDENTIFIER = der.oid("2.5.29.14")
 
 
 class IssuerAndSerial(NamedTuple):
@@ -85,12 +85,30 @@ def identifies(identifier: Identifier, certificate_der: bytes) -> bool:
     """Tell whether a signer or recipient identifier means this certificate."""
     if isinstance(identifier, IssuerAndSerial):
         return identifier == IssuerAndSerial.of(certificate_der)
-    certificate = x509.load_der_x509_certificate(certificate_der)
-    try:
-        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return False
-    return own.value.digest == identifier
+    return _key_identifier(certificate_der) == identifier
+
+
+def _key_identifier(certificate_der: bytes) -> bytes | None:
+    """Return the value of subjectKeyIdentifier.
+
+    Read here, since a parser of certificates makes an object of each name in every other
+    extension, too: milliseconds for each certificate that a stranger puts into a message.
+    """
+    tbs, _ = _enter_certificate(certificate_der)
+    for _ in range(4):  # issuer, validity, subject, subjectPublicKeyInfo
+        tbs.raw(der.SEQUENCE)
+    while tbs.peek() in (0x81, 0x82):  # the unique identifiers of old
+        tbs.raw()
+    extensions = tbs.enter(0xA3).enter(der.SEQUENCE) if tbs.peek() == 0xA3 else der.Reader(b"")
+    for _ in extensions.each():
+        extension = extensions.enter(der.SEQUENCE)
+        oid = extension.raw(der.OBJECT_IDENTIFIER)
+        if extension.peek() == der.BOOLEAN:
+            extension.raw()
+        value = extension.content(der.OCTET_STRING)
+        if oid == _SUBJECT_KEY_IDENTIFIER:
+            return der.content(value, der.OCTET_STRING)
+    return None
 
 
 def read_identifier(reader: der.Reader) -> Identifier:

@@ -18,6 +18,7 @@ from tmad.wire.signatures import Algorithm, Policy
 ELEMENTS = 1_500
 DEPTH = 32
 
+_EXTENSION_REQUEST = der.oid("1.2.840.113549.1.9.14")
 _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")
 _TEMPLATE_NAME = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2")
 
@@ -72,6 +73,8 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
     what cannot be read, Fault(BAD_ALGORITHM) and Fault(BAD_PROOF) for its signature.
     """
     parts = _cut(csr_der)
+    attributes = cms.read_attributes(der.Reader(b"".join(parts.attributes)))
+    _bound_extensions(attributes.get(_EXTENSION_REQUEST, ()))
     try:
         request = x509.load_der_x509_csr(parts.in_order())
     except ValueError as error:
@@ -93,8 +96,9 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
         extensions = tuple(request.extensions)
     except x509.DuplicateExtension:
         raise _unreadable("an extension occurs twice") from None
-    except (ValueError, x509.UnsupportedGeneralNameType) as error:
-        # T61Strings with octets above 127, broken addresses, x400Address and the like.
+    except (ValueError, TypeError, x509.UnsupportedGeneralNameType) as error:
+        # T61Strings with octets above 127, a BIT STRING for a name, broken addresses,
+        # x400Address and the like.
         raise _unreadable(f"a name or an extension in it: {error}"[:200]) from None
     names: tuple[x509.GeneralName, ...] = ()
     for extension in extensions:
@@ -108,7 +112,7 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
         wanted=tuple(
             [e for e in extensions if not isinstance(e.value, x509.SubjectAlternativeName)]
         ),
-        challenge=_challenge(parts.attributes),
+        challenge=_challenge(attributes.get(_CHALLENGE_PASSWORD, ())),
         template=_template(extensions),
     )
 
@@ -164,10 +168,31 @@ def _check_signature(parts: _Parts, key: CertificatePublicKeyTypes, policy: Poli
         ) from None
 
 
-def _challenge(attributes: tuple[bytes, ...]) -> Secret | None:
+def _bound_extensions(requests: tuple[bytes, ...]) -> None:
+    """Refuse extensions whose content would be dear to read, which no scan has looked into.
+
+    60 kB hold 30 000 names, and each becomes an object.
+    """
+    left = ELEMENTS
+    for request in requests:
+        extensions = der.read(request, der.SEQUENCE)
+        for _ in extensions.each():
+            extension = extensions.enter(der.SEQUENCE)
+            extension.raw(der.OBJECT_IDENTIFIER)
+            if extension.peek() == der.BOOLEAN:
+                extension.raw()
+            value = extension.content(der.OCTET_STRING)
+            try:
+                left -= der.weigh(value, elements=left, depth=DEPTH)
+            except Fault:
+                # Not DER, or too much of it: as dear as the smallest elements could make it.
+                left -= len(value) // 2
+            if left < 0:
+                raise _unreadable("its extensions hold too many elements")
+
+
+def _challenge(values: tuple[bytes, ...]) -> Secret | None:
     """Return the challengePassword in whichever string type it came, without a length limit."""
-    found = cms.read_attributes(der.Reader(b"".join(attributes)))
-    values = found.get(_CHALLENGE_PASSWORD, ())
     if not values:
         return None
     if len(values) > 1:

@@ -46,9 +46,15 @@ def scan(data: bytes, *, elements: int, depth: int) -> None:
     It does not look into primitive elements. One pass, no recursion, time linear in the
     number of elements seen, which ``elements`` bounds.
     """
-    position = find_ber(data, elements=elements, depth=depth)
+    weigh(data, elements=elements, depth=depth)
+
+
+def weigh(data: bytes, *, elements: int, depth: int) -> int:
+    """Scan like :func:`scan`; return how many elements there are."""
+    position, left = _walk(data, elements, depth)
     if position >= 0:
         raise malformed(f"not DER at octet {position}")
+    return elements - left
 
 
 def find_ber(data: bytes, *, elements: int, depth: int) -> int:
@@ -57,10 +63,14 @@ def find_ber(data: bytes, *, elements: int, depth: int) -> int:
     BER-only forms are indefinite and padded lengths and constructed strings. What comes after
     the first one has not been looked at.
     """
+    return _walk(data, elements, depth)[0]
+
+
+def _walk(data: bytes, left: int, depth: int) -> tuple[int, int]:
+    """Return where the first BER-only form begins, or -1, and how many elements are left."""
     position = 0
     end = len(data)
     ends: list[int] = []
-    left = elements
     try:
         while True:
             left -= 1
@@ -72,14 +82,14 @@ def find_ber(data: bytes, *, elements: int, depth: int) -> int:
             position += 2
             if length >= 0x80:
                 if length == 0x80:
-                    return start
+                    return start, left
                 if length > 0x84:
                     raise malformed(f"impossible length at octet {start}")
                 octets = length - 0x80
                 length = int.from_bytes(data[position : position + octets])
                 position += octets
                 if length < 0x80 or length >> (8 * (octets - 1)) == 0:
-                    return start
+                    return start, left
             stop = position + length
             if stop > end:
                 raise malformed(f"an element reaches beyond its end at octet {start}")
@@ -87,7 +97,7 @@ def find_ber(data: bytes, *, elements: int, depth: int) -> int:
                 raise malformed(f"tag number above 30 at octet {start}")
             if tag & 0x20:
                 if tag < 0x40 and tag != SEQUENCE and tag != SET:
-                    return start
+                    return start, left
                 if len(ends) >= depth:
                     raise malformed("nested too deeply", "wire.der.depth")
                 ends.append(end)
@@ -98,7 +108,7 @@ def find_ber(data: bytes, *, elements: int, depth: int) -> int:
                 position = stop
             while position == end:
                 if not ends:
-                    return -1
+                    return -1, left
                 end = ends.pop()
             if not ends:
                 raise malformed("bytes follow the structure", "wire.der.trailing")

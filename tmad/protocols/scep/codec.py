@@ -238,6 +238,8 @@ def verify(message: PKIMessage, policy: Policy) -> Sender:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         key = certificate.public_key()
+        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
+        _ = certificate.issuer, certificate.subject
     except UnsupportedAlgorithm as error:
         raise Fault(
             FaultCode.BAD_ALGORITHM,
@@ -245,7 +247,7 @@ def verify(message: PKIMessage, policy: Policy) -> Sender:
             private=str(error),
             rule="scep.signer",
         ) from None
-    except (x509.InvalidVersion, ValueError) as error:
+    except (x509.InvalidVersion, ValueError, TypeError) as error:
         fault = der.malformed("the signer's certificate cannot be read", "scep.signer")
         fault.private = str(error)
         raise fault from None
