@@ -49,6 +49,7 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
     ValueError,
+    TypeError,  # a BIT STRING where a name is text
 )
 
 
