@@ -59,13 +59,14 @@ class Routers:
         self.node = node
         self.url = f"{node.url}/scep/{label}"
         self.challenge = node.secret(f"scep/{label}", "--static")
-        self.ra = self._ra_certificate()
+        self.ra = self.ra_certificate()
         self.issuer = x509.load_pem_x509_certificate(node.pem().read_bytes())
         self.held: list[x509.Certificate] = []  # every promise that a router received
         self._number = 0
         self._run = random.getrandbits(32)
 
-    def _ra_certificate(self) -> x509.Certificate:
+    def ra_certificate(self) -> x509.Certificate:
+        """Fetch the certificate that messages are encrypted for; it is renewed now and then."""
         path = self.node.directory / "ca.p7"
         path.write_bytes(ask(f"{self.url}?operation=GetCACert").body)
         printed = subprocess.run(
