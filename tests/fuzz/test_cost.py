@@ -331,9 +331,13 @@ def test_g_bad_3_scep_messages_that_nobody_signed(door: Door, name: str) -> None
 
 
 def request_with(
-    *extensions: bytes, spki: bytes = b"", attributes: bytes = b"", subject: bytes = b""
+    *extensions: bytes,
+    spki: bytes = b"",
+    signature: bytes = b"",
+    attributes: bytes = b"",
+    subject: bytes = b"",
 ) -> bytes:
-    """Return a request with whatever is given; its signature is right unless ``spki`` is."""
+    """Return a request with whatever is given; it is rightly signed unless a signature is."""
     key = keys.rsa_key("device")
     spki = spki or key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -343,7 +347,7 @@ def request_with(
         attributes = wanted + attributes
     subject = subject or client.name("device").public_bytes()
     info = der.sequence(der.integer(0), subject, spki, der.explicit(0, attributes))
-    signature = key.sign(info, padding.PKCS1v15(), hashes.SHA256())
+    signature = signature or key.sign(info, padding.PKCS1v15(), hashes.SHA256())
     algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
     return der.sequence(info, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
 
@@ -404,13 +408,14 @@ def inner() -> Iterator[tuple[str, bytes]]:
     )
     long = der.tlv(der.OBJECT_IDENTIFIER, b"\x81" * 20_000 + b"\x01")
     yield "a long OID", request_with(der.sequence(long, der.octets(b"")))
-    for name, spki in (
-        ("RSA modulus of 300 000 bits", rsa_spki(huge(300_000), 65_537)),
-        ("RSA exponent of 300 000 bits", rsa_spki(huge(16_384), huge(300_000))),
-        ("RSA of 3 072 bits, both", rsa_spki(huge(3_072), huge(3_071))),
-        ("RSA of 16 384 bits", rsa_spki(huge(16_384), huge(64))),
+    # As long as the modulus, or it is refused before anything is computed.
+    for name, spki, length in (
+        ("RSA modulus of 200 000 bits", rsa_spki(huge(200_000), 65_537), 25_000),
+        ("RSA exponent of 300 000 bits", rsa_spki(huge(16_384), huge(300_000)), 2_048),
+        ("RSA of 3 072 bits, both", rsa_spki(huge(3_072), huge(3_071)), 384),
+        ("RSA of 16 384 bits", rsa_spki(huge(16_384), huge(64)), 2_048),
     ):
-        yield name, request_with(spki=spki)
+        yield name, request_with(spki=spki, signature=b"\1" * length)
 
 
 INNER = dict(inner())
