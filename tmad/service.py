@@ -165,6 +165,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         now=now,
         webhooks=webhooks,
         blocklist=Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None,
+        reactor=reactor,
     )
     # A key that another process has destroyed is not kept in this one's memory.
     changes.listen("service_certificates", lambda key: keyring.forget("*"))

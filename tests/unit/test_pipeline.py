@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from gmpy2 import next_prime
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.support import drive
@@ -804,3 +805,12 @@ def test_secrets_are_not_in_the_stored_request():
     drive(b.authority.enroll(asked(secret=secret, evidence=evidence)))
     row = rows(b, tables.requests)[0]
     assert secret.reveal().decode() not in str(row)
+
+
+def test_key_01_a_prime_modulus_is_refused_before_anybody_is_asked() -> None:
+    b = bench()
+    before = len(rows(b, tables.certificates))
+    prime = rsa.RSAPublicNumbers(65_537, int(next_prime(1 << 2047))).public_key()
+    fault = refused(b.authority.enroll(asked(secret=drive(b.secret()), public_key=prime)))
+    assert (fault.code, fault.rule) == (FaultCode.REJECTED, "key.rsa.prime")
+    assert len(rows(b, tables.certificates)) == before

@@ -170,11 +170,13 @@ def check(
     *,
     evidence: bytes = b"",
     blocklist: Blocklist | None = None,
+    and_prime: bool = True,
 ) -> Key:
     """Return what the key is, or refuse it with the rule and the values compared.
 
     ``evidence`` is the signed request as received; it shows a compressed point, which the
-    loaded key no longer does.
+    loaded key no longer does. Without ``and_prime`` the caller has ``check_prime`` run where a
+    millisecond or twenty matter less.
     """
     key = describe(public_key)
     if key.algorithm not in rules.algorithms:
@@ -186,11 +188,23 @@ def check(
         )
     if isinstance(public_key, rsa.RSAPublicKey):
         _check_rsa(public_key, rules)
+        if and_prime:
+            check_prime(public_key)
     elif isinstance(public_key, ec.EllipticCurvePublicKey) and not rules.compressed_points:
         _check_point_form(public_key, evidence)
     if blocklist is not None and public_key in blocklist:
         raise _weak("key.blocklist", "the key is publicly known", sha256=key.spki_sha256.hex())
     return key
+
+
+def check_prime(public_key: CertificatePublicKeyTypes) -> None:
+    """Refuse an RSA key whose modulus is a prime and so no secret at all.
+
+    The longest part of all checks, and most of it without the interpreter's lock: run it in a
+    thread where others wait.
+    """
+    if isinstance(public_key, rsa.RSAPublicKey) and _is_prime(public_key.public_numbers().n):
+        raise _weak("key.rsa.prime", "the RSA key is weak", weakness="prime")
 
 
 def _bad(rule: str, detail: str, **values: str) -> Fault:
@@ -243,7 +257,7 @@ def _rsa_weakness(n: int, e: int) -> str:
     ):
         if test(n, e=e) is not False:
             return name
-    return "prime" if _is_prime(n) else ""
+    return ""
 
 
 @cache

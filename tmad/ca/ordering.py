@@ -96,6 +96,7 @@ class Ordering:
             profile.document.keys,
             evidence=request.evidence,
             blocklist=self._blocklist,
+            and_prime=False,
         )
         template = profile.template(
             subject=request.subject,

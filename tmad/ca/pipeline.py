@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from twisted.internet.defer import Deferred
 
-from tmad.ca import record
+from tmad.ca import keycheck, record
 from tmad.ca.applicant import Applicant, Authenticator, Renewed
 from tmad.ca.history import History
 from tmad.ca.issuing import Issuing, Order
@@ -41,6 +43,7 @@ from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed.objects import Objects
 from tmad.signer.keyring import Keyring
+from tmad.signer.workers import Reactor, Workers
 from tmad.storage import certificates, enroll_secrets, requests
 from tmad.storage.database import Database
 from tmad.storage.requests import RequestRow
@@ -79,6 +82,7 @@ class Authority:
         now: Clock,
         webhooks: Webhooks | None = None,
         blocklist: Blocklist | None = None,
+        reactor: Reactor | None = None,
     ) -> None:
         self.journal = journal
         self._database = database
@@ -108,6 +112,7 @@ class Authority:
             database=database, journal=journal, keyring=keyring, secrets=secrets, now=now
         )
         self._under_way: dict[bytes, list[Deferred[None]]] = {}
+        self._workers = Workers("the key checks", threads=1, queue=256, reactor=reactor)
 
     async def enroll(self, request: EnrollmentRequest) -> Outcome:
         """Serve one request of one endpoint; every refusal is journaled and has an explain id.
@@ -148,6 +153,8 @@ class Authority:
         applicant = await self._authenticator.authenticate(request, endpoint)
         permission = await self._authorise(request, endpoint, applicant)
         order = self._ordering.for_request(request, permission, same)
+        if isinstance(request.public_key, rsa.RSAPublicKey):
+            await self._workers.run(partial(keycheck.check_prime, request.public_key))
         if self._needs_approval(permission):
             return await self._pend(order)
         return await self._issue(order)
