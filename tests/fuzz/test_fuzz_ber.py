@@ -29,8 +29,9 @@ def spell(data: bytes, dice: random.Random) -> bytes:
             parts.append(spell(content[:size], dice))
             content = content[size:]
         return frame(tag, b"".join(parts), dice)
-    if tag == 0x04 and dice.random() < 0.5:
-        at = dice.randrange(len(content) + 1)
+    # Neither half is empty: a dice that always says yes must come to an end.
+    if tag == 0x04 and 1 < len(content) < 64 and dice.random() < 0.5:
+        at = dice.randrange(1, len(content))
         halves = [der.octets(content[:at]), der.octets(content[at:])]
         return frame(0x24, b"".join(spell(half, dice) for half in halves), dice)
     return frame(tag, content, dice)

@@ -163,6 +163,21 @@ def test_ocsp_20_another_process_revokes(world, ca, responder) -> None:
     assert say(responder, ca, 3) == "good"
 
 
+def test_ocsp_20_what_is_signed_anew_is_never_what_was_true_before(world, ca, responder) -> None:
+    # With a nonce the signature is new each time; what it says must be so, too.
+    def state(serial: int) -> STATUS:
+        return read(http(responder, ask(cert_id(ca, serial), nonce=b"n" * 16))).certificate_status
+
+    assert [state(3), state(3)] == [STATUS.GOOD, STATUS.GOOD]
+    world.hold(ca, 3)
+    assert [state(3), state(3)] == [STATUS.REVOKED, STATUS.REVOKED]
+    world.release(ca, 3)
+    assert state(3) is STATUS.GOOD
+    assert state(99) is STATUS.UNKNOWN
+    world.issue(ca, 99)
+    assert state(99) is STATUS.GOOD  # nobody announces an issue
+
+
 def test_ocsp_27_an_answer_is_signed_once(world, ca, responder) -> None:
     first = http(responder, ask(cert_id(ca, 1)))
     assert http(responder, ask(cert_id(ca, 1))).body == first.body

@@ -38,6 +38,8 @@ _BACKDATE = timedelta(minutes=5)
 # An answer that ends sooner than this is of no use to anybody.
 _SHORTEST = timedelta(minutes=2)
 
+# Of certificates whose status is remembered beside the kept answers, about 200 octets each.
+_STATUSES = 100_000
 _NOT_CACHEABLE = (("Cache-Control", "no-store"),)
 
 
@@ -64,6 +66,7 @@ class OCSPResponder:
         self._answers = Answers(cache_octets)
         self._signers: dict[int, Signer] = {}
         self._windows: dict[int, tuple[int, Window]] = {}
+        self._statuses: dict[str, Status] = {}  # by change key; never "unknown"
         self._issuers: dict[tuple[str, bytes], tuple[Issuer, ...]] | None = None
         # Rises whenever something is dropped: what was looked up before is then not kept.
         self._epoch = 0
@@ -135,7 +138,7 @@ class OCSPResponder:
             if issuer is None:
                 status_der, is_known = codec.UNKNOWN_DER, False
             else:
-                status = await services.status.of(issuer.id, cert_id.serial)
+                status = await self._status(issuer.id, cert_id.serial)
                 status_der = _encode_status(status)
                 if status.state == "unknown":
                     is_known = False
@@ -176,6 +179,24 @@ class OCSPResponder:
         if key and is_known and epoch == self._epoch:
             self._answers.put(key, answer)
         return answer, is_usual and is_known
+
+    async def _status(self, issuer_id: int, serial: int) -> Status:
+        """Return the status, kept from before if no change of it has been announced since.
+
+        The caller has caught up with the changes. With a nonce the answer must be made anew,
+        but what it says need not be asked again.
+        """
+        key = change_key(issuer_id, serial_octets(serial)) if serial >= 0 else ""
+        status = self._statuses.get(key)
+        if status is None:
+            epoch = self._epoch
+            status = await self._services.status.of(issuer_id, serial)
+            # What does not exist may be issued in the next moment, and nobody announces that.
+            if status.state != "unknown" and key and epoch == self._epoch:
+                if len(self._statuses) >= _STATUSES:
+                    self._statuses.clear()
+                self._statuses[key] = status
+        return status
 
     async def _find(
         self, request: codec.OCSPRequest, slug: str | None
@@ -301,12 +322,15 @@ class OCSPResponder:
         self._epoch += 1
         if key.endswith("*"):
             self._answers.clear()
+            self._statuses.clear()
         else:
             self._answers.forget(key)
+            self._statuses.pop(key, None)
 
     def _forget_all(self, key: str) -> None:
         self._epoch += 1
         self._answers.clear()
+        self._statuses.clear()
         self._signers.clear()
         self._windows.clear()
         self._issuers = None
