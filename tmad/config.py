@@ -14,7 +14,7 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from tmad import documents
 from tmad.documents import nearest
 from tmad.errors import Fault, FaultCode
 
@@ -395,22 +396,8 @@ def find(given: str = "") -> Path:
 def _mistakes(
     model: type[BaseModel], error: ValidationError, at: tuple[str, ...] = ()
 ) -> Iterator[Mistake]:
-    for mistake in error.errors(include_url=False, include_input=False):
-        where = (*at, *mistake["loc"])
-        if mistake["type"] == "extra_forbidden":
-            known = _fields(model, mistake["loc"][:-1])
-            yield Mistake(where, "unknown key" + nearest(str(mistake["loc"][-1]), known))
-        else:
-            yield Mistake(where, mistake["msg"].removeprefix("Value error, "))
-
-
-def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        annotation: Any = model.model_fields[str(part)].annotation
-        for inner in (annotation, *get_args(annotation)):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
-    return list(model.model_fields)
+    for location, what in documents.mistakes(model, error):
+        yield Mistake((*at, *location), what)
 
 
 def _refusal(lines: list[str]) -> Fault:

@@ -6,7 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from tmad.errors import Fault, FaultCode
 
 M = TypeVar("M", bound=BaseModel)
+
+Location: TypeAlias = tuple[int | str, ...]
 
 
 def parse(model: type[M], data: Mapping[str, Any] | BaseModel, *, at: str = "") -> M:
@@ -29,7 +31,7 @@ def parse(model: type[M], data: Mapping[str, Any] | BaseModel, *, at: str = "") 
         # JSON, because a tuple or an enum in a document is written as its JSON form.
         return model.model_validate_json(json.dumps(plain, default=_isoformat))
     except ValidationError as error:
-        raise rejection(dict(_mistakes(model, error, at))) from None
+        raise rejection(dict(_paths(model, error, at))) from None
 
 
 def rejection(mistakes: Mapping[str, str]) -> Fault:
@@ -101,19 +103,24 @@ def nearest(word: str, known: Iterator[str] | list[str]) -> str:
     return f', did you mean "{close[0]}"?' if close else ""
 
 
-def _mistakes(model: type[BaseModel], error: ValidationError, at: str) -> Iterator[tuple[str, str]]:
+def mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Location, str]]:
+    """Yield each mistake that pydantic found: where, and what is wrong in words."""
     for mistake in error.errors(include_url=False, include_input=False):
         location = mistake["loc"]
-        path = ".".join(str(part) for part in ((at,) if at else ()) + location) or "document"
         if mistake["type"] == "extra_forbidden":
             known = _fields(model, location[:-1])
-            yield path, "unknown key" + nearest(str(location[-1]), known)
+            yield location, "unknown key" + nearest(str(location[-1]), known)
         else:
             # pydantic prefixes a validator's own words.
-            yield path, mistake["msg"].removeprefix("Value error, ")
+            yield location, mistake["msg"].removeprefix("Value error, ")
 
 
-def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _paths(model: type[BaseModel], error: ValidationError, at: str) -> Iterator[tuple[str, str]]:
+    for location, text in mistakes(model, error):
+        yield ".".join(str(part) for part in ((at,) if at else ()) + location) or "document", text
+
+
+def _fields(model: type[BaseModel], location: Location) -> list[str]:
     """Return the keys that may stand at a place inside a document of this model."""
     found: list[type[BaseModel]] = [model]
     for part in location:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,6 +10,7 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import Session, nothing_to_do, usage, with_core
+from tmad.cli.files import write_private
 from tmad.cli.times import Lifetime
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ REASONS = {
 _SPELLINGS = {name.replace("-", ""): name for name in REASONS}
 _FORMS = click.Choice(["pem", "der", "chain", "p7b"])
 _KEYS = ("p256", "p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
-_MODE = 0o600
 _CSR_OCTETS = 1_000_000
 
 _authority = click.option("--ca", "authority", default="", help="Whose serial number it is.")
@@ -495,13 +494,7 @@ async def _hand_out(core: Session, issued: Issued, name: str, key: Any, out: Pat
 def _write_files(out: Path, name: str, key_pem: bytes, own: bytes, chain: bytes) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if key_pem:
-        _write_private(out / f"{name}.key", key_pem)
+        write_private(out / f"{name}.key", key_pem)
         output.say(f"  key     {out / name}.key    made here, never sent")
     (out / f"{name}.crt").write_bytes(own)
     (out / f"{name}.chain.pem").write_bytes(chain)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

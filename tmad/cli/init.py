@@ -14,6 +14,7 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import Session, in_session, nothing_to_do, program, run, usage
+from tmad.cli.files import write_private
 from tmad.errors import Fault, FaultCode
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _write_settings(plan: Plan, report: Report) -> None:
         "# `tmad check-config` names every mistake. No secret stands here.\n\n"
     )
     plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_private(plan.settings, head + documents.to_toml(tree))
+    write_private(plan.settings, (head + documents.to_toml(tree)).encode())
     report.wrote(plan.settings, "settings of this node")
 
 
@@ -183,20 +184,13 @@ def _make_master_key(settings: NodeSettings, report: Report) -> None:
     source = master_source(settings)
     path = settings.keyring.passphrase_file
     if isinstance(source, PassphraseFile) and not path.exists():
-        _write_private(path, secrets.token_urlsafe(32) + "\n")
+        write_private(path, secrets.token_urlsafe(32).encode() + b"\n")
         report.wrote(path, "opens the master key: keep a copy apart from the database")
         # A random passphrase needs no slow stretching; what a person writes there does.
         source = PassphraseFile(path, work=1 << 14)
     settings.node.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     Seal.create(settings.master_file, source)
     report.wrote(settings.master_file, "master key, sealed")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a new file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _migrate(settings: NodeSettings, report: Report) -> None:
