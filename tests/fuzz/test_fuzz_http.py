@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.unit.test_edge_http import GET, SMUGGLING, Edge, bodies
+from tests.unit.test_edge_http import GET, SMUGGLING, Edge, answers
 from tmad.edge.http1 import ChunkedBody, Refused, decode_head, head_end
 
 LINES = st.lists(
@@ -51,6 +51,7 @@ def streams(draw: st.DrawFn) -> bytes:
 
 
 @given(streams(), st.lists(st.integers(1, 40), max_size=30))
+@example(b"POST /x HTTP/1.1\r\nHost: a\r\n*Transfer-Encoding: chunked\r\n\r\n1;a=b\r\n\r\n", [])
 def test_g_bad_1_octets_are_answered_alike_however_they_are_cut(
     octets: bytes, sizes: list[int]
 ) -> None:
@@ -70,11 +71,7 @@ def test_g_bad_1_octets_are_answered_alike_however_they_are_cut(
         # Whether the client is told to go on depends on what has come by then, and so does
         # which mistake is named first; not what is served, nor that the rest is refused.
         answer = answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
-        codes = [line[9:12] for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-        return [
-            (code, body if code == b"200" else b"")
-            for code, body in zip(codes, bodies(answer), strict=True)
-        ]
+        return [(code, body if code == b"200" else b"") for code, body in answers(answer)]
 
     assert seen(pieces_transport.value()) == seen(whole_transport.value())
     assert pieces_transport.is_closing == whole_transport.is_closing

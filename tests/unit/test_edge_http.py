@@ -86,17 +86,23 @@ def logged() -> Iterator[list[dict[str, Any]]]:
     globalLogPublisher.removeObserver(events.append)
 
 
-def bodies(octets: bytes) -> list[bytes]:
-    """Split a stream of answers by their Content-Length."""
+def answers(octets: bytes) -> list[tuple[bytes, bytes]]:
+    """Split a stream of answers by their Content-Length: status code and body of each."""
     found = []
     while octets:
         head, _, octets = octets.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 ")
         [length] = [
             int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length: ")
         ]
-        found.append(octets[:length])
+        found.append((head[9:12], octets[:length]))
         octets = octets[length:]
     return found
+
+
+def bodies(octets: bytes) -> list[bytes]:
+    """Return the body of each answer."""
+    return [body for _, body in answers(octets)]
 
 
 def exchange(edge: Edge, octets: bytes) -> tuple[int, bytes, Transport]:
