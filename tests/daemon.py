@@ -115,8 +115,8 @@ class Daemon:
 
     # -- the process --------------------------------------------------------------------
 
-    def start(self) -> Daemon:
-        """Start the daemon and wait until it answers."""
+    def start(self, *, wait: bool = True) -> Daemon:
+        """Start the daemon and, if asked to, wait until it answers."""
         assert self.process is None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -125,6 +125,8 @@ class Daemon:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
                 env=self.environment,
             )  # fmt: skip
+        if not wait:
+            return self
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

@@ -98,7 +98,7 @@ class Daemon:
         self._sockets.open("ops", ops_addresses(settings, self.index))
         process.become(settings.node.user)
         if self.count > 1:
-            process.die_with_parent()
+            process.die_with_supervisor()
         self._warn_of_root()
         core = self.core = await open_core(settings, self.reactor)
         services = core.services

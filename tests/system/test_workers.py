@@ -133,9 +133,12 @@ def test_sighup_reaches_every_worker(node: Daemon) -> None:
     wait_for(lambda: node.log.read_text()[before:].count('"event": "reloaded"') == 2)
 
 
-def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
-    node = Daemon(tmp_path, workers=2).start()
+@pytest.mark.parametrize("ready", [0, 1, 2])
+def test_workers_end_with_their_supervisor(tmp_path: Path, ready: int) -> None:
+    """Also one that is still starting when the supervisor dies."""
+    node = Daemon(tmp_path, workers=2).start(wait=False)
     try:
+        wait_for(lambda: len(workers(node)) == 2 and len(serving(node)) >= ready)
         pids = workers(node)
         assert node.process is not None
         os.kill(node.process.pid, signal.SIGKILL)

@@ -16,6 +16,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
+# The environment variable in which a supervisor gives its workers its process id.
+SUPERVISOR = "TMAD_SUPERVISOR"
+
 
 def _prctl(option: int, value: int) -> None:
     # Not every kernel that Python runs on is Linux; there is nothing to do about the others.
@@ -49,9 +52,12 @@ def become(user: str) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_with_parent() -> None:
+def die_with_supervisor() -> None:
     """Be told to stop when the supervisor dies; call it after ``become``, which resets it."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Only a later death is signalled; one that died before this line has left us to another.
+    if os.environ.get(SUPERVISOR, "") != str(os.getppid()):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def notify(state: str) -> None:

@@ -154,6 +154,7 @@ class Supervisor:
         environment = {
             **os.environ,
             INHERITED: json.dumps(descriptors),
+            process.SUPERVISOR: str(os.getpid()),
             "NOTIFY_SOCKET": "@" + worker.channel.getsockname()[1:].decode(),
             "WATCHDOG_USEC": str(WATCHDOG_SECONDS * 1_000_000),
         }
