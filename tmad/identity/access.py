@@ -20,7 +20,16 @@ from tmad.identity.actors import EVERY_TENANT, Actor
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-KINDS = ("tenant", "authority", "profile", "endpoint", "grant")
+KINDS = (
+    "tenant",
+    "authority",
+    "profile",
+    "endpoint",
+    "grant",
+    "radius-client",
+    "radius-policy",
+    "trust-anchor",
+)
 
 PERMISSIONS: frozenset[str] = frozenset(
     {f"{kind}.{verb}" for kind in KINDS for verb in ("read", "write", "delete")}
@@ -35,7 +44,14 @@ PERMISSIONS: frozenset[str] = frozenset(
     | {"secret.create", "secret.read", "secret.revoke"}
     | {"audit.read", "audit.verify", "hsm.read", "status.read"}
     | {"configuration.export", "configuration.apply"}
+    | {f"{noun}.{verb}" for noun in ("person", "device") for verb in ("read", "write", "delete")}
+    | {f"token.{verb}" for verb in ("read", "write", "delete", "import", "reset")}
+    | {"person.password", "device.block", "session.read", "session.disconnect"}
+    | {"radius-client.secret"}
 )
+
+# What an operator may do everything with.
+_OPERATED = ("certificate.", "secret.", "crl.", "person.", "device.", "token.", "session.")
 
 _READ = frozenset(p for p in PERMISSIONS if p.endswith(".read"))
 
@@ -43,7 +59,7 @@ ROLES: Mapping[str, frozenset[str]] = {
     "administrator": PERMISSIONS,
     # Issues and revokes within the rules, but changes none of them.
     "operator": frozenset(
-        {p for p in PERMISSIONS if p.startswith(("certificate.", "secret.", "crl."))}
+        {p for p in PERMISSIONS if p.startswith(_OPERATED)}
         | (_READ - {"audit.read", "grant.read"})
         | {"request.comment"}
     ),
@@ -66,7 +82,7 @@ ROLES: Mapping[str, frozenset[str]] = {
     "system": frozenset(
         _READ
         | {"certificate.issue", "certificate.revoke", "crl.build", "audit.verify"}
-        | {"authority.renew", "authority.rekey"}
+        | {"authority.renew", "authority.rekey", "session.disconnect"}
     ),
 }
 

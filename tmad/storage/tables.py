@@ -327,3 +327,223 @@ leases = sa.Table(
     sa.Column("token", sa.BigInteger, nullable=False),  # rises with each holder: fencing
     sa.Column("expires_at", Instant, nullable=False),
 )
+
+# People who log in. ``name`` is what they type, normalised (identity/names: NFKC, case folded).
+people = sa.Table(
+    "people",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("full_name", sa.Text, nullable=False),
+    sa.Column("mail", sa.Text, nullable=False),
+    sa.Column("phone", sa.Text, nullable=False),  # E.164, or empty
+    sa.Column("groups", sa.Text, nullable=False),  # JSON list, sorted
+    sa.Column("source", sa.Text, nullable=False),  # "local", or the directory it came from
+    sa.Column("password_hash", sa.Text),  # argon2id, PHC string; NULL: no password
+    sa.Column("nt_hash", sa.LargeBinary),  # sealed; only where MSCHAPv2 was switched on
+    sa.Column("password_at", Instant),
+    sa.Column("disabled_at", Instant),  # NULL: enabled
+    sa.Column("valid_until", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Index("ix_people_tenant_mail", "tenant", "mail"),
+)
+
+# Things that hold certificates: blocked as a whole, whatever certificate they show.
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),  # normalised like a DNS name
+    sa.Column("mac", sa.Text),  # 12 lower-case hex digits
+    sa.Column("serial_number", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),  # a person's name, or empty
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("blocked_at", Instant),  # NULL: not blocked
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Index("ix_devices_tenant_mac", "tenant", "mac"),
+)
+
+otp_tokens = sa.Table(
+    "otp_tokens",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("serial", sa.Text, nullable=False),  # upper case
+    sa.Column("person", sa.Text),  # NULL: in stock
+    sa.Column("kind", sa.Text, nullable=False),  # "hotp" | "totp"
+    sa.Column("algorithm", sa.Text, nullable=False),  # "sha1" | "sha256" | "sha512"
+    sa.Column("digits", sa.SmallInteger, nullable=False),
+    sa.Column("period", sa.SmallInteger, nullable=False),  # seconds; 0 for HOTP
+    sa.Column("seed", sa.LargeBinary, nullable=False),  # sealed
+    sa.Column("counter", sa.BigInteger, nullable=False),  # the lowest that is still accepted
+    sa.Column("drift", sa.SmallInteger, nullable=False),  # TOTP: steps, learned
+    sa.Column("pin_hash", sa.Text),  # argon2id; NULL: no PIN
+    sa.Column("state", sa.Text, nullable=False),  # "new" | "active" | "disabled"
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("activated_at", Instant),
+    sa.Column("used_at", Instant),
+    sa.UniqueConstraint("tenant", "serial"),
+    sa.Index("ix_otp_tokens_tenant_person", "tenant", "person"),
+)
+
+# Codes that work once: sent by SMS or mail, or printed for an emergency. Only a keyed digest.
+one_time_codes = sa.Table(
+    "one_time_codes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("person", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # "sms" | "mail" | "emergency"
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("tries_left", sa.SmallInteger, nullable=False),
+    sa.Column("used_at", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_one_time_codes_tenant_person_kind", "tenant", "person", "kind", "id"),
+)
+
+# Failed logins, counted in transactions of their own, so that no rollback forgets them.
+login_failures = sa.Table(
+    "login_failures",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),  # "person:bob", "token:ID", "source:10.0.0.1"
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("since", Instant, nullable=False),
+    sa.Column("locked_until", Instant),
+    sa.Index("ix_login_failures_since", "since"),
+)
+
+# Shared secrets of RADIUS clients, sealed; an old one overlaps for a while.
+radius_secrets = sa.Table(
+    "radius_secrets",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),  # NULL: the one in use
+    sa.Index("ix_radius_secrets_tenant_client", "tenant", "client", "id"),
+)
+
+# What RADIUS clients were seen to do; written now and then, never in the way of a login.
+radius_client_states = sa.Table(
+    "radius_client_states",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("client", sa.Text, primary_key=True),
+    sa.Column("seen_at", Instant),
+    sa.Column("unsigned_at", Instant),  # last Access-Request without Message-Authenticator
+    sa.Column("signed_since", Instant),  # require_message_authenticator = "auto" has learned
+)
+
+# One login that was admitted, and what became of it.
+radius_sessions = sa.Table(
+    "radius_sessions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID; the Class attribute
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    # "admitted" (no accounting yet), "open", "closed"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("nas_address", sa.Text, nullable=False),  # where the request came from
+    sa.Column("nas_identifier", sa.Text, nullable=False),
+    sa.Column("nas_port", sa.Text, nullable=False),
+    sa.Column("session_key", sa.Text, nullable=False),  # Acct-Session-Id, or empty
+    sa.Column("user_name", sa.Text, nullable=False),  # as Access-Accept named it
+    sa.Column("person", sa.Text),
+    sa.Column("device", sa.Text),
+    sa.Column("issuer_id", sa.BigInteger),
+    sa.Column("serial", sa.LargeBinary),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("ssid", sa.Text, nullable=False),
+    sa.Column("calling_station", sa.Text, nullable=False),  # 12 hex digits, or as it was sent
+    sa.Column("called_station", sa.Text, nullable=False),
+    sa.Column("framed_address", sa.Text, nullable=False),
+    sa.Column("octets_in", sa.BigInteger, nullable=False),
+    sa.Column("octets_out", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.BigInteger, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),  # why it ended
+    sa.Column("admitted_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    sa.Column("ends_at", Instant),  # when Session-Timeout ends it
+    sa.Column("closed_at", Instant),
+    sa.Index("ix_radius_sessions_tenant_id", "tenant", "id"),
+    sa.Index("ix_radius_sessions_tenant_client_key", "tenant", "client", "session_key"),
+    sa.Index(
+        "ix_radius_sessions_serial",
+        "issuer_id",
+        "serial",
+        sqlite_where=sa.text("state <> 'closed'"),
+        postgresql_where=sa.text("state <> 'closed'"),
+    ),
+    sa.Index(
+        "ix_radius_sessions_person",
+        "tenant",
+        "person",
+        sqlite_where=sa.text("state <> 'closed'"),
+        postgresql_where=sa.text("state <> 'closed'"),
+    ),
+    sa.Index(
+        "ix_radius_sessions_live",
+        "seen_at",
+        sqlite_where=sa.text("state <> 'closed'"),
+        postgresql_where=sa.text("state <> 'closed'"),
+    ),
+)
+
+# Accounting as it came in; the digest makes a record that is sent again the same record.
+radius_accounting = sa.Table(
+    "radius_accounting",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("session_id", sa.Text),  # ours, where it is known
+    sa.Column("status", sa.SmallInteger, nullable=False),  # Acct-Status-Type
+    sa.Column("at", Instant, nullable=False),  # of the event, as far as the client said
+    sa.Column("data", sa.Text, nullable=False),  # JSON
+    sa.Index("ix_radius_accounting_tenant_id", "tenant", "id"),
+    sa.Index("ix_radius_accounting_session_id", "session_id"),
+)
+
+# Sessions that must end: kept until the NAS has confirmed it or time is up.
+radius_disconnects = sa.Table(
+    "radius_disconnects",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("attempts", sa.SmallInteger, nullable=False),
+    sa.Column("due_at", Instant),  # NULL: done
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_radius_disconnects_session_id", "session_id"),
+    sa.Index(
+        "ix_radius_disconnects_due_at",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+)
+
+# CRLs of other people's authorities whose certificates may log in here.
+anchor_crls = sa.Table(
+    "anchor_crls",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("anchor", sa.Text, primary_key=True),  # the trust-anchor's name
+    sa.Column("issuer", sa.LargeBinary, primary_key=True),  # SHA-256 of the issuer's subject DER
+    sa.Column("crl_der", sa.LargeBinary, nullable=False),
+    sa.Column("this_update", Instant, nullable=False),
+    sa.Column("next_update", Instant),
+    sa.Column("fetched_at", Instant, nullable=False),
+)

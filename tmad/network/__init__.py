@@ -1,0 +1,1 @@
+"""Who may join the network: RADIUS clients, policies, the live decision, sessions."""
