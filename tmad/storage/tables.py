@@ -362,7 +362,7 @@ devices = sa.Table(
     sa.Column("blocked_at", Instant),  # NULL: not blocked
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
-    sa.Index("ix_devices_tenant_mac", "tenant", "mac"),
+    sa.UniqueConstraint("tenant", "mac"),
 )
 
 otp_tokens = sa.Table(
@@ -459,10 +459,12 @@ radius_sessions = sa.Table(
     sa.Column("device", sa.Text),
     sa.Column("issuer_id", sa.BigInteger),
     sa.Column("serial", sa.LargeBinary),
-    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("anchor", sa.Text),  # the trust-anchor, where the certificate is not ours
+    sa.Column("method", sa.Text, nullable=False),  # empty: known from accounting alone
     sa.Column("policy", sa.Text, nullable=False),
     sa.Column("ssid", sa.Text, nullable=False),
     sa.Column("calling_station", sa.Text, nullable=False),  # 12 hex digits, or as it was sent
+    sa.Column("calling_sent", sa.Text, nullable=False),  # as it was sent
     sa.Column("called_station", sa.Text, nullable=False),
     sa.Column("framed_address", sa.Text, nullable=False),
     sa.Column("octets_in", sa.BigInteger, nullable=False),
@@ -472,6 +474,7 @@ radius_sessions = sa.Table(
     sa.Column("admitted_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
     sa.Column("ends_at", Instant),  # when Session-Timeout ends it
+    sa.Column("stale_at", Instant, nullable=False),  # gone, unless it is heard of before
     sa.Column("closed_at", Instant),
     sa.Index("ix_radius_sessions_tenant_id", "tenant", "id"),
     sa.Index("ix_radius_sessions_tenant_client_key", "tenant", "client", "session_key"),
@@ -490,8 +493,16 @@ radius_sessions = sa.Table(
         postgresql_where=sa.text("state <> 'closed'"),
     ),
     sa.Index(
+        "ix_radius_sessions_station",
+        "tenant",
+        "client",
+        "calling_station",
+        sqlite_where=sa.text("state <> 'closed'"),
+        postgresql_where=sa.text("state <> 'closed'"),
+    ),
+    sa.Index(
         "ix_radius_sessions_live",
-        "seen_at",
+        "stale_at",
         sqlite_where=sa.text("state <> 'closed'"),
         postgresql_where=sa.text("state <> 'closed'"),
     ),
@@ -526,7 +537,16 @@ radius_disconnects = sa.Table(
     sa.Column("due_at", Instant),  # NULL: done
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
-    sa.Index("ix_radius_disconnects_session_id", "session_id"),
+    sa.Column("finished_at", Instant),
+    sa.Index("ix_radius_disconnects_session_id", "session_id", "id"),
+    # Nothing is asked for twice at a time.
+    sa.Index(
+        "ix_radius_disconnects_waiting",
+        "session_id",
+        unique=True,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
     sa.Index(
         "ix_radius_disconnects_due_at",
         "due_at",

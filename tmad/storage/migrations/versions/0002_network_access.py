@@ -37,8 +37,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "name", name=op.f("pk_devices")),
+        sa.UniqueConstraint("tenant", "mac", name=op.f("uq_devices_tenant_mac")),
     )
-    op.create_index("ix_devices_tenant_mac", "devices", ["tenant", "mac"], unique=False)
     op.create_table(
         "login_failures",
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -149,6 +149,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger(), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_radius_disconnects")),
     )
     op.create_index(
@@ -160,7 +161,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index(
-        "ix_radius_disconnects_session_id", "radius_disconnects", ["session_id"], unique=False
+        "ix_radius_disconnects_session_id", "radius_disconnects", ["session_id", "id"], unique=False
+    )
+    op.create_index(
+        "ix_radius_disconnects_waiting",
+        "radius_disconnects",
+        ["session_id"],
+        unique=True,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_table(
         "radius_secrets",
@@ -193,10 +202,12 @@ def upgrade() -> None:
         sa.Column("device", sa.Text(), nullable=True),
         sa.Column("issuer_id", sa.BigInteger(), nullable=True),
         sa.Column("serial", sa.LargeBinary(), nullable=True),
+        sa.Column("anchor", sa.Text(), nullable=True),
         sa.Column("method", sa.Text(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("ssid", sa.Text(), nullable=False),
         sa.Column("calling_station", sa.Text(), nullable=False),
+        sa.Column("calling_sent", sa.Text(), nullable=False),
         sa.Column("called_station", sa.Text(), nullable=False),
         sa.Column("framed_address", sa.Text(), nullable=False),
         sa.Column("octets_in", sa.BigInteger(), nullable=False),
@@ -206,13 +217,14 @@ def upgrade() -> None:
         sa.Column("admitted_at", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.Column("ends_at", sa.BigInteger(), nullable=True),
+        sa.Column("stale_at", sa.BigInteger(), nullable=False),
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_radius_sessions")),
     )
     op.create_index(
         "ix_radius_sessions_live",
         "radius_sessions",
-        ["seen_at"],
+        ["stale_at"],
         unique=False,
         sqlite_where=sa.text("state <> 'closed'"),
         postgresql_where=sa.text("state <> 'closed'"),
@@ -229,6 +241,14 @@ def upgrade() -> None:
         "ix_radius_sessions_serial",
         "radius_sessions",
         ["issuer_id", "serial"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'closed'"),
+        postgresql_where=sa.text("state <> 'closed'"),
+    )
+    op.create_index(
+        "ix_radius_sessions_station",
+        "radius_sessions",
+        ["tenant", "client", "calling_station"],
         unique=False,
         sqlite_where=sa.text("state <> 'closed'"),
         postgresql_where=sa.text("state <> 'closed'"),
