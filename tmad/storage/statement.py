@@ -92,7 +92,7 @@ class Statement:
 
     def _compile(self, dialect: sa.Dialect) -> _Form:
         compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
-        if compiled.isinsert or compiled.isupdate:
+        if compiled.isinsert or compiled.isupdate or compiled.isdelete:
             columns = compiled.effective_returning or ()
         else:
             columns = self._statement.selected_columns
