@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.hierarchy_world import ADMIN, World
 from tests.support import drive
 from tmad.ca.scheme import STRENGTH, fitting_algorithm
+from tmad.ca.service_certificates import eap_scope
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.signer.algorithms import KeyAlgorithm, of
@@ -301,3 +302,56 @@ class TestLife:
     def test_each_one_is_in_the_journal(self, world: World) -> None:
         current(world, "tls", "pki.test")
         assert world.events()[-1] == "service-certificate.made"
+
+
+class TestEAP:
+    def test_supplicants_find_the_host_name_and_the_purpose(self, world: World) -> None:
+        found = current(world, "eap", eap_scope("default", "radius.test"))
+        certificate = found.certificate
+        assert found.tenant == "default"
+        names = extension(certificate, x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["radius.test"]
+        purposes = extension(certificate, x509.ExtendedKeyUsage).value
+        assert ExtendedKeyUsageOID.SERVER_AUTH in purposes
+        assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+        # Apple's clients refuse more, and whoever is asked for each new one soon says yes.
+        lifetime = certificate.not_valid_after_utc - world.clock()
+        assert timedelta(days=300) < lifetime <= timedelta(days=825)
+        sub = drive(world.hierarchy.active("default", "sub"))
+        assert found.chain == (certificate, *sub.chain)
+
+    def test_an_rsa_key_is_there_for_old_supplicants_beside_the_other(self, world: World) -> None:
+        elliptic = current(world, "eap", eap_scope("default", "radius.test"))
+        scope = eap_scope("default", "radius.test", KeyAlgorithm.RSA_2048)
+        found = current(world, "eap", scope)
+        assert found.id != elliptic.id
+        assert of(found.certificate.public_key()) is KeyAlgorithm.RSA_2048
+        assert drive(world.keyring.handle(found.key_id)).store == "soft"
+
+    def test_each_tenant_is_certified_by_its_own_authority(self, world: World) -> None:
+        world.tenant("other")
+        with pytest.raises(Fault) as caught:
+            current(world, "eap", eap_scope("other", "radius.test"))
+        assert caught.value.rule == "service.tls-authority"
+        world.create("theirs", tenant="other")
+        found = current(world, "eap", eap_scope("other", "radius.test"))
+        assert found.tenant == "other"
+        theirs = drive(world.hierarchy.active("other", "theirs"))
+        assert found.issuer_id == theirs.id
+
+    def test_it_is_renewed_at_two_thirds_of_its_life(self, world: World) -> None:
+        scope = eap_scope("default", "radius.test")
+        first = current(world, "eap", scope)
+        world.clock.advance(days=200)
+        assert drive(world.service_certificates.renew_due()) == 0
+        world.clock.advance(days=45)
+        assert drive(world.service_certificates.renew_due()) == 1
+        assert current(world, "eap", scope).id != first.id
+
+    @pytest.mark.parametrize(
+        "scope", ["", "default", "default/", "/radius.test", "default/radius.test/md5"]
+    )
+    def test_a_scope_that_says_nothing_is_refused(self, world: World, scope: str) -> None:
+        with pytest.raises(Fault) as caught:
+            current(world, "eap", scope)
+        assert (caught.value.code, caught.value.rule) == (FaultCode.NOT_FOUND, "service.scope")

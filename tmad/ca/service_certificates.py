@@ -1,13 +1,14 @@
-"""The certificates that tmad holds for its own doors: OCSP responders, SCEP RAs, TLS servers.
+"""The certificates that tmad holds for its own doors: OCSP responders, SCEP RAs, TLS, EAP.
 
 They are issued by the pipeline like any other, renewed at two thirds of their life, and made
 once, whoever asks first in whatever process. OCSP: RFC 6960, 4.2.2.2. SCEP: RFC 8894, 2.1.2.
+EAP: RFC 5216, 5.3; RFC 9190, 2.2.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from secrets import token_hex
@@ -40,18 +41,50 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls"]
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls", "eap"]
 
 LIFETIME = timedelta(days=30)
+# Supplicants without a configured name ask their user whenever the EAP server's certificate
+# changes; Apple's accept no more than 825 days.
+_EAP_LIFETIME = timedelta(days=365)
 # How long a key outlives its use. SCEP clients cache the RA certificate and encrypt to it
 # (SCEP-21); the others are needed by nobody once their successor is in use.
-_KEPT = {"ocsp": timedelta(days=1), "scep-ra": timedelta(days=30), "tls": timedelta(days=1)}
-_PROFILES = {"ocsp": "ocsp-responder", "scep-ra": "scep-ra", "tls": "tls-self"}
+_KEPT = {
+    "ocsp": timedelta(days=1),
+    "scep-ra": timedelta(days=30),
+    "tls": timedelta(days=1),
+    "eap": timedelta(days=1),
+}
+_PROFILES = {
+    "ocsp": "ocsp-responder",
+    "scep-ra": "scep-ra",
+    "tls": "tls-self",
+    "eap": "eap-self",
+}
 _LEASE_SECONDS = 60.0
 _WAITS = 150  # times _PAUSE: longer than a slow HSM needs
 _PAUSE = 0.2  # seconds
 _COMMON_NAME = 64  # RFC 5280, appendix A: ub-common-name
 _PAGE = 100
+
+
+# Keys that an EAP server's certificate may have, by the last part of its scope. RSA is for
+# supplicants that know nothing else; P-256 costs half the time and a round trip less.
+EAP_ALGORITHMS: Mapping[str, KeyAlgorithm] = {
+    algorithm.value: algorithm
+    for algorithm in (
+        KeyAlgorithm.P256,
+        KeyAlgorithm.P384,
+        KeyAlgorithm.RSA_2048,
+        KeyAlgorithm.RSA_3072,
+    )
+}
+
+
+def eap_scope(tenant: str, host: str, algorithm: KeyAlgorithm = KeyAlgorithm.P256) -> str:
+    """Return the scope of the certificate that an EAP server shows its clients."""
+    scope = f"{tenant}/{host}"
+    return scope if algorithm is KeyAlgorithm.P256 else f"{scope}/{algorithm.value}"
 
 
 @runtime_checkable
@@ -139,8 +172,8 @@ class ServiceCertificates:
         """Return the certificate in use; make one when there is none that fits.
 
         ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", a host name or
-        address for "tls". Faults: NOT_FOUND for a scope that does not exist, UNAVAILABLE when
-        the authority cannot sign now.
+        address for "tls", ``eap_scope`` for "eap". Faults: NOT_FOUND for a scope that does not
+        exist, UNAVAILABLE when the authority cannot sign now.
         """
         return (await self.valid(purpose, scope))[0]
 
@@ -261,7 +294,7 @@ class ServiceCertificates:
         present = found[0]
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
-        if purpose != "tls" and present.issuer_id != wish.issuer.id:
+        if purpose in ("ocsp", "scep-ra") and present.issuer_id != wish.issuer.id:
             return False
         if not due:
             return True
@@ -286,7 +319,10 @@ class ServiceCertificates:
                 names=wish.names,
                 public_key=load_key(handle.public_key_der),
                 proof=Proof.GENERATED_HERE,
-                validity=min(LIFETIME, issuer.not_after - self._now()),
+                validity=min(
+                    _EAP_LIFETIME if purpose == "eap" else LIFETIME,
+                    issuer.not_after - self._now(),
+                ),
             )
             issuer = await self._hierarchy.by_id(issued.issuer_id)
             chain = (issued.certificate, *issuer.chain)
@@ -323,6 +359,8 @@ class ServiceCertificates:
             return await self._wish_ocsp(scope)
         if purpose == "scep-ra":
             return await self._wish_ra(scope)
+        if purpose == "eap":
+            return await self._wish_eap(scope)
         return await self._wish_tls(scope)
 
     async def _wish_ocsp(self, scope: str) -> _Wish:
@@ -368,30 +406,44 @@ class ServiceCertificates:
         )
 
     async def _wish_tls(self, scope: str) -> _Wish:
-        name: x509.GeneralName
-        try:
-            name = x509.IPAddress(ipaddress.ip_address(scope))
-        except ValueError:
-            name = x509.DNSName(scope)
         issuer = await self._tls_issuer()
         return _Wish(
             issuer=issuer,
             algorithm=KeyAlgorithm.P256,
             store="soft",  # OpenSSL in the wheel cannot reach a key in an HSM
             subject=_subject(issuer, scope),
-            names=(name,),
+            names=(_host(scope),),
+        )
+
+    async def _wish_eap(self, scope: str) -> _Wish:
+        tenant, _, rest = scope.partition("/")
+        host, _, algorithm = rest.partition("/")
+        if not tenant or not host or (algorithm and algorithm not in EAP_ALGORITHMS):
+            raise Fault(
+                FaultCode.NOT_FOUND, f"{scope!r} is no EAP server's scope", rule="service.scope"
+            )
+        issuer = await self._tls_issuer_of(tenant)
+        return _Wish(
+            issuer=issuer,
+            algorithm=EAP_ALGORITHMS[algorithm or "p256"],
+            store="soft",  # as for TLS
+            subject=_subject(issuer, host),
+            names=(_host(host),),
         )
 
     async def _tls_issuer(self) -> Issuer:
         if self._tls_authority is not None:
             return await self._hierarchy.active(self._tls_tenant, self._tls_authority)
-        able = [i for i in await self._hierarchy.of_tenant(self._tls_tenant) if i.is_able]
+        return await self._tls_issuer_of(self._tls_tenant)
+
+    async def _tls_issuer_of(self, tenant: str) -> Issuer:
+        able = [i for i in await self._hierarchy.of_tenant(tenant) if i.is_able]
         if not able:
             raise Fault(
                 FaultCode.UNAVAILABLE,
                 "there is no authority that could sign a TLS certificate",
                 rule="service.tls-authority",
-                values={"tenant": self._tls_tenant},
+                values={"tenant": tenant},
             )
         # Whatever a root signs cannot be taken back by anybody above it.
         return min(able, key=lambda issuer: (issuer.is_self_signed, issuer.id))
@@ -469,6 +521,13 @@ def _in_use(found: tuple[ServiceCertificate, ...], now: datetime) -> bool:
     return found[0].superseded_at is None and now < found[0].not_after
 
 
+def _host(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
 def _subject(issuer: Issuer, common_name: str) -> x509.Name:
     name = x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME])
     return x509.Name([*_directory(issuer), x509.RelativeDistinguishedName([name])])
@@ -490,6 +549,8 @@ def _directory(issuer: Issuer) -> list[x509.RelativeDistinguishedName]:
 def _purpose(text: str) -> Purpose:
     if text == "ocsp":
         return "ocsp"
+    if text == "eap":
+        return "eap"
     return "scep-ra" if text == "scep-ra" else "tls"
 
 

@@ -20,8 +20,8 @@ class ServiceCertificateRow:
 
     id: int = 0
     tenant: str
-    purpose: str  # "ocsp" | "scep-ra" | "tls"
-    scope: str  # issuer id, endpoint id or host name
+    purpose: str  # "ocsp" | "scep-ra" | "tls" | "eap"
+    scope: str  # issuer id, endpoint id, host name, or tenant and host name
     certificate_der: bytes
     chain_der: bytes  # concatenated DER, this certificate first
     key_id: str
