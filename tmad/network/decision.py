@@ -39,4 +39,5 @@ class Admitted:
     certificate: CertificateID | None
     person: str | None
     device: str | None
+    anchor: str | None = None  # the trust-anchor that a foreign certificate came from
     monitored: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ class Visit:
     service_type: int | None
     user_name: str
     session_key: str = ""
+    calling_station_sent: str = ""  # letter for letter: a Disconnect-Request repeats it
     wants_key_name: bool = False
 
 

@@ -474,6 +474,7 @@ radius_sessions = sa.Table(
     sa.Column("admitted_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
     sa.Column("ends_at", Instant),  # when Session-Timeout ends it
+    sa.Column("interim", sa.Integer, nullable=False),  # seconds between reports; 0: not asked
     sa.Column("stale_at", Instant, nullable=False),  # gone, unless it is heard of before
     sa.Column("closed_at", Instant),
     sa.Index("ix_radius_sessions_tenant_id", "tenant", "id"),

@@ -217,6 +217,7 @@ def upgrade() -> None:
         sa.Column("admitted_at", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.Column("ends_at", sa.BigInteger(), nullable=True),
+        sa.Column("interim", sa.Integer(), nullable=False),
         sa.Column("stale_at", sa.BigInteger(), nullable=False),
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_radius_sessions")),

@@ -1,0 +1,663 @@
+"""Rows of sessions on the network, of the accounting that tells of them, of what must end.
+
+A session is live until its state is "closed": "admitted" by an Access-Accept, "open" once
+accounting has said that it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from tmad.storage.statement import Statement
+from tmad.storage.tables import certificates as c
+from tmad.storage.tables import devices as d
+from tmad.storage.tables import issuers as i
+from tmad.storage.tables import people as p
+from tmad.storage.tables import radius_accounting as a
+from tmad.storage.tables import radius_disconnects as j
+from tmad.storage.tables import radius_sessions as t
+
+# How long a login that no accounting has confirmed counts as the use of a person.
+UNCONFIRMED = timedelta(minutes=5)
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """One login that was admitted, and what became of it."""
+
+    id: str
+    tenant: str
+    client: str
+    state: str  # "admitted", "open", "closed"
+    nas_address: str
+    nas_identifier: str
+    nas_port: str
+    session_key: str  # Acct-Session-Id
+    user_name: str
+    person: str | None
+    device: str | None
+    issuer_id: int | None
+    serial: bytes | None
+    anchor: str | None
+    method: str  # empty: nobody was authenticated here, accounting alone tells of it
+    policy: str
+    ssid: str
+    calling_station: str
+    calling_sent: str
+    called_station: str
+    framed_address: str
+    octets_in: int
+    octets_out: int
+    seconds: int
+    cause: str
+    admitted_at: datetime
+    seen_at: datetime
+    ends_at: datetime | None
+    interim: int
+    stale_at: datetime
+    closed_at: datetime | None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state != "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountingRow:
+    """One accounting record as it came in; ``data`` is JSON."""
+
+    id: int
+    tenant: str
+    client: str
+    session_id: str | None
+    status: int
+    at: datetime
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisconnectRow:
+    """One session that must end; ``due_at`` None: nothing more will be tried."""
+
+    id: int
+    tenant: str
+    session_id: str
+    reason: str
+    actor: str
+    attempts: int
+    due_at: datetime | None
+    outcome: str
+    created_at: datetime
+    finished_at: datetime | None
+
+
+_NAMES = tuple(field.name for field in fields(SessionRow))
+_COLUMNS = tuple(t.c[name] for name in _NAMES)
+_JOB_COLUMNS = tuple(j.c[field.name] for field in fields(DisconnectRow))
+_LIVE = t.c.state != "closed"
+
+
+def _param(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name)
+
+
+_INSERT = Statement(t.insert(), columns=_NAMES)
+_BY_ID = Statement(sa.select(*_COLUMNS).where(t.c.id == _param("key")))
+_SAME_NAS = (t.c.tenant == _param("owner"), t.c.client == _param("nas"))
+_BY_KEY = Statement(
+    sa.select(*_COLUMNS)
+    .where(
+        *_SAME_NAS,
+        t.c.session_key == _param("key"),
+        t.c.nas_identifier == _param("identifier"),
+    )
+    .order_by(t.c.id.desc())
+    .limit(1)
+)
+_BY_STATION = Statement(
+    sa.select(*_COLUMNS)
+    .where(
+        *_SAME_NAS,
+        t.c.calling_station == _param("station"),
+        t.c.nas_identifier == _param("identifier"),
+        # What already has another Acct-Session-Id is another session.
+        sa.or_(t.c.session_key == "", t.c.session_key == _param("key")),
+        _LIVE,
+    )
+    .order_by(t.c.id.desc())
+    .limit(1)
+)
+_SUPERSEDE = Statement(
+    t.update()
+    .where(
+        *_SAME_NAS,
+        t.c.calling_station == _param("station"),
+        t.c.nas_identifier == _param("identifier"),
+        # At the same port, or in the same session of the NAS, which has authenticated again.
+        sa.or_(
+            t.c.nas_port == _param("port"),
+            sa.and_(t.c.session_key == _param("key"), t.c.session_key != ""),
+        ),
+        _LIVE,
+        t.c.id != _param("heir"),
+    )
+    .values(state="closed", cause="superseded", closed_at=_param("now"))
+)
+_COUNT = Statement(
+    sa.select(sa.func.count())
+    .select_from(t)
+    .where(
+        t.c.tenant == _param("owner"),
+        t.c.person == _param("who"),
+        t.c.calling_station != _param("station"),
+        _LIVE,
+        t.c.stale_at > _param("now"),
+        sa.or_(t.c.state == "open", t.c.admitted_at > _param("recent")),
+    )
+)
+_INSERT_ACCOUNTING = sa.text(
+    "INSERT INTO radius_accounting (tenant, client, digest, session_id, status, at, data)"
+    " VALUES (:tenant, :client, :digest, :session_id, :status, :at, :data)"
+    " ON CONFLICT (digest) DO NOTHING"
+).bindparams(sa.bindparam("at", type_=a.c.at.type))
+_INSERT_DISCONNECT = sa.text(
+    "INSERT INTO radius_disconnects"
+    " (tenant, session_id, reason, actor, attempts, due_at, outcome, created_at)"
+    " VALUES (:tenant, :session_id, :reason, :actor, 0, :now, '', :now)"
+    " ON CONFLICT (session_id) WHERE due_at IS NOT NULL DO NOTHING"
+).bindparams(sa.bindparam("now", type_=j.c.due_at.type))
+_KNOWN_DIGESTS = Statement(
+    sa.select(a.c.id).where(
+        a.c.digest.in_([_param("digest"), _param("digest_before"), _param("digest_after")])
+    )
+)
+
+
+# -- sessions ---------------------------------------------------------------------------------
+
+
+def insert(connection: sa.Connection, row: SessionRow) -> None:
+    """Add a session."""
+    _INSERT.run(connection, {name: getattr(row, name) for name in _NAMES})
+
+
+def by_id(connection: sa.Connection, session_id: str) -> SessionRow | None:
+    """Return a session, whoever's it is: compare its tenant."""
+    return _one(_BY_ID.rows(connection, {"key": session_id}))
+
+
+def by_key(
+    connection: sa.Connection, tenant: str, client: str, identifier: str, session_key: str
+) -> SessionRow | None:
+    """Return the newest session that a NAS knows by this Acct-Session-Id."""
+    return _one(
+        _BY_KEY.rows(
+            connection,
+            {"owner": tenant, "nas": client, "identifier": identifier, "key": session_key},
+        )
+    )
+
+
+def by_station(
+    connection: sa.Connection,
+    tenant: str,
+    client: str,
+    identifier: str,
+    station: str,
+    session_key: str,
+) -> SessionRow | None:
+    """Return the newest live session of a station that may have this Acct-Session-Id."""
+    return _one(
+        _BY_STATION.rows(
+            connection,
+            {
+                "owner": tenant,
+                "nas": client,
+                "identifier": identifier,
+                "station": station,
+                "key": session_key,
+            },
+        )
+    )
+
+
+def update(connection: sa.Connection, row: SessionRow) -> None:
+    """Write a session back."""
+    values = {name: getattr(row, name) for name in _NAMES if name != "id"}
+    connection.execute(t.update().where(t.c.id == row.id).values(values))
+
+
+def lock(connection: sa.Connection, row: SessionRow) -> SessionRow:
+    """Return a session as it is now, locked until the transaction ends."""
+    if connection.dialect.name == "sqlite":
+        return row  # there is one writer
+    found = connection.execute(
+        sa.select(*_COLUMNS).where(t.c.id == row.id).with_for_update()
+    ).mappings()
+    return SessionRow(**found.one())
+
+
+def supersede(connection: sa.Connection, heir: SessionRow) -> int:
+    """Close what the same station had at the same port before; return how many that were."""
+    return _SUPERSEDE.run(
+        connection,
+        {
+            "owner": heir.tenant,
+            "nas": heir.client,
+            "station": heir.calling_station,
+            "identifier": heir.nas_identifier,
+            "port": heir.nas_port,
+            "key": heir.session_key,
+            "heir": heir.id,
+            "now": heir.admitted_at,
+        },
+    )
+
+
+def count_live(
+    connection: sa.Connection, tenant: str, person: str, calling_station: str, now: datetime
+) -> int:
+    """Return how many sessions a person has from other stations.
+
+    A login that no accounting has confirmed counts for five minutes: where no accounting is
+    sent nobody would otherwise get in again.
+    """
+    [[count]] = _COUNT.rows(
+        connection,
+        {
+            "owner": tenant,
+            "who": person,
+            "station": calling_station,
+            "now": now,
+            "recent": now - UNCONFIRMED,
+        },
+    )
+    return int(count)
+
+
+def find(
+    connection: sa.Connection,
+    tenant: str,
+    *,
+    live: bool = True,
+    client: str = "",
+    person: str = "",
+    device: str = "",
+    station: str = "",
+    user_name: str = "",
+    before: str = "",
+    limit: int = 100,
+) -> tuple[SessionRow, ...]:
+    """Return a page of a tenant's sessions, newest first, beginning before the id ``before``."""
+    query = sa.select(*_COLUMNS).where(t.c.tenant == tenant)
+    if live:
+        query = query.where(_LIVE)
+    if before:
+        query = query.where(t.c.id < before)
+    wanted = {
+        t.c.client: client,
+        t.c.person: person,
+        t.c.device: device,
+        t.c.calling_station: station,
+        t.c.user_name: user_name,
+    }
+    for column, value in wanted.items():
+        if value:
+            query = query.where(column == value)
+    rows = connection.execute(query.order_by(t.c.id.desc()).limit(limit)).mappings()
+    return tuple([SessionRow(**row) for row in rows])
+
+
+def close_of_nas(
+    connection: sa.Connection,
+    tenant: str,
+    client: str,
+    address: str,
+    identifier: str,
+    *,
+    before: datetime,
+    cause: str,
+    now: datetime,
+) -> int:
+    """Close what a NAS had open when it started or stopped; return how many that were."""
+    query = t.update().where(
+        t.c.tenant == tenant,
+        t.c.client == client,
+        t.c.nas_address == address,
+        _LIVE,
+        t.c.admitted_at <= before,
+    )
+    if identifier:
+        query = query.where(t.c.nas_identifier == identifier)
+    closed = connection.execute(query.values(state="closed", cause=cause, closed_at=now))
+    return closed.rowcount
+
+
+def close(connection: sa.Connection, session_id: str, cause: str, now: datetime) -> bool:
+    """Close one session; tell whether it was live."""
+    closed = connection.execute(
+        t.update()
+        .where(t.c.id == session_id, _LIVE)
+        .values(state="closed", cause=cause, closed_at=now)
+    )
+    return closed.rowcount == 1
+
+
+def close_stale(connection: sa.Connection, now: datetime, limit: int) -> int:
+    """Close sessions of which nothing was heard for too long; return how many that were."""
+    stale = sa.select(t.c.id).where(_LIVE, t.c.stale_at <= now).order_by(t.c.stale_at).limit(limit)
+    closed = connection.execute(
+        t.update()
+        .where(t.c.id.in_(stale), _LIVE)
+        .values(state="closed", cause="stale", closed_at=now)
+    )
+    return closed.rowcount
+
+
+def prune(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Delete closed sessions that were admitted before an instant; return how many."""
+    old = (
+        sa.select(t.c.id)
+        .where(t.c.state == "closed", t.c.id < first_id(before))
+        .order_by(t.c.id)
+        .limit(limit)
+    )
+    gone = list(connection.execute(old).scalars())
+    if gone:
+        connection.execute(t.delete().where(t.c.id.in_(gone)))
+        connection.execute(j.delete().where(j.c.session_id.in_(gone), j.c.due_at.is_(None)))
+    return len(gone)
+
+
+def first_id(at: datetime) -> str:
+    """Return the smallest ULID of an instant."""
+    number = int(at.astimezone(UTC).timestamp() * 1000) << 80
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _one(rows: list[tuple[Any, ...]]) -> SessionRow | None:
+    return SessionRow(**dict(zip(_NAMES, rows[0], strict=True))) if rows else None
+
+
+# -- accounting -------------------------------------------------------------------------------
+
+
+def has_accounting(connection: sa.Connection, digests: Sequence[bytes]) -> bool:
+    """Tell whether one of three digests is there already."""
+    exact, before, after = digests
+    values = {"digest": exact, "digest_before": before, "digest_after": after}
+    return bool(_KNOWN_DIGESTS.rows(connection, values))
+
+
+def insert_accounting(
+    connection: sa.Connection,
+    *,
+    tenant: str,
+    client: str,
+    digest: bytes,
+    session_id: str | None,
+    status: int,
+    at: datetime,
+    data: str,
+) -> bool:
+    """Add a record; False when it is there already."""
+    values = {
+        "tenant": tenant,
+        "client": client,
+        "digest": digest,
+        "session_id": session_id,
+        "status": status,
+        "at": at,
+        "data": data,
+    }
+    return connection.execute(_INSERT_ACCOUNTING, values).rowcount == 1
+
+
+def find_accounting(
+    connection: sa.Connection, tenant: str, session_id: str | None, before: int, limit: int
+) -> tuple[AccountingRow, ...]:
+    """Return a page of records, newest first, of one session or of all; 0: from the newest."""
+    columns = [a.c[field.name] for field in fields(AccountingRow)]
+    query = sa.select(*columns).where(a.c.tenant == tenant)
+    if session_id is not None:
+        query = query.where(a.c.session_id == session_id)
+    if before:
+        query = query.where(a.c.id < before)
+    rows = connection.execute(query.order_by(a.c.id.desc()).limit(limit)).mappings()
+    return tuple([AccountingRow(**row) for row in rows])
+
+
+def prune_accounting(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Delete records of before an instant, in the order they came; return how many."""
+    # Ids rise with time, so no index on the time is needed: the first young one ends it.
+    oldest = connection.execute(sa.select(a.c.id, a.c.at).order_by(a.c.id).limit(limit)).all()
+    gone = []
+    for row in oldest:
+        if row.at >= before:
+            break
+        gone.append(row.id)
+    if gone:
+        connection.execute(a.delete().where(a.c.id >= gone[0], a.c.id <= gone[-1]))
+    return len(gone)
+
+
+# -- what must end ----------------------------------------------------------------------------
+
+# Why a live session may not stay: the row with the reason, for each thing that it stands on.
+_NO_JOB = ~(
+    sa.exists()
+    .where(
+        j.c.session_id == t.c.id,
+        # One that is under way, or one that came to its end after the session was last heard
+        # of. A NAS that still speaks of a session that had been given up is asked again.
+        sa.or_(j.c.due_at.is_not(None), j.c.finished_at >= t.c.seen_at),
+    )
+    .correlate(t)
+)
+_CERTIFICATE = sa.and_(t.c.issuer_id == c.c.issuer_id, t.c.serial == c.c.serial)
+_BAD_CERTIFICATES = (
+    sa.select(t.c.id, c.c.reason, c.c.revoked_at, i.c.compromised_at, c.c.state)
+    .select_from(t.outerjoin(c, _CERTIFICATE).outerjoin(i, i.c.id == t.c.issuer_id))
+    .where(
+        _LIVE,
+        t.c.issuer_id.is_not(None),
+        sa.or_(
+            c.c.id.is_(None),
+            c.c.revoked_at.is_not(None),
+            c.c.state.not_in(["issued", "imported"]),
+            i.c.id.is_(None),
+            i.c.compromised_at.is_not(None),
+        ),
+        _NO_JOB,
+    )
+)
+_BAD_PEOPLE = (
+    sa.select(t.c.id, p.c.name, p.c.disabled_at)
+    .select_from(t.outerjoin(p, sa.and_(p.c.tenant == t.c.tenant, p.c.name == t.c.person)))
+    .where(
+        _LIVE,
+        t.c.person.is_not(None),
+        sa.or_(p.c.name.is_(None), p.c.disabled_at.is_not(None), p.c.valid_until <= _param("now")),
+        _NO_JOB,
+    )
+)
+_BAD_DEVICES = (
+    sa.select(t.c.id)
+    .select_from(t.join(d, sa.and_(d.c.tenant == t.c.tenant, d.c.name == t.c.device)))
+    .where(_LIVE, d.c.blocked_at.is_not(None), _NO_JOB)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """A live session that must end, and why."""
+
+    session_id: str
+    reason: str
+
+
+def bad_certificates(
+    connection: sa.Connection,
+    limit: int,
+    issuer_id: int | None = None,
+    serial: bytes | None = None,
+) -> tuple[Condemned, ...]:
+    """Return live sessions whose certificate is not good any more: of one serial, issuer, all."""
+    query = _BAD_CERTIFICATES
+    if issuer_id is not None:
+        query = query.where(t.c.issuer_id == issuer_id)
+    if serial is not None:
+        query = query.where(t.c.serial == serial)
+    return tuple(
+        [
+            Condemned(row.id, _why(row.reason, row.revoked_at))
+            for row in connection.execute(query.limit(limit))
+        ]
+    )
+
+
+def _why(reason: int | None, revoked_at: datetime | None) -> str:
+    if revoked_at is None:
+        return "certificate-gone"
+    return "certificate-held" if reason == 6 else "certificate-revoked"  # RFC 5280, 5.3.1
+
+
+def bad_people(
+    connection: sa.Connection,
+    now: datetime,
+    limit: int,
+    tenant: str | None = None,
+    name: str | None = None,
+) -> tuple[Condemned, ...]:
+    """Return live sessions of people who are disabled, over or gone: of one person, of all."""
+    query = _BAD_PEOPLE
+    if tenant is not None:
+        query = query.where(t.c.tenant == tenant, t.c.person == name)
+    found = []
+    for row in connection.execute(query.limit(limit), {"now": now}):
+        if row.name is None:
+            reason = "person-gone"
+        else:
+            reason = "person-disabled" if row.disabled_at is not None else "person-expired"
+        found.append(Condemned(row.id, reason))
+    return tuple(found)
+
+
+def bad_devices(
+    connection: sa.Connection, limit: int, tenant: str | None = None, name: str | None = None
+) -> tuple[Condemned, ...]:
+    """Return live sessions of devices that are blocked: of one device, of all."""
+    query = _BAD_DEVICES
+    if tenant is not None:
+        query = query.where(t.c.tenant == tenant, t.c.device == name)
+    rows = connection.execute(query.limit(limit)).scalars()
+    return tuple([Condemned(session_id, "device-blocked") for session_id in rows])
+
+
+def of_anchors(connection: sa.Connection) -> tuple[tuple[str, str], ...]:
+    """Return tenant and name of each trust-anchor that a live session stands on."""
+    query = sa.select(t.c.tenant, t.c.anchor).where(_LIVE, t.c.anchor.is_not(None)).distinct()
+    return tuple([(tenant, anchor) for tenant, anchor in connection.execute(query)])
+
+
+def of_anchor(
+    connection: sa.Connection, tenant: str, anchor: str, limit: int
+) -> tuple[SessionRow, ...]:
+    """Return the live sessions that stand on a trust-anchor and are not being ended."""
+    query = sa.select(*_COLUMNS).where(_LIVE, t.c.tenant == tenant, t.c.anchor == anchor, _NO_JOB)
+    rows = connection.execute(query.limit(limit)).mappings()
+    return tuple([SessionRow(**row) for row in rows])
+
+
+# -- disconnects ------------------------------------------------------------------------------
+
+
+def insert_disconnect(
+    connection: sa.Connection,
+    *,
+    tenant: str,
+    session_id: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> bool:
+    """Ask for the end of a session; False when that is under way already."""
+    # The partial unique index says the last word where two processes ask at once.
+    values = {
+        "tenant": tenant,
+        "session_id": session_id,
+        "reason": reason,
+        "actor": actor,
+        "now": now,
+    }
+    result = connection.execute(_INSERT_DISCONNECT, values)
+    return result.rowcount == 1
+
+
+def claim_disconnects(
+    connection: sa.Connection, now: datetime, until: datetime, limit: int
+) -> tuple[DisconnectRow, ...]:
+    """Take what is due, for this caller alone until an instant.
+
+    Compare and set on ``due_at``: of two processes that see the same row one gets it. Whoever
+    takes it counts an attempt, so that a crash is one, too.
+    """
+    due = (
+        sa.select(*_JOB_COLUMNS)
+        .where(j.c.due_at <= now)
+        .order_by(j.c.due_at, j.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    taken = []
+    for row in connection.execute(due).mappings().all():
+        found = DisconnectRow(**row)
+        claimed = connection.execute(
+            j.update()
+            .where(j.c.id == found.id, j.c.due_at == found.due_at)
+            .values(due_at=until, attempts=j.c.attempts + 1)
+        )
+        if claimed.rowcount == 1:
+            taken.append(found)
+    return tuple(taken)
+
+
+def next_disconnect(connection: sa.Connection) -> datetime | None:
+    """Return when the next one is due."""
+    due: datetime | None = connection.execute(
+        sa.select(j.c.due_at).where(j.c.due_at.is_not(None)).order_by(j.c.due_at).limit(1)
+    ).scalar()
+    return due
+
+
+def settle_disconnect(
+    connection: sa.Connection,
+    job_id: int,
+    claimed_until: datetime,
+    *,
+    due_at: datetime | None,
+    outcome: str,
+    now: datetime,
+) -> bool:
+    """Write what came of an attempt; False when the claim had run out meanwhile."""
+    result = connection.execute(
+        j.update()
+        .where(j.c.id == job_id, j.c.due_at == claimed_until)
+        .values(due_at=due_at, outcome=outcome, finished_at=now if due_at is None else None)
+    )
+    return result.rowcount == 1
+
+
+def find_disconnects(connection: sa.Connection, session_id: str) -> tuple[DisconnectRow, ...]:
+    """Return what was tried to end a session, oldest first."""
+    rows = connection.execute(
+        sa.select(*_JOB_COLUMNS).where(j.c.session_id == session_id).order_by(j.c.id).limit(100)
+    ).mappings()
+    return tuple([DisconnectRow(**row) for row in rows])
