@@ -103,7 +103,15 @@ class Daemon:
         core = self.core = await open_core(settings, self.reactor)
         services = core.services
         timers = self._timers = Timers(self.reactor, services.database, services.now, core.holder)
-        listeners = Listeners(self.reactor, self._sockets, settings.limits, self._connections)
+        listeners = Listeners(
+            self.reactor,
+            self._sockets,
+            settings.limits,
+            self._connections,
+            directory=settings.node.data / "run",
+            index=self.index,
+            count=self.count,
+        )
         for name, module in protocols(settings).items():
             own = settings.protocol(name, module.Settings)
             module.mount(own, services, ProtocolEdge(name, self._doors, timers, listeners))

@@ -250,13 +250,13 @@ class DoorMeter:
     def __init__(self, protocol: str, door: str) -> None:
         self.protocol = protocol
         self.door = door
-        self.outcomes: dict[int, int] = {}
+        self.outcomes: dict[int | str, int] = {}
         self.buckets = [0] * (len(_BUCKETS) + 1)
         self.seconds = 0.0
 
-    def count(self, status: int) -> None:
-        """Count one request by its status code."""
-        self.outcomes[status] = self.outcomes.get(status, 0) + 1
+    def count(self, outcome: int | str) -> None:
+        """Count one request by its HTTP status, or by a word of a protocol's fixed set."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def time(self, seconds: float) -> None:
         """Add how long a request took."""
@@ -291,7 +291,7 @@ class Metrics(Collector):
         """Yield the doors' numbers, as prometheus_client asks for them."""
         requests = CounterMetricFamily(
             "tmad_requests",
-            "Requests by door and HTTP status.",
+            "Requests by door and outcome: an HTTP status or the protocol's own word.",
             labels=("protocol", "door", "outcome"),
         )
         times = HistogramMetricFamily(
@@ -300,8 +300,8 @@ class Metrics(Collector):
             labels=("protocol", "door"),
         )
         for meter in self._doors.values():
-            for status, number in sorted(meter.outcomes.items()):
-                requests.add_metric((meter.protocol, meter.door, str(status)), number)
+            for outcome, number in sorted(meter.outcomes.items(), key=str):
+                requests.add_metric((meter.protocol, meter.door, str(outcome)), number)
             total, cumulated = 0, []
             for bound, number in zip((*map(str, _BUCKETS), "+Inf"), meter.buckets, strict=True):
                 total += number

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tmad.events import Clock
     from tmad.journal import Journal
     from tmad.managed.objects import Objects
+    from tmad.network.clients import RadiusClients
     from tmad.signer.keyring import Keyring
     from tmad.storage.changes import Changes
     from tmad.storage.database import Database
@@ -49,6 +50,7 @@ class Services:
     revocation: Revocation
     status: StatusSource
     crls: CRLs
+    radius_clients: RadiusClients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,38 @@ class Limits:
     burst: int = 20
 
 
+class Meter(Protocol):
+    """The counters of one door."""
+
+    def count(self, outcome: int | str) -> None:
+        """Count one request by a word of a fixed set, never by what a stranger sent."""
+
+    def time(self, seconds: float) -> None:
+        """Add how long a request took."""
+
+
+class Relay(Protocol):
+    """The identical workers of this node: this is number ``index`` of ``count``."""
+
+    index: int
+    count: int
+
+    async def ask(self, worker: int, question: bytes) -> bytes:
+        """Return what another worker answers; Fault(UNAVAILABLE) when it does not."""
+
+
 class Edge(Protocol):
     """Everything that owns a socket, a TLS context or a timer."""
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor, for timers and for what goes out; never to listen."""
+
+    def meter(self, door: str) -> Meter:
+        """Return the counters of a door that is none of HTTP."""
+
+    def relay(self, name: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> Relay:
+        """Reach the other workers; ``answer`` answers what they ask, up to 8000 octets."""
 
     def http(
         self,

@@ -37,6 +37,7 @@ from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed.objects import GRANT, TENANT, Objects
+from tmad.network.clients import RADIUS_CLIENT, RadiusClients
 from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
@@ -132,7 +133,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         journal,
         changes,
         now,
-        (TENANT, GRANT, AUTHORITY, PROFILE, endpoint.kind(option_models)),
+        (TENANT, GRANT, AUTHORITY, PROFILE, endpoint.kind(option_models), RADIUS_CLIENT),
     )
     endpoints = Endpoints(objects, option_models)
     keyring = Keyring(
@@ -196,6 +197,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
+        radius_clients=RadiusClients(database, journal, changes, seal, now),
     )
     return Core(
         settings=settings,

@@ -85,6 +85,14 @@ tmad.managed.objects.Objects.delete(authority)         authority.delete      A
 tmad.managed.objects.Objects.delete(profile)           profile.delete        A
 tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
 tmad.managed.objects.Objects.delete(grant)             grant.delete          A
+tmad.network.clients.RadiusClients.set_secret          radius-client.secret  A
+tmad.network.clients.RadiusClients.state               radius-client.read    AO U S
+tmad.network.clients.RadiusClients.unlearn             radius-client.write   A
+tmad.managed.objects.Objects.get(radius-client)        radius-client.read    AO U S
+tmad.managed.objects.Objects.list(radius-client)       radius-client.read    AO U S
+tmad.managed.objects.Objects.revisions(radius-client)  radius-client.read    AO U S
+tmad.managed.objects.Objects.put(radius-client)        radius-client.write   A
+tmad.managed.objects.Objects.delete(radius-client)     radius-client.delete  A
 """
 
 LETTERS = {

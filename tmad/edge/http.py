@@ -112,6 +112,10 @@ class Doors:
         if taken:
             raise Fault(FaultCode.CONFLICT, f"the path {prefix} is mounted twice")
 
+    def meter(self, protocol: str, door: str) -> observe.DoorMeter:
+        """Return the counters of a door that is none of HTTP."""
+        return self._metrics.door(protocol, door)
+
     def find(self, path: bytes) -> Door | None:
         """Return the door that a raw path belongs to."""
         for door in self._doors.get(_segment(path), ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.interfaces import IListeningPort
@@ -11,20 +12,33 @@ from tmad.config import LimitsSection
 from tmad.edge.datagram import Metered
 from tmad.edge.http import Doors
 from tmad.edge.limits import Connections
+from tmad.edge.relay import Answer, Relay
 from tmad.edge.sockets import Sockets
 from tmad.edge.stream import Stream
 from tmad.edge.timers import Timers
+from tmad.observe import DoorMeter
 from tmad.plugin import HTTPHandler, Limits
 
 _DEFAULT_LIMITS = Limits()
 
 
 class Listeners:
-    """Everything of this process that listens, besides HTTP."""
+    """Everything of this process that listens, besides HTTP; it is number ``index``."""
 
     def __init__(
-        self, reactor: Any, sockets: Sockets, limits: LimitsSection, connections: Connections
+        self,
+        reactor: Any,
+        sockets: Sockets,
+        limits: LimitsSection,
+        connections: Connections,
+        *,
+        directory: Path,
+        index: int = 0,
+        count: int = 1,
     ) -> None:
+        self.directory = directory
+        self.index = index
+        self.count = count
         self.reactor = reactor
         self.sockets = sockets
         self.limits = limits
@@ -46,6 +60,30 @@ class ProtocolEdge:
         self._doors = doors
         self._timers = timers
         self._listeners = listeners
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor, for timers and for what goes out."""
+        return self._listeners.reactor
+
+    def meter(self, door: str) -> DoorMeter:
+        """Return the counters of a door."""
+        return self._doors.meter(self._name, door)
+
+    def relay(self, name: str, answer: Answer) -> Relay:
+        """Reach the other workers of this node."""
+        own = self._listeners
+        found = Relay(
+            f"{self._name}-{name}",
+            answer,
+            own.directory,
+            own.reactor,
+            index=own.index,
+            count=own.count,
+        )
+        if own.count > 1:
+            own.waiting.append(found.open)
+        return found
 
     def http(
         self,

@@ -14,6 +14,7 @@ from tmad.errors import Fault, FaultCode
 
 INHERITED = "TMAD_SOCKETS"
 _BACKLOG = 2_048
+_RECEIVE_BUFFER = 1 << 20  # octets of datagrams; the kernel may give less
 # Descriptors that strangers never get: database, keys, logs, outgoing connections, and what a
 # burst takes between being accepted and being cut off.
 RESERVED_DESCRIPTORS = 192
@@ -44,6 +45,9 @@ def _open(address: Address, kind: socket.SocketKind, shared: bool) -> socket.soc
             # Connections inherit it: an answer in two parts must not wait for an
             # acknowledgement (performance 5.2).
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            # A burst waits here instead of being lost.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family is socket.AF_INET6:

@@ -6,7 +6,7 @@ TENANT/CLIENT.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -169,7 +169,7 @@ def _store(
     connection: sa.Connection,
     tenant: str,
     client: str,
-    values: dict[str, datetime | None],
+    values: Mapping[str, datetime | None],
     current: StateRow | None,
 ) -> None:
     if current is None:
