@@ -8,6 +8,7 @@ managed object. Secrets are never in it: a setting whose name ends in ``_file`` 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -278,6 +279,235 @@ class LimitsSection(Section):
     )
 
 
+class PasswordSection(Section):
+    """What a password of a person costs to try: argon2id, as OWASP advises (2026)."""
+
+    memory_kib: int = Field(
+        default=19_456, ge=8_192, le=1 << 20, description="Memory of one argon2id run, in KiB."
+    )
+    iterations: int = Field(default=2, ge=1, le=100, description="Passes over that memory.")
+    lanes: int = Field(default=1, ge=1, le=16, description="Lanes of that memory.")
+    threads: int = Field(
+        default=2, ge=1, le=64, description="Passwords that are checked at the same time."
+    )
+    queue: int = Field(
+        default=256, ge=1, le=10_000, description="Checks that may wait; more are not answered."
+    )
+    shortest: int = Field(default=8, ge=1, le=64, description="Characters of a new password.")
+
+
+_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _placeholders(template: str, known: tuple[str, ...]) -> set[str]:
+    """Return the names in a template; ValueError for one that nobody fills in."""
+    found = set(_PLACEHOLDER.findall(template))
+    for name in sorted(found - set(known)):
+        raise ValueError(f"{{{{{name}}}}} is not known; {', '.join(known)} are")
+    return found
+
+
+class HTTPGateway(Section):
+    """An SMS gateway that takes HTTP requests."""
+
+    url: str = Field(
+        description="Where to; may hold {{to}}, {{digits}}, {{text}}, {{secret}} after the host."
+    )
+    method: Literal["GET", "POST", "PUT"] = Field(default="POST", description="GET sends no body.")
+    content_type: str = Field(
+        default="application/json",
+        pattern=r"^[a-z]+/[a-z0-9.+-]+(; ?charset=utf-8)?$",
+        description="Of the body; what is filled in is escaped for it: JSON, form, XML, plain.",
+    )
+    body: str = Field(
+        default='{"to": "{{to}}", "text": "{{text}}"}',
+        description="The body; {{to}} is the number with its +, {{digits}} without.",
+    )
+    headers: Mapping[str, str] = Field(
+        default={}, description='More header fields, for example { X-Key = "{{secret}}" }.'
+    )
+    user: str = Field(default="", description="For HTTP Basic authentication.")
+    password_file: FilePath | None = Field(default=None, description="File with its password.")
+    secret_file: FilePath | None = Field(
+        default=None, description="File with the key that stands for {{secret}}."
+    )
+    status: tuple[int, ...] = Field(
+        default=(200, 201, 202, 204), description="Statuses that mean accepted."
+    )
+    success_pattern: str = Field(
+        default="", description="Regular expression that an answer meaning accepted must contain."
+    )
+    timeout_seconds: float = Field(default=10, gt=0, le=60, description="Patience with one answer.")
+    ca_file: FilePath | None = Field(
+        default=None, description="PEM file of the authorities trusted for its TLS certificate."
+    )
+    plain_http: bool = Field(
+        default=False, description="Allow http to another machine: codes cross the net readable."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> HTTPGateway:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+            raise ValueError("url must be an http or https URL without fragment")
+        if "{{" in parts.netloc or "@" in parts.netloc:
+            raise ValueError("the host in url must be fixed, without user and password")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not self.plain_http:
+            raise ValueError("codes would cross the net readable; use https or set plain_http")
+        known = ("to", "digits", "text", "secret")
+        texts = [self.url, *self.headers.values(), *([] if self.method == "GET" else [self.body])]
+        names = set().union(*(_placeholders(text, known) for text in texts))
+        if "text" not in names or not names & {"to", "digits"}:
+            raise ValueError("{{text}} and {{to}} (or {{digits}}) must stand in url or body")
+        if "secret" in names and self.secret_file is None:
+            raise ValueError("{{secret}} needs secret_file")
+        for name, value in self.headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]{1,60}", name) or not value.isprintable():
+                raise ValueError(f"{name!r} is not a header field")
+        if self.method != "GET" and self.content_type.startswith("application/json"):
+            try:
+                json.loads(_PLACEHOLDER.sub("x", self.body))
+            except ValueError:
+                raise ValueError("body is not JSON; placeholders stand inside quotes") from None
+        try:
+            re.compile(self.success_pattern)
+        except re.error as error:
+            raise ValueError(f"success_pattern: {error}") from None
+        return self
+
+
+class SMPPGateway(Section):
+    """An SMS centre that speaks SMPP 3.4."""
+
+    host: str = Field(description="Its name or address.")
+    port: int = Field(default=2775, ge=1, le=65_535, description="3550 is usual with TLS.")
+    tls: bool = Field(default=False, description="Speak TLS from the first octet.")
+    ca_file: FilePath | None = Field(
+        default=None, description="PEM file of the authorities trusted for its TLS certificate."
+    )
+    system_id: str = Field(pattern=r"^[!-~]{1,15}$", description="Who we are there.")
+    password_file: FilePath | None = Field(
+        default=None, description="File with the password, at most 8 characters."
+    )
+    system_type: str = Field(
+        default="", pattern=r"^[ -~]{0,12}$", description="If the operator asks for one."
+    )
+    bind: Literal["transceiver", "transmitter"] = Field(
+        default="transceiver", description="How to bind; a transmitter gets no receipts."
+    )
+    source: str = Field(
+        default="",
+        pattern=r"^(\+?[0-9]{1,15}|[A-Za-z0-9 ._-]{1,11})?$",
+        description="Sender: a number with +, a short number, or a name of 11 characters.",
+    )
+    alphabet: Literal["gsm", "ascii", "latin1"] = Field(
+        default="gsm", description="What the centre takes data_coding 0 for."
+    )
+    window: int = Field(default=10, ge=1, le=100, description="Messages not yet acknowledged.")
+    enquire_seconds: float = Field(
+        default=30, ge=1, le=600, description="Between two enquire_link."
+    )
+    idle_seconds: float = Field(
+        default=300, ge=1, le=86_400, description="Unbind after that long without a message."
+    )
+    timeout_seconds: float = Field(default=10, gt=0, le=60, description="Patience with one answer.")
+
+
+class SpoolGateway(Section):
+    """The spool directory of SMS Server Tools (smsd) on this machine."""
+
+    outgoing: FilePath = Field(
+        default=Path("/var/spool/sms/outgoing"), description="Where smsd takes messages from."
+    )
+    sent: FilePath | None = Field(
+        default=None, description="Where smsd moves what it has sent; needed to wait for it."
+    )
+    failed: FilePath | None = Field(
+        default=None, description="Where smsd moves what it could not send."
+    )
+    wait_seconds: float = Field(
+        default=60, ge=0, le=300, description="For a file to reach sent or failed."
+    )
+
+
+class MailSubmission(Section):
+    """A mail server that takes messages from us (RFC 6409)."""
+
+    host: str = Field(
+        pattern=r"^[A-Za-z0-9.:-]{1,253}$", description="Its name; in the certificate."
+    )
+    port: int = Field(default=587, ge=1, le=65_535, description="587 or 465.")
+    tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls",
+        description="STARTTLS, TLS from the first octet (465), or none: on this machine only.",
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="PEM file of the authorities trusted for its TLS certificate."
+    )
+    user: str = Field(default="", description="For SMTP authentication.")
+    password_file: FilePath | None = Field(default=None, description="File with its password.")
+    sender: str = Field(
+        pattern=r"^[!#-\x27*+./0-9=?A-Z^_`a-z{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}$",
+        description="Address that the messages come from.",
+    )
+    subject: str = Field(
+        default="Login code", pattern=r"^[^\r\n]{1,100}$", description="Of the messages."
+    )
+    timeout_seconds: float = Field(
+        default=30, gt=0, le=300, description="Patience with one message."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MailSubmission:
+        if self.tls == "none" and self.host not in _LOOPBACK:
+            raise ValueError('tls = "none" is for a mail server on this machine')
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together")
+        return self
+
+
+class DeliverySection(Section):
+    """How one-time codes reach people: by SMS, by mail."""
+
+    sms: Literal["", "http", "smpp", "spool"] = Field(
+        default="", description="What sends SMS; its section below must be there. Empty: nothing."
+    )
+    text: str = Field(
+        default="{{code}} is your login code. It is good for {{minutes}} minutes.",
+        max_length=160,
+        description="The message; {{code}} and {{minutes}} are filled in.",
+    )
+    origin: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9.-]{1,253})?$",
+        description="Host name for a last line @HOST #CODE, by which phones fill in the code.",
+    )
+    digits: int = Field(default=6, ge=6, le=8, description="Of a code.")
+    lifetime_seconds: int = Field(default=300, ge=30, le=900, description="Of a code.")
+    tries: int = Field(default=3, ge=1, le=10, description="Wrong ones before a code is void.")
+    person_per_hour: int = Field(
+        default=5, ge=1, le=100, description="Codes sent to one person in an hour."
+    )
+    all_per_hour: int = Field(
+        default=300, ge=1, le=100_000, description="Codes sent in all in an hour (toll fraud)."
+    )
+    http: HTTPGateway | None = None
+    smpp: SMPPGateway | None = None
+    spool: SpoolGateway | None = None
+    mail: MailSubmission | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> DeliverySection:
+        if self.sms and getattr(self, self.sms) is None:
+            raise ValueError(f"the section [delivery.{self.sms}] is missing")
+        if "code" not in _placeholders(self.text, ("code", "minutes")):
+            raise ValueError("text must hold {{code}}")
+        if not self.text.replace("\n", "").isprintable():
+            raise ValueError("text must be printable")
+        return self
+
+
 class NodeSettings(Section):
     """All of tmad.toml."""
 
@@ -288,6 +518,8 @@ class NodeSettings(Section):
     workers: Workers = Field(default=Workers())
     log: Log = Field(default=Log())
     limits: LimitsSection = Field(default=LimitsSection())
+    passwords: PasswordSection = Field(default=PasswordSection())
+    delivery: DeliverySection = Field(default=DeliverySection())
     protocols: Mapping[str, Mapping[str, Any]] = Field(
         default={}, description="One section a protocol, for example [protocols.scep]."
     )
