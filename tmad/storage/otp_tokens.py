@@ -18,7 +18,7 @@ class TokenRow:
     """One token. ``counter`` is the lowest counter (HOTP) or time step that is still accepted.
 
     ``person`` None means in stock; ``period`` is in seconds, 0 for HOTP; ``drift`` in steps;
-    ``state`` is "new" (never shown to work), "active" or "disabled". ``seed`` is sealed.
+    ``state`` is "new" (never shown to work yet), "active" or "disabled". ``seed`` is sealed.
     """
 
     id: str
@@ -57,13 +57,18 @@ _ADVANCE = Statement(
     .where(
         t.c.id == sa.bindparam("key"),
         t.c.person == sa.bindparam("holder"),
-        t.c.state == "active",
+        t.c.state != "disabled",
         t.c.counter <= sa.bindparam("accepted", type_=sa.BigInteger),
     )
     .values(
         counter=sa.bindparam("next", type_=sa.BigInteger),
         drift=sa.bindparam("learned", type_=sa.SmallInteger),
         used_at=sa.bindparam("now", type_=t.c.used_at.type),
+        # The first accepted code shows that a new token works.
+        state="active",
+        activated_at=sa.func.coalesce(
+            t.c.activated_at, sa.bindparam("now", type_=t.c.used_at.type)
+        ),
     )
 )
 _REHASH = Statement(
