@@ -55,6 +55,10 @@ tmad.ca.revocation.Revocation.release                  certificate.release   AO
 tmad.ca.revocation.Revocation.revoke                   certificate.revoke    AO   S
 tmad.ca.revocation.Revocation.revoke_by_id             certificate.revoke    AO   S
 tmad.ca.revocation.Revocation.revoke_many              certificate.revoke    AO   S
+tmad.identity.codes.Codes.count_emergency              token.read            AO U S
+tmad.identity.codes.Codes.make_emergency               token.write           AO
+tmad.identity.codes.Codes.revoke_emergency             token.delete          AO
+tmad.identity.codes.Codes.test_delivery                configuration.apply   A
 tmad.identity.credentials.EnrollSecrets.create         secret.create         AO
 tmad.identity.credentials.EnrollSecrets.list           secret.read           AO U S
 tmad.identity.credentials.EnrollSecrets.revoke         secret.revoke         AO

@@ -1,0 +1,1 @@
+"""How one-time codes reach people: HTTP gateway, SMPP, smstools, mail."""
