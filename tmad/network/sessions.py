@@ -11,9 +11,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tmad.network.decision import Admitted
     from tmad.network.visit import Visit
+
+T = TypeVar("T", "Report", SessionRow)
 
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8  # RFC 2866, 5.1: Acct-Status-Type
 
@@ -111,7 +113,7 @@ class Sessions:
         What the same station had at the same port before is thereby over.
         """
         now = self._now()
-        row = _opened(admitted, visit, method, now)
+        row = _storable(_opened(admitted, visit, method, now))
         rows.insert(connection, row)
         if _MAC.fullmatch(row.calling_station):
             # A telephone number or an address of a VPN client may have many sessions.
@@ -128,6 +130,7 @@ class Sessions:
 
     def account_in(self, connection: Connection, report: Report) -> bool:
         """Store a record in the caller's transaction; False when it was there already."""
+        report = _storable(report)
         now = self._now()
         happened = now - timedelta(seconds=min(max(report.delay, 0), _LONGEST_DELAY))
         at = _believed(report.at, now)
@@ -533,6 +536,17 @@ def _believed(at: datetime | None, now: datetime) -> datetime | None:
     if at is None or not now - UNHEARD <= at <= now + _CLOCK_AHEAD:
         return None
     return at
+
+
+def _storable(said: T) -> T:
+    """Return what a NAS says as both databases can hold it: PostgreSQL knows no NUL."""
+    texts = {each.name: getattr(said, each.name) for each in fields(said)}
+    found: dict[str, Any] = {
+        name: text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        for name, text in texts.items()
+        if isinstance(text, str) and "\0" in text
+    }
+    return replace(said, **found) if found else said
 
 
 def _own(connection: Connection, tenant: str, session_id: str) -> SessionRow:

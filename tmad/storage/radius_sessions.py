@@ -6,7 +6,7 @@ accounting has said that it began.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,9 @@ from tmad.storage.statement import Statement
 from tmad.storage.tables import certificates as c
 from tmad.storage.tables import devices as d
 from tmad.storage.tables import issuers as i
+from tmad.storage.tables import login_failures as f
+from tmad.storage.tables import objects as o
+from tmad.storage.tables import otp_tokens as k
 from tmad.storage.tables import people as p
 from tmad.storage.tables import radius_accounting as a
 from tmad.storage.tables import radius_disconnects as j
@@ -315,6 +318,18 @@ def find(
     return tuple([SessionRow(**row) for row in rows])
 
 
+def has_heir(connection: sa.Connection, row: SessionRow) -> bool:
+    """Tell whether the station of a session has another one at the same client."""
+    query = sa.select(t.c.id).where(
+        t.c.tenant == row.tenant,
+        t.c.client == row.client,
+        t.c.calling_station == row.calling_station,
+        t.c.id != row.id,
+        _LIVE,
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def close_of_nas(
     connection: sa.Connection,
     tenant: str,
@@ -493,6 +508,33 @@ _BAD_DEVICES = (
     .select_from(t.join(d, sa.and_(d.c.tenant == t.c.tenant, d.c.name == t.c.device)))
     .where(_LIVE, d.c.blocked_at.is_not(None), _NO_JOB)
 )
+_BAD_ANCHORS = (
+    sa.select(t.c.id)
+    .select_from(
+        t.outerjoin(
+            o,
+            sa.and_(o.c.tenant == t.c.tenant, o.c.kind == "trust-anchor", o.c.name == t.c.anchor),
+        )
+    )
+    .where(_LIVE, t.c.anchor.is_not(None), o.c.name.is_(None), _NO_JOB)
+)
+_OWN_TOKEN = sa.exists().where(
+    k.c.tenant == t.c.tenant,
+    k.c.person == t.c.person,
+    f.c.subject == sa.literal("token:") + k.c.id,
+)
+_LOCKED_OUT = (
+    sa.select(t.c.id)
+    .distinct()
+    .select_from(t.join(f, f.c.tenant == t.c.tenant))
+    .where(
+        _LIVE,
+        t.c.person.is_not(None),
+        f.c.locked_until > _param("now"),
+        sa.or_(f.c.subject == sa.literal("person:") + t.c.person, _OWN_TOKEN),
+        _NO_JOB,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,19 +603,21 @@ def bad_devices(
     return tuple([Condemned(session_id, "device-blocked") for session_id in rows])
 
 
-def of_anchors(connection: sa.Connection) -> tuple[tuple[str, str], ...]:
-    """Return tenant and name of each trust-anchor that a live session stands on."""
-    query = sa.select(t.c.tenant, t.c.anchor).where(_LIVE, t.c.anchor.is_not(None)).distinct()
-    return tuple([(tenant, anchor) for tenant, anchor in connection.execute(query)])
+def bad_anchors(
+    connection: sa.Connection, limit: int, tenant: str | None = None, name: str | None = None
+) -> tuple[Condemned, ...]:
+    """Return live sessions whose trust-anchor is gone: of one anchor, of all."""
+    query = _BAD_ANCHORS
+    if tenant is not None:
+        query = query.where(t.c.tenant == tenant, t.c.anchor == name)
+    rows = connection.execute(query.limit(limit)).scalars()
+    return tuple([Condemned(session_id, "anchor-gone") for session_id in rows])
 
 
-def of_anchor(
-    connection: sa.Connection, tenant: str, anchor: str, limit: int
-) -> tuple[SessionRow, ...]:
-    """Return the live sessions that stand on a trust-anchor and are not being ended."""
-    query = sa.select(*_COLUMNS).where(_LIVE, t.c.tenant == tenant, t.c.anchor == anchor, _NO_JOB)
-    rows = connection.execute(query.limit(limit)).mappings()
-    return tuple([SessionRow(**row) for row in rows])
+def locked_out(connection: sa.Connection, now: datetime, limit: int) -> tuple[Condemned, ...]:
+    """Return live sessions of people who are locked out, or a token of theirs is."""
+    rows = connection.execute(_LOCKED_OUT.limit(limit), {"now": now}).scalars()
+    return tuple([Condemned(session_id, "locked-out") for session_id in rows])
 
 
 # -- disconnects ------------------------------------------------------------------------------
@@ -602,16 +646,20 @@ def insert_disconnect(
 
 
 def claim_disconnects(
-    connection: sa.Connection, now: datetime, until: datetime, limit: int
+    connection: sa.Connection,
+    now: datetime,
+    until: datetime,
+    limit: int,
+    under_way: Collection[int] = (),
 ) -> tuple[DisconnectRow, ...]:
-    """Take what is due, for this caller alone until an instant.
+    """Take what is due and not ``under_way``, for this caller alone until an instant.
 
     Compare and set on ``due_at``: of two processes that see the same row one gets it. Whoever
     takes it counts an attempt, so that a crash is one, too.
     """
     due = (
         sa.select(*_JOB_COLUMNS)
-        .where(j.c.due_at <= now)
+        .where(j.c.due_at <= now, j.c.id.not_in(under_way))
         .order_by(j.c.due_at, j.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
