@@ -131,6 +131,12 @@ class Edge(Protocol):
         ``limits``' body and rate hold for a datagram and its source.
         """
 
+    def outgoing(self, address: str, protocol: Any) -> None:
+        """Open a UDP socket of this process alone, which asks and gets the answers.
+
+        ``address`` is where it sends from; port 0 means any.
+        """
+
 
 class Settings(BaseModel):
     """A protocol's own section of tmad.toml; an unknown key is an error."""

@@ -126,3 +126,10 @@ class ProtocolEdge:
         own = self._listeners
         metered = Metered(protocol, limits, own.limits, own.reactor)
         own.waiting.append(lambda: own.sockets.datagram(own.reactor, address, metered))
+
+    def outgoing(self, address: str, protocol: Any) -> None:
+        """Open a UDP socket that asks and gets the answers."""
+        own = self._listeners
+        own.waiting.append(
+            lambda: own.sockets.datagram(own.reactor, address, protocol, is_own=True)
+        )

@@ -94,9 +94,12 @@ class Sockets:
             opened.close()
         return ports
 
-    def datagram(self, reactor: Any, text: str, protocol: Any) -> Any:
-        """Open a datagram socket and hand it to the reactor; return its port."""
-        opened = open_udp(Address.parse(text), shared=self._shared)
+    def datagram(self, reactor: Any, text: str, protocol: Any, *, is_own: bool = False) -> Any:
+        """Open a datagram socket and hand it to the reactor; return its port.
+
+        What is ``is_own`` no other worker shares: the answers come to whoever has asked.
+        """
+        opened = open_udp(Address.parse(text), shared=self._shared and not is_own)
         with contextlib.closing(opened):
             return reactor.adoptDatagramPort(opened.fileno(), opened.family, protocol)
 

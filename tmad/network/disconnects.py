@@ -88,7 +88,8 @@ class Outcome:
 class Disconnects:
     """Ends the sessions that may not go on.
 
-    ``ask`` tells a NAS (protocols/radius/coa.py); ``client`` finds one by tenant and name.
+    ``ask`` tells a NAS (protocols/radius/coa.py); ``client`` finds one by tenant and name;
+    ``count`` gets the word of each outcome.
     ``locked`` also ends the sessions of people who were locked out for wrong codes.
     """
 
@@ -102,6 +103,7 @@ class Disconnects:
         *,
         client: Callable[[str, str], Awaitable[Client | None]],
         ask: Callable[[Order], Awaitable[Outcome]],
+        count: Callable[[str], object],
         locked: bool = False,
     ) -> None:
         self._database = database
@@ -111,11 +113,11 @@ class Disconnects:
         self._now = now
         self._client = client
         self._ask = ask
+        self._count = count
         self._locked = locked
         self._news: set[News] = set()
         self._again: list[tuple[datetime, News]] = []
         self._under_way: dict[int, Deferred[None]] = {}
-        self.outcomes: dict[str, int] = {}
         for topic in ("status", "people", "devices", "objects"):
             changes.listen(topic, partial(self._heard, topic))
 
@@ -234,7 +236,7 @@ class Disconnects:
     async def _attempt(self, job: DisconnectRow, until: datetime) -> None:
         session, is_alone = await self._database.read(_session, job.session_id)
         outcome = await self._asked(job, session, is_alone)
-        self.outcomes[outcome.word] = self.outcomes.get(outcome.word, 0) + 1
+        self._count(outcome.word)
         await self._database.write(self._settle, job, until, session, outcome)
 
     async def _asked(
