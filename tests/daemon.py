@@ -38,7 +38,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class Daemon:
-    """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it."""
+    """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it.
+
+    ``settings`` are sections of tmad.toml, ``radius`` further lines of [protocols.radius].
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Daemon:
         *init: str,
         workers: int = 1,
         settings: str = "",
+        radius: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.environment = {**os.environ, **(environment or {})}
@@ -54,7 +58,11 @@ class Daemon:
         self.workers = workers
         self.process: subprocess.Popen[bytes] | None = None
         # Each worker has the ops port after the one before it: the last ones stay free.
-        self.http_port, self.https_port, self.client_port, self.ops_port, *_ = free_ports(8)
+        (
+            self.http_port, self.https_port, self.client_port,
+            self.radius_port, self.radius_acct_port, self.radsec_port,
+            self.ops_port, *_,
+        ) = free_ports(11)  # fmt: skip
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.https_url = f"https://127.0.0.1:{self.https_port}"
         self.ops_url = f"http://127.0.0.1:{self.ops_port}"
@@ -66,9 +74,13 @@ class Daemon:
             "--https-client", f"127.0.0.1:{self.client_port}",
             "--ops", f"127.0.0.1:{self.ops_port}", *init,
         )  # fmt: skip
-        if settings:
-            with self.config.open("a", encoding="utf-8") as file:
-                file.write(settings)
+        with self.config.open("a", encoding="utf-8") as file:
+            file.write(
+                "\n[protocols.radius]\n"
+                f'auth = ["127.0.0.1:{self.radius_port}"]\n'
+                f'accounting = ["127.0.0.1:{self.radius_acct_port}"]\n'
+                f"{radius}\n{settings}"
+            )
 
     # -- the command line ---------------------------------------------------------------
 

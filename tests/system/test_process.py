@@ -101,8 +101,14 @@ def test_twist_runs_the_same_daemon(node: Daemon) -> None:
 def test_the_shipped_sample_is_a_working_configuration(node: Daemon) -> None:
     """conf/tmad.toml as it is, but for the addresses, which may be taken here."""
     sample = (ROOT / "conf" / "tmad.toml").read_text()
-    http, https, ops = node.http_port, node.https_port, node.ops_port
-    for key, port in (("http", http), ("https", https), ("ops", ops)):
+    ports = {
+        "http": node.http_port,
+        "https": node.https_port,
+        "ops": node.ops_port,
+        "auth": node.radius_port,
+        "accounting": node.radius_acct_port,
+    }
+    for key, port in ports.items():
         sample = re.sub(rf"(?m)^# {key} = .*", f'{key} = ["127.0.0.1:{port}"]', sample)
     sample = sample.replace('# data = "data" ', 'data = "." ')
     node.config.write_text(sample)

@@ -44,6 +44,7 @@ class Plan:
     token: str = ""
     pin_file: str = ""
     listen: tuple[tuple[str, str], ...] = ()  # ("http", "0.0.0.0:80")
+    radius: tuple[tuple[str, str], ...] = ()  # ("auth", "127.0.0.1:1812")
 
     @property
     def settings(self) -> Path:
@@ -82,6 +83,8 @@ class Report:
 @click.option("--https", metavar="[HOST:]PORT")
 @click.option("--https-client", metavar="[HOST:]PORT", help="HTTPS with client certificates.")
 @click.option("--ops", metavar="[HOST:]PORT", help="Metrics and health; on loopback.")
+@click.option("--radius", metavar="[HOST:]PORT", help="RADIUS authentication; on loopback.")
+@click.option("--radius-accounting", metavar="[HOST:]PORT", help="RADIUS accounting; on loopback.")
 def init(
     directory: Path,
     name: str,
@@ -96,6 +99,8 @@ def init(
     https: str | None,
     https_client: str | None,
     ops: str | None,
+    radius: str | None,
+    radius_accounting: str | None,
 ) -> None:
     """Set up this node: settings, master key, database, root and issuing CA, a SCEP endpoint.
 
@@ -121,6 +126,11 @@ def init(
         token=token,
         pin_file=pin_file,
         listen=tuple(given.items()),
+        radius=tuple(
+            (key, _listening(text, "127.0.0.1"))
+            for key, text in (("auth", radius), ("accounting", radius_accounting))
+            if text
+        ),
     )
     output.say(f"tmad set-up of {plan.directory}")
     if not set_up(plan):
@@ -157,6 +167,8 @@ def _write_settings(plan: Plan, report: Report) -> None:
         tree["node"]["public_url"] = plan.public_url
     if plan.database:
         tree["database"] = {"url": plan.database}
+    if plan.radius:
+        tree["protocols"] = {"radius": {name: [address] for name, address in plan.radius}}
     if plan.store == "pkcs11":
         tree["keyring"] = {
             "store": "pkcs11",

@@ -18,7 +18,14 @@ import click
 from tmad.cli import init, output
 from tmad.cli.context import UNREACHABLE, Ended, program
 
-PORTS = {"http": 8080, "https": 8443, "https_client": 8444, "ops": 9464}
+PORTS = {
+    "http": 8080,
+    "https": 8443,
+    "https_client": 8444,
+    "ops": 9464,
+    "radius": 1812,
+    "radius_accounting": 1813,
+}
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
@@ -124,13 +131,17 @@ def _free_ports() -> dict[str, int]:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError:
-            return False
-        return True
+    """Tell whether nobody listens there, neither by TCP nor by UDP."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind is socket.SOCK_STREAM:
+                # Not for UDP: there it lets two have the same address.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                return False
+    return True
 
 
 def _command(settings: Path | None, *arguments: str) -> list[str]:

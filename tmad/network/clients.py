@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-Method: TypeAlias = Literal["eap-tls", "eap-ttls", "peap", "eap-gtc", "eap-mschapv2", "teap", "pap"]
+# "eap-ttls" and "peap" stand for all that they may hold inside.
+Method: TypeAlias = Literal[
+    "eap-tls", "eap-ttls", "eap-ttls-pap", "eap-ttls-mschapv2", "eap-ttls-eap-gtc",
+    "eap-ttls-eap-mschapv2", "peap", "peap-tls", "peap-gtc", "peap-mschapv2", "eap-gtc", "pap",
+]  # fmt: skip
 METHODS: Final[tuple[str, ...]] = get_args(Method)
 Vendor: TypeAlias = Literal[
     "generic", "airespace", "aruba", "checkpoint", "cisco", "citrix", "extreme", "f5", "fortinet",
@@ -142,7 +146,9 @@ class RadiusClientDocument(BaseModel):
     methods: tuple[Method, ...] = Field(
         default=("eap-tls",), description="How its people and devices may log in, first is offered."
     )
-    fragment_size: int = Field(default=1_024, ge=200, le=1_400, description="Octets of EAP-TLS.")
+    fragment_size: int = Field(
+        default=1_300, ge=200, le=1_400, description="Octets of TLS in one EAP message."
+    )
     latin1: bool = Field(default=False, description="Read passwords that are not UTF-8 as Latin-1.")
     coa: CoAOptions = CoAOptions()
     radsec: RadSecOptions = RadSecOptions()

@@ -11,3 +11,4 @@ tmad = ServiceMaker(  # type: ignore[no-untyped-call]  # Twisted does not type i
 scep = ProtocolPlugin("scep", "tmad.protocols.scep.plugin")
 ocsp = ProtocolPlugin("ocsp", "tmad.protocols.ocsp.plugin")
 crl = ProtocolPlugin("crl", "tmad.protocols.crl.plugin")
+radius = ProtocolPlugin("radius", "tmad.protocols.radius.plugin")

@@ -1,0 +1,67 @@
+"""Requests that arrive again: answered once, and again with the same octets (RFC 5080, 2.2.2)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request; ``reply`` is None while it is being answered (R-20)."""
+
+    authenticator: bytes
+    reply: bytes | None
+    expires: float
+
+
+class Duplicates:
+    """The requests of the last seconds, by where they came from and their identifier."""
+
+    def __init__(
+        self, seconds: Callable[[], float], *, window: float = 10.0, maximum: int = 20_000
+    ) -> None:
+        self._seconds = seconds
+        self._window = window
+        self._maximum = maximum
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key: Hashable, authenticator: bytes) -> Entry | None:
+        """Return the entry of the same request, if it was here before (R-21, R-22)."""
+        entry = self._entries.get(key)
+        if (
+            entry is None
+            or entry.authenticator != authenticator
+            or entry.expires <= self._seconds()
+        ):
+            return None
+        return entry
+
+    def begin(self, key: Hashable, authenticator: bytes, patience: float = 30.0) -> Entry:
+        """Note a new request; whatever was under its key is over (R-23)."""
+        now = self._seconds()
+        self._entries.pop(key, None)
+        while self._entries and (
+            len(self._entries) >= self._maximum or next(iter(self._entries.values())).expires <= now
+        ):
+            self._entries.popitem(last=False)
+        entry = self._entries[key] = Entry(authenticator, None, now + patience)
+        return entry
+
+    def finish(self, key: Hashable, entry: Entry, reply: bytes) -> bool:
+        """Keep the answer; tell whether it is still wanted (R-23, R-24)."""
+        if self._entries.get(key) is not entry:
+            return False
+        entry.reply = reply
+        entry.expires = self._seconds() + self._window
+        self._entries.move_to_end(key)
+        return True
+
+    def forget(self, key: Hashable, entry: Entry) -> None:
+        """Drop a request that gets no answer: if it comes again it is a new one."""
+        if self._entries.get(key) is entry:
+            del self._entries[key]
