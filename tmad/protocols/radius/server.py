@@ -361,7 +361,8 @@ class UDPDoor(DatagramProtocol):
         except BaseException:
             self._duplicates.forget(key, entry)
             raise
-        self._meter.count(_OUTCOMES.get(Code(reply[0]), "other"))
+        is_status = packet.code == Code.STATUS_SERVER
+        self._meter.count("status" if is_status else _OUTCOMES.get(Code(reply[0]), "other"))
         delay = self._policy.reject_delay
         if reply[0] == Code.ACCESS_REJECT and delay and self._delayed < self._policy.delayed:
             # guessing takes its time.
