@@ -23,7 +23,8 @@ from zope.interface import implementer
 from tests.support import Clock
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.identity.webhook import LARGEST_ANSWER, Question, Webhook, Webhooks
+from tmad.identity.httpclient import LARGEST_ANSWER
+from tmad.identity.webhook import Question, Webhook, Webhooks
 from tmad.signer.seal import Seal
 
 QUESTION = Question(

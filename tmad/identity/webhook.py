@@ -19,58 +19,21 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from cryptography import x509
-from OpenSSL.crypto import X509
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed  # noqa: A004
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IConsumer, IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    RequestTransmissionFailed,
-    ResponseDone,
-    ResponseFailed,
-)
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IAgent
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.credentials import refusal
+from tmad.identity.httpclient import FAILURES, ask, verifying_agent
 from tmad.signer.seal import Seal
 
-# Twisted leaves these untyped.
-_make_agent: Callable[..., IAgent] = Agent
-_policy: Callable[..., Any] = BrowserLikePolicyForHTTPS
-_certificate: Callable[..., Any] = Certificate
-_trust_root: Callable[..., Any] = trustRootFromCertificates
-
-LARGEST_ANSWER: Final = 65_536  # octets
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,60}")
 _URL: Final = re.compile(r"(https?)://(\[[0-9a-fA-F:]+\]|[^/:@\s]+)(:\d+)?(/[^\s#]*)?")
-# What a service that is down, slow, cut off or not trusted looks like; OSError also covers a
-# name that does not resolve and a CA file that cannot be read, ValueError one without PEM.
-_FAILURES: Final = (
-    ConnectError,
-    ConnectionLost,
-    ConnectionDone,
-    ResponseFailed,
-    RequestTransmissionFailed,
-    PotentialDataLoss,
-    TimeoutError,
-    CancelledError,
-    OSError,
-    ValueError,
-)
 
 
 class Webhook(BaseModel):
@@ -174,7 +137,7 @@ class Webhooks:
             headers.addRawHeader(webhook.header, self._signature(question.endpoint, webhook, body))
         try:
             status, answer = await self._post(webhook, headers, body)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _unknown(webhook, f"{type(error).__name__}: {error}") from None
         if status != 200:
             # A redirect is not followed either: the question holds a secret.
@@ -199,72 +162,19 @@ class Webhooks:
 
     async def _post(self, webhook: Webhook, headers: Headers, body: bytes) -> tuple[int, bytes]:
         agent = self._agent(self._reactor, webhook)
-        deadline = self._reactor.seconds() + webhook.timeout_seconds
-        asked: Deferred[IResponse] = agent.request(
-            b"POST", webhook.url.encode(), headers, _Body(body)
+        return await ask(
+            self._reactor,
+            agent,
+            "POST",
+            webhook.url,
+            headers,
+            body,
+            patience=webhook.timeout_seconds,
         )
-        response = await asked.addTimeout(webhook.timeout_seconds, self._reactor)
-        collector = _Collector()
-        response.deliverBody(collector)  # type: ignore[no-untyped-call]  # Twisted's interface
-        left = max(0.001, deadline - self._reactor.seconds())
-        return response.code, await collector.whole.addTimeout(left, self._reactor)
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """Octets that are all there already."""
-
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self.length = len(octets)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802
-        consumer.write(self._octets)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:  # noqa: N802  nothing is left to pause
-        pass
-
-    def resumeProducing(self) -> None:  # noqa: N802
-        pass
-
-    def stopProducing(self) -> None:  # noqa: N802
-        pass
-
-
-class _Collector(Protocol):
-    """Takes an answer of bounded size and hangs up on a longer one."""
-
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred(lambda _: self.hang_up())
-        self._received = bytearray()
-
-    def hang_up(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
-        self._received += data
-        if len(self._received) > LARGEST_ANSWER:
-            self._received.clear()
-            self.hang_up()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
-        if self.whole.called:
-            return
-        if reason.check(ResponseDone):  # type: ignore[no-untyped-call]  # Twisted's class
-            self.whole.callback(bytes(self._received))
-        else:
-            self.whole.errback(reason)
 
 
 def _verifying_agent(reactor: IReactorTime, webhook: Webhook) -> IAgent:
-    trust = None
-    if webhook.ca_file:
-        found = x509.load_pem_x509_certificates(Path(webhook.ca_file).read_bytes())
-        trust = _trust_root([_certificate(X509.from_cryptography(each)) for each in found])
-    # Without a file: the authorities that this machine trusts. Names are always checked.
-    return _make_agent(reactor, _policy(trust), connectTimeout=webhook.timeout_seconds)
+    return verifying_agent(reactor, webhook.ca_file, webhook.timeout_seconds)
 
 
 def _unknown(webhook: Webhook, why: str) -> Fault:
