@@ -217,7 +217,7 @@ class People:
         sealed = None
         if allow_mschap:
             nt_hash = passwords.nt_hash(password).reveal()
-            sealed = self._seal.seal(nt_hash, about=_about_nt_hash(tenant, key))
+            sealed = self._seal.seal(nt_hash, about=about_nt_hash(tenant, key))
         now = self._now()
 
         def apply(person: PersonRow) -> PersonRow:
@@ -265,12 +265,6 @@ class People:
     async def by_name(self, tenant: str, name: str) -> PersonRow | None:
         """Return the person that a name means, as of now, whatever its state."""
         return await self._database.lookup(rows.by_name, tenant, naming.person_key(name))
-
-    def open_nt_hash(self, person: PersonRow) -> Secret | None:
-        """Return the NT hash of a person's password, where it was kept."""
-        if person.nt_hash is None:
-            return None
-        return self._seal.open(person.nt_hash, about=_about_nt_hash(person.tenant, person.name))
 
     # -- transactions -----------------------------------------------------------------------
 
@@ -386,6 +380,11 @@ def about(tenant: str, name: str) -> str:
     return f"password {tenant}/{name}"
 
 
+def about_nt_hash(tenant: str, name: str) -> str:
+    """Return what the NT hash of a person's password is sealed for."""
+    return f"nt-hash {tenant}/{name}"
+
+
 def absent(name: str) -> Fault:
     """Return the refusal for a person that is not there."""
     return Fault(FaultCode.NOT_FOUND, f"there is no person {name!r}", rule="person.absent")
@@ -410,10 +409,6 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def _about_nt_hash(tenant: str, name: str) -> str:
-    return f"nt-hash {tenant}/{name}"
 
 
 def _full_name(text: str) -> str:

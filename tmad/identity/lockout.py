@@ -1,0 +1,119 @@
+"""What failed logins lead to: people and tokens are locked, sources must wait.
+
+Counting is part of the transaction that judges a login and that commits whatever it says; the
+caller's own transaction, which may be rolled back, has no part in it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from tmad.identity.login_rules import LockRules
+from tmad.storage import login_failures as rows
+from tmad.storage.login_failures import FailureRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Names that nobody has are counted like others, which costs as much and tells as little; in a
+# few rows, however many names a stranger thinks of.
+_BUCKETS: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whose failures count in one login: ``tokens`` are all that were tried."""
+
+    person: str
+    tokens: tuple[str, ...]
+    token: str  # the one whose code was presented, or the first
+    source: str
+    is_known: bool = True
+
+    @classmethod
+    def of(
+        cls, name: str, *, is_known: bool, tokens: tuple[str, ...], token: str, source: str
+    ) -> Subjects:
+        """Return the subjects of a login with this normalised name."""
+        if is_known:
+            return cls(f"person:{name}", tokens, token, f"source:{source}")
+        bucket = f"unknown:{zlib.crc32(name.encode()) % _BUCKETS:03x}"
+        stand_in = f"token:{bucket}" if tokens else ""
+        return cls(bucket, (stand_in,) if tokens else (), stand_in, f"source:{source}", False)
+
+
+class Lockout:
+    """The failures of one login's subjects, inside its transaction."""
+
+    def __init__(
+        self, connection: Connection, tenant: str, subjects: Subjects, rules: LockRules
+    ) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._subjects = subjects
+        self._rules = rules
+        # Guesses at the same instant follow each other, so that no more than the limit count.
+        rows.in_a_row(connection, tenant, subjects.person)
+        self._before: Mapping[str, FailureRow] = rows.find_three(
+            connection, tenant, (subjects.person, subjects.token, subjects.source)
+        )
+
+    def obstacle(self, now: datetime) -> str:
+        """Return the rule by which nothing that is presented now is accepted, or ""."""
+        mine = self._subjects
+        for subject, rule in (
+            (mine.source, "login.source"),
+            (mine.person, "login.locked"),
+            (mine.token, "otp.locked"),
+        ):
+            row = self._before.get(subject)
+            if row is not None and row.is_locked(now):
+                return rule
+        return ""
+
+    def fail(self, now: datetime, *, is_judged: bool) -> tuple[str, ...]:
+        """Count a failure; return the subjects that it has locked.
+
+        What was not judged, because of an obstacle, writes as much but counts nothing: time
+        must not tell which of the two it was.
+        """
+        mine, rules = self._subjects, self._rules
+        until = now + timedelta(minutes=rules.minutes) if rules.minutes else rows.FOR_EVER
+        by = 1 if is_judged else 0
+        locked = []
+        for subject in (mine.person, *mine.tokens):
+            if rows.count(
+                self._connection,
+                self._tenant,
+                subject,
+                now=now,
+                by=by,
+                limit=rules.failures,
+                locked_until=until if mine.is_known else None,
+                oldest=_EVER,
+            ):
+                locked.append(subject)
+        window = timedelta(minutes=rules.source_minutes)
+        if rows.count(
+            self._connection,
+            self._tenant,
+            mine.source,
+            now=now,
+            by=by,
+            limit=rules.source_failures,
+            locked_until=now + window if rules.source_failures else None,
+            oldest=now - window,
+        ):
+            locked.append(mine.source)
+        return tuple(locked)
+
+    def succeed(self) -> None:
+        """Forget the failures of the person and of the token that was used."""
+        for subject in (self._subjects.person, self._subjects.token):
+            if subject in self._before:
+                rows.reset(self._connection, self._tenant, subject)

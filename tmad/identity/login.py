@@ -1,0 +1,424 @@
+"""Logins of people by password, PIN, one-time password and codes that are sent to them.
+
+Whatever is wrong, the client hears one sentence after the same work; the rule that said no goes
+to the journal. All factors of an answer are evaluated before anything is decided, and the
+decision is one transaction: locks are looked at, the code is used up, or the failure is counted.
+Nothing that succeeded is remembered: the next login is judged anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from tmad.errors import Fault, FaultCode
+from tmad.events import JSON, Clock, Event, Secret
+from tmad.identity import naming
+from tmad.identity import people as persons
+from tmad.identity import tokens as token_names
+from tmad.identity.access import Records
+from tmad.identity.factors import STAGES, Attempt, CodeKind, Evidence, Factors, Stage
+from tmad.identity.lockout import Lockout, Subjects
+from tmad.identity.login_rules import LoginRules
+from tmad.identity.passwords import Passwords
+from tmad.identity.tokens import MOST, Tokens
+from tmad.signer.seal import Seal
+from tmad.storage import otp_tokens, people
+from tmad.storage.database import Database
+from tmad.storage.otp_tokens import TokenRow
+from tmad.storage.people import PersonRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["Accepted", "LoginRules", "Logins", "Prompt", "SentCodes"]
+
+REFUSED: Final = "login refused"
+_PROMPT_LIVES: Final = timedelta(minutes=5)
+# A code that was mistyped may be typed again, where tries are left.
+_ANOTHER_TRY: Final = frozenset({"otp.wrong", "otp.replayed", "login.code"})
+_NOTED_EACH: Final = timedelta(minutes=1)
+_NOTED_SUBJECTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A person who has shown all that was asked for: "password", "otp", "pin", "sms", …"""
+
+    person: PersonRow
+    factors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What to ask next. The caller keeps it, and gives it back once."""
+
+    text: str
+    tenant: str
+    name: str  # as it was typed
+    rules: LoginRules
+    stage: Stage
+    tries_left: int
+    expires_at: datetime
+    password_is_right: bool = field(repr=False)
+    password_at: datetime | None  # of the password that was judged
+
+
+class SentCodes(Protocol):
+    """The part of tmad/identity/codes.py that logins need."""
+
+    async def send_login_code(self, person: PersonRow, kind: Literal["sms", "mail"]) -> str: ...
+
+    def verify_in(
+        self,
+        connection: Connection,
+        tenant: str,
+        person: str,
+        kind: CodeKind,
+        code: Secret,
+        now: datetime,
+    ) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The decision: accepted without a ``rule``."""
+
+    rule: str
+    person: PersonRow | None = None
+    factor: str = ""  # how the code was accepted that ``Evidence.kinds`` allowed
+    locked: tuple[str, ...] = ()
+
+
+class Logins:
+    """Judges the logins of people.
+
+    ``later`` runs what nobody waits for. ``clock_is_wrong`` tells that time steps mean nothing
+    just now (O-23).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Records,
+        checks: Passwords,
+        tokens: Tokens,
+        seal: Seal,
+        now: Clock,
+        *,
+        codes: SentCodes | None = None,
+        later: Callable[[Awaitable[object]], object],
+        clock_is_wrong: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.journal = journal
+        self._database = database
+        self._passwords = checks
+        self._tokens = tokens
+        self._seal = seal
+        self._now = now
+        self._codes = codes
+        self._later = later
+        self._factors = Factors(checks, tokens, now, clock_is_wrong)
+        self._noted: dict[tuple[str, str], datetime] = {}
+
+    async def begin(
+        self,
+        *,
+        tenant: str,
+        name: str,
+        password: Secret,
+        rules: LoginRules,
+        source: str,
+        via: str,
+    ) -> Accepted | Prompt:
+        """Judge a name and what was typed beside it, or ask for the code that is missing.
+
+        ``source`` is whose failures are counted together (a NAS, an address); ``via`` the door.
+        Every refusal is Fault(UNAUTHENTICATED) with the same text.
+        """
+        attempt = await self._attempt(tenant, name, rules, source, via)
+        evidence = await self._factors.of(attempt, password)
+        if evidence.is_final:
+            return await self._decide(attempt, evidence)
+        return await self._challenge(attempt, evidence)
+
+    async def answer(
+        self, prompt: Prompt, code: Secret, *, source: str, via: str
+    ) -> Accepted | Prompt:
+        """Judge the answer to a challenge; another challenge while tries are left."""
+        attempt = await self._attempt(prompt.tenant, prompt.name, prompt.rules, source, via)
+        evidence = self._factors.of_code(attempt, code, prompt.stage)
+        known = attempt.person
+        is_same = known is not None and known.password_at == prompt.password_at
+        mistake = "" if prompt.password_is_right and is_same else "login.password"
+        is_late = self._now() >= prompt.expires_at
+        if is_late:
+            mistake = "login.prompt-expired"
+        evidence = replace(
+            evidence,
+            factors=("password", *evidence.factors),
+            mistake=mistake or evidence.mistake,
+        )
+        outcome = await self._settle(attempt, evidence)
+        # Where a wrong password is asked for a code as well, every mistake looks the same.
+        is_open = outcome.rule in _ANOTHER_TRY or prompt.rules.always_challenge
+        if outcome.rule and is_open and not is_late and prompt.tries_left > 1:
+            await self._refusal(attempt, outcome.rule)
+            return replace(prompt, tries_left=prompt.tries_left - 1)
+        return await self._conclude(attempt, evidence, outcome)
+
+    # -- MSCHAPv2, whose method checks the answer itself --------------------------------------
+
+    async def nt_hash(self, tenant: str, name: str, rules: LoginRules) -> Secret | None:
+        """Return the NT hash of a person's password, where it was kept and one factor is enough.
+
+        Whoever asks reports by ``conclude_mschap`` what the answer was, right or wrong.
+        """
+        attempt = await self._attempt(tenant, name, rules, "", "")
+        person = attempt.person
+        if rules.mode != "password" or person is None or person.nt_hash is None:
+            return None
+        return self._seal.open(person.nt_hash, about=persons.about_nt_hash(tenant, person.name))
+
+    async def conclude_mschap(
+        self,
+        *,
+        tenant: str,
+        name: str,
+        is_right: bool,
+        rules: LoginRules,
+        source: str,
+        via: str,
+    ) -> Accepted:
+        """Judge a login whose MSCHAPv2 response was right or wrong."""
+        attempt = await self._attempt(tenant, name, rules, source, via)
+        evidence = Evidence(factors=("mschap",), mistake="" if is_right else "login.password")
+        return await self._decide(attempt, evidence)
+
+    # -- the decision -------------------------------------------------------------------------
+
+    async def _attempt(
+        self, tenant: str, name: str, rules: LoginRules, source: str, via: str
+    ) -> Attempt:
+        spellings = naming.spellings(name, rules.realms)
+        person, tokens = await self._database.lookup(_find, tenant, spellings)
+        return Attempt(
+            tenant=tenant,
+            name=name,
+            rules=rules,
+            source=source,
+            via=via,
+            person=person,
+            tokens=tokens,
+        )
+
+    async def _decide(self, attempt: Attempt, evidence: Evidence) -> Accepted:
+        return await self._conclude(attempt, evidence, await self._settle(attempt, evidence))
+
+    async def _conclude(self, attempt: Attempt, evidence: Evidence, outcome: _Outcome) -> Accepted:
+        if outcome.rule or outcome.person is None:
+            raise await self._refusal(attempt, outcome.rule)
+        if evidence.password is not None:
+            self._renew_hash(outcome.person, evidence.password)
+        factors = (*evidence.factors, *([outcome.factor] if outcome.factor else []))
+        return Accepted(person=outcome.person, factors=factors)
+
+    def _renew_hash(self, person: PersonRow, password: Secret) -> None:
+        """Hash a right password anew where the settings want another cost by now."""
+        stored = person.password_hash
+        if stored is not None and self._passwords.is_outdated(stored):
+            self._later(self._rehash(person, stored, password))
+
+    async def _rehash(self, person: PersonRow, stored: str, password: Secret) -> None:
+        about = persons.about(person.tenant, person.name)
+        renewed = await self._passwords.hash(about, password)
+        await self._database.write(people.rehash, person.tenant, person.name, stored, renewed)
+
+    async def _challenge(self, attempt: Attempt, evidence: Evidence) -> Prompt:
+        """Ask for the second half, if the first was right or if that must not be seen."""
+        rules = attempt.rules
+        if not rules.always_challenge:
+            outcome = await self._settle(attempt, evidence)
+            if outcome.rule:
+                raise await self._refusal(attempt, outcome.rule)
+        stage = STAGES[rules.mode]
+        if stage != "otp" and not evidence.mistake:
+            # Nobody waits for it: a NAS does not for long, and time would tell (O-05, O-03).
+            self._later(self._send(attempt, stage))
+        return Prompt(
+            text=rules.prompt,
+            tenant=attempt.tenant,
+            name=attempt.name,
+            rules=rules,
+            stage=stage,
+            tries_left=rules.tries,
+            expires_at=self._now() + _PROMPT_LIVES,
+            password_is_right=not evidence.mistake,
+            password_at=attempt.person.password_at if attempt.person else None,
+        )
+
+    async def _send(self, attempt: Attempt, kind: Literal["sms", "mail"]) -> None:
+        """Send a code to somebody who may log in just now; journal why it is not sent."""
+        if attempt.person is None or self._codes is None:
+            return
+        rule = await self._database.write(self._obstacle_in, attempt)
+        if rule:
+            return
+        try:
+            await self._codes.send_login_code(attempt.person, kind)
+        except Fault as fault:
+            await self.journal.refuse(
+                fault,
+                tenant=attempt.tenant,
+                actor=attempt.via,
+                object=persons.subject(attempt.key),
+                data={"login": attempt.rules.mode},
+            )
+
+    def _obstacle_in(self, connection: Connection, attempt: Attempt) -> str:
+        subjects = self._subjects(attempt, Evidence(factors=()))
+        guard = Lockout(connection, attempt.tenant, subjects, attempt.rules.lock)
+        return guard.obstacle(self._now()) or _closed(attempt.person, self._now())
+
+    async def _settle(self, attempt: Attempt, evidence: Evidence) -> _Outcome:
+        outcome = await self._database.write(self._settle_in, attempt, evidence)
+        for subject in outcome.locked:
+            await self._note_lock(attempt, subject)
+        return outcome
+
+    def _settle_in(self, connection: Connection, attempt: Attempt, evidence: Evidence) -> _Outcome:
+        """Decide, and make it so. A refusal is returned: an exception would undo its count."""
+        now = self._now()
+        guard = Lockout(
+            connection, attempt.tenant, self._subjects(attempt, evidence), attempt.rules.lock
+        )
+        obstacle = guard.obstacle(now)
+        # Read again: whoever was disabled while the password was checked is disabled.
+        person = people.by_name(connection, attempt.tenant, attempt.key)
+        if attempt.person is None:
+            person = None
+        rule = obstacle or _closed(person, now) or evidence.mistake
+        if not rule and person and _has_new_password(attempt.person, person):
+            rule = "login.password"
+        factor = ""
+        if not rule and evidence.is_final:
+            rule, factor = self._use_up(connection, attempt, evidence, now)
+        if rule:
+            return _Outcome(rule, locked=guard.fail(now, is_judged=not obstacle))
+        if evidence.is_final:
+            guard.succeed()
+        return _Outcome("", person, factor)
+
+    def _use_up(
+        self, connection: Connection, attempt: Attempt, evidence: Evidence, now: datetime
+    ) -> tuple[str, str]:
+        """Use the code up that makes the login; return the rule against it, or how it counts."""
+        if evidence.hit is not None:
+            return ("" if self._tokens.use(connection, evidence.hit, now) else "otp.replayed"), ""
+        if evidence.code is None:
+            return ("otp.wrong" if evidence.needs_token else ""), ""
+        for kind in evidence.kinds:
+            if self._codes is not None and self._codes.verify_in(
+                connection, attempt.tenant, attempt.key, kind, evidence.code, now
+            ):
+                return "", kind
+        return "login.code", ""
+
+    def _subjects(self, attempt: Attempt, evidence: Evidence) -> Subjects:
+        tried: tuple[str, ...] = ()
+        if evidence.needs_token:
+            every = attempt.tokens or (self._tokens.nobodys,)
+            tried = tuple(map(token_names.subject, every))
+        token = token_names.subject(evidence.hit.token) if evidence.hit else "".join(tried[:1])
+        return Subjects.of(
+            attempt.key,
+            is_known=attempt.person is not None,
+            tokens=tried,
+            token=token,
+            source=attempt.source,
+        )
+
+    # -- what is written down -----------------------------------------------------------------
+
+    async def _refusal(self, attempt: Attempt, rule: str) -> Fault:
+        """Return the one public refusal, journaled with its true reason."""
+        fault = Fault(
+            FaultCode.UNAUTHENTICATED,
+            REFUSED,
+            private=rule,
+            rule=rule,
+            values={
+                "name": attempt.name[:128],
+                "person": attempt.person.name if attempt.person else "",
+                "mode": attempt.rules.mode,
+                "source": attempt.source,
+            },
+        )
+        if self._is_worth_noting(rule, attempt):
+            await self.journal.refuse(
+                fault,
+                tenant=attempt.tenant,
+                actor=attempt.via,
+                object=persons.subject(attempt.key),
+                data={"login": attempt.rules.mode},
+            )
+        return fault
+
+    def _is_worth_noting(self, rule: str, attempt: Attempt) -> bool:
+        """Whoever goes on against a lock is noted once a minute, not each time."""
+        if rule not in ("login.locked", "login.source", "otp.locked"):
+            return True
+        now = self._now()
+        key = (attempt.tenant, attempt.source if rule == "login.source" else attempt.key)
+        if now - self._noted.get(key, now - _NOTED_EACH) < _NOTED_EACH:
+            return False
+        if len(self._noted) >= _NOTED_SUBJECTS:
+            self._noted.clear()
+        self._noted[key] = now
+        return True
+
+    async def _note_lock(self, attempt: Attempt, subject: str) -> None:
+        lock = attempt.rules.lock
+        is_source = subject.startswith("source:")
+        data: dict[str, JSON] = {
+            "failures": lock.source_failures if is_source else lock.failures,
+            "minutes": lock.source_minutes if is_source else lock.minutes,
+            "source": attempt.source,
+        }
+        await self.journal.write(
+            Event(
+                kind="login.locked",
+                tenant=attempt.tenant,
+                actor=attempt.via,
+                object=subject,
+                data=data,
+            )
+        )
+
+
+def _find(
+    connection: Connection, tenant: str, spellings: tuple[str, ...]
+) -> tuple[PersonRow | None, tuple[TokenRow, ...]]:
+    """Return whom a typed name means, with the tokens that can be used."""
+    found = (people.by_name(connection, tenant, name) for name in spellings)
+    person = next(filter(None, found), None)
+    if person is None and "@" in spellings[0]:
+        person = people.by_mail(connection, tenant, spellings[0])
+    name = person.name if person else spellings[-1]
+    tokens = otp_tokens.find_by_person(connection, tenant, name, MOST)
+    return person, tuple(token for token in tokens if token.state != "disabled")
+
+
+def _closed(person: PersonRow | None, now: datetime) -> str:
+    """Return the rule by which an account lets nobody in, or ""."""
+    if person is None:
+        return "login.unknown"
+    if person.disabled_at is not None:
+        return "login.disabled"
+    return "" if person.is_usable(now) else "login.expired"
+
+
+def _has_new_password(judged: PersonRow | None, now: PersonRow) -> bool:
+    return judged is not None and judged.password_at != now.password_at
