@@ -383,11 +383,12 @@ def advanced(row: SessionRow, report: Report, happened: datetime, now: datetime)
 
 def _goes_on(row: SessionRow, happened: datetime) -> bool:
     """Tell whether a report from this time means that a closed session is not over after all."""
-    return (
-        row.cause in _NOT_FINAL
-        and row.closed_at is not None
-        and happened > row.closed_at + _IN_FLIGHT
-    )
+    if row.cause == "stale":
+        # It was only believed to be over.
+        return happened > row.seen_at
+    if row.cause not in _NOT_FINAL or row.closed_at is None:
+        return False
+    return happened > row.closed_at + _IN_FLIGHT
 
 
 def _stale_at(now: datetime, ends_at: datetime | None) -> datetime:
