@@ -296,9 +296,7 @@ class Logins:
         )
         obstacle = guard.obstacle(now)
         # Read again: whoever was disabled while the password was checked is disabled.
-        person = people.by_name(connection, attempt.tenant, attempt.key)
-        if attempt.person is None:
-            person = None
+        person = attempt.person and people.as_now(connection, attempt.person)
         rule = obstacle or _closed(person, now) or evidence.mistake
         if not rule and person and _has_new_password(attempt.person, person):
             rule = "login.password"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +58,7 @@ _BY_MAIL = Statement(
         t.c.tenant == sa.bindparam("key_tenant"), t.c.mail == sa.bindparam("key_mail")
     ).limit(2)
 )
+_STANDING = Statement(sa.select(t.c.disabled_at, t.c.valid_until, t.c.password_at).where(*_KEY))
 _REHASH = Statement(
     sa.update(t)
     .where(*_KEY, t.c.password_hash == sa.bindparam("old"))
@@ -68,6 +69,24 @@ _REHASH = Statement(
 def by_name(connection: sa.Connection, tenant: str, name: str) -> PersonRow | None:
     """Return one person, as one point read."""
     return _one(_BY_NAME.rows(connection, {"key_tenant": tenant, "key_name": name}))
+
+
+def as_now(connection: sa.Connection, person: PersonRow) -> PersonRow | None:
+    """Return a person that was read before with what lets it in or not as that is now.
+
+    None when it is gone. Everything else of the row is as it was read.
+    """
+    values = {"key_tenant": person.tenant, "key_name": person.name}
+    rows = _STANDING.rows(connection, values)
+    if not rows:
+        return None
+    [standing] = rows
+    if standing == (person.disabled_at, person.valid_until, person.password_at):
+        return person
+    disabled_at, valid_until, password_at = standing
+    return replace(
+        person, disabled_at=disabled_at, valid_until=valid_until, password_at=password_at
+    )
 
 
 def by_mail(connection: sa.Connection, tenant: str, mail: str) -> PersonRow | None:
