@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,12 +30,27 @@ PAGE = 500
 Reference: TypeAlias = tuple[str, str]  # kind and name, in the same tenant
 
 
+class PrincipalRules(BaseModel):
+    """How a certificate without a named owner is taken for a person's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: tuple[Literal["upn", "email", "dns", "cn"], ...] = Field(
+        default=("upn", "email", "dns", "cn"),
+        description="Names of a certificate that may be a person's, the most telling first.",
+    )
+    realms: tuple[str, ...] = Field(
+        default=(), description="Domains that a name may end in: bob@example.test is bob."
+    )
+
+
 class TenantDocument(BaseModel):
     """One tenant: its objects are invisible to every other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = Field(default="", max_length=500)
+    principals: PrincipalRules = PrincipalRules()
 
 
 def _nothing(*arguments: Any) -> None:

@@ -36,7 +36,7 @@ FAMILIES: Final[Mapping[str, frozenset[str]]] = {
     "cisco": frozenset({"cisco", "airespace", "cisco-asa"}),
     "aruba": frozenset({"aruba", "hp"}),
     "hp": frozenset({"hp", "aruba"}),
-    "microsoft": frozenset({"microsoft"}),
+    "airespace": frozenset({"airespace", "cisco"}),
 }
 
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?:([01]\d|2[0-3]):([0-5]\d)|24:00)")
@@ -200,6 +200,12 @@ class Rule(_Part):
         default=False,
         description="Accept certificates that allow any purpose, or name none; by default they "
         "must be for client authentication.",
+    )
+    simultaneous: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Devices that one person may have on the network at the same time.",
     )
     monitor: bool = Field(
         default=False,

@@ -27,6 +27,7 @@ class Standing(NamedTuple):
     reason: int | None
     profile: str
     owner: str
+    issuer_tenant: str
     authority: str
     issuer_state: str
     compromised_at: datetime | None  # the issuer's key
@@ -66,7 +67,7 @@ class Principals(NamedTuple):
 # looked for by: whoever finds its row has the very certificate that was issued.
 _CERTIFICATE = (
     "SELECT c.issuer_id, c.serial, c.state, c.revoked_at, c.reason, c.profile, c.owner,"
-    " i.authority, i.state, i.compromised_at,"
+    " i.tenant, i.authority, i.state, i.compromised_at,"
     " EXISTS (SELECT 1 FROM certificates k WHERE k.spki_sha256 = c.spki_sha256"
     " AND k.reason = 1 AND k.revoked_at IS NOT NULL)"
     " FROM certificates c JOIN issuers i ON i.id = c.issuer_id"
@@ -113,7 +114,7 @@ def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> Standing
     if row is None:
         return None
     issuer_id, serial, state, revoked_at, reason, profile, owner = row[:7]
-    authority, issuer_state, compromised_at, is_key_compromised = row[7:]
+    tenant_of_issuer, authority, issuer_state, compromised_at, is_key_compromised = row[7:]
     return Standing(
         issuer_id,
         serial,
@@ -122,6 +123,7 @@ def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> Standing
         reason,
         profile,
         owner,
+        tenant_of_issuer,
         authority,
         issuer_state,
         _instant(compromised_at),

@@ -1,0 +1,206 @@
+"""What is known about one login, what speaks against it, and how that is put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from tmad.errors import Fault, FaultCode
+from tmad.events import JSON
+from tmad.network import policy
+from tmad.network.facts import Facts
+from tmad.network.holder import Holder
+from tmad.network.policy import CompiledRule, Question
+from tmad.network.reasons import refusal
+from tmad.network.visit import Visit
+from tmad.storage.network import Standing
+
+CertificateID: TypeAlias = tuple[int, bytes]  # issuer id, serial as the database stores it
+
+_HOLD: Final = 6  # RFC 5280, 5.3.1: certificateHold
+_KEY_COMPROMISE: Final = 1
+_SHOWN: Final = 5  # rules of which a refusal says what did not fit
+_LONGEST_SUBJECT: Final = 1024  # characters that a stranger may put into the journal
+_SECOND: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that is known about one login before the rules are asked."""
+
+    question: Question
+    holder: Holder
+    user_name: str
+    facts: Facts | None = None
+    standing: Standing | None = None  # of a certificate of ours
+    certificate: CertificateID | None = None
+    doubts: tuple[Fault, ...] = ()
+    ends: tuple[datetime, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def of_status(standing: Standing, facts: Facts) -> Iterator[Fault]:
+    """Yield what the certificate's own row says against it."""
+    if standing.revoked_at is None:
+        return
+    values = {"serial": standing.serial.hex(), "since": standing.revoked_at.isoformat()}
+    if standing.reason == _HOLD:
+        yield refusal("network.held", "the certificate is on hold", **values)
+    elif standing.reason == _KEY_COMPROMISE:
+        yield compromised_key(facts)
+    else:
+        values["reason"] = str(standing.reason or 0)
+        yield refusal("network.revoked", "the certificate is revoked", **values)
+
+
+def compromised_key(facts: Facts) -> Fault:
+    return refusal(
+        "network.compromised-key",
+        "the certificate's key is in wrong hands",
+        serial=facts.serial.hex(),
+        spki_sha256=facts.spki_sha256.hex(),
+    )
+
+
+def of_time(facts: Facts, at: datetime) -> Iterator[Fault]:
+    values = {"now": at.isoformat()}
+    if at < facts.not_before:
+        values["not_before"] = facts.not_before.isoformat()
+        yield refusal("network.not-yet-valid", "the certificate is not valid yet", **values)
+    # A session lasts a second at least.
+    if at + _SECOND > facts.not_after:
+        values["not_after"] = facts.not_after.isoformat()
+        yield refusal("network.expired", "the certificate has expired", **values)
+
+
+def of_purpose(facts: Facts) -> Iterator[Fault]:
+    if facts.purpose != "client" or not facts.signs:
+        usage = "" if facts.signs else ", and its key may not sign"
+        words = {"any": "any purpose, or none named", "": "other purposes"}
+        yield refusal(
+            "network.purpose",
+            f"the certificate is not for client authentication{usage}",
+            purpose=words.get(facts.purpose, "client authentication"),
+            digital_signature=str(facts.signs).lower(),
+        )
+
+
+def unanswered(doubts: Sequence[Fault], rule: CompiledRule | None) -> Iterator[Fault]:
+    """Yield the doubts that the chosen rule does not answer."""
+    for doubt in doubts:
+        is_answered = (
+            doubt.rule == "network.purpose"
+            and rule is not None
+            and rule.rule.any_purpose
+            and doubt.values["digital_signature"] == "true"
+            and doubt.values["purpose"].startswith("any")
+        )
+        if not is_answered:
+            yield doubt
+
+
+def no_rule(rules: Sequence[CompiledRule], question: Question) -> Fault:
+    """Return the refusal of a login that no rule accepts, naming what nearly did."""
+    missed = policy.misses([rule for rule in rules if rule.rule.then == "accept"], question)
+    values = {
+        miss.rule.title: "; ".join(
+            f"{check.name}: wants {check.wanted}, got {check.got(question) or 'none'}"
+            for check in miss.failed
+        )
+        for miss in missed[:_SHOWN]
+    }
+    if not missed:
+        return _forbidden("network.policy", "no policy accepts anybody here", values)
+    # Named after what was missing where only that was missing.
+    single = {miss.failed[0].name for miss in missed if len(miss.failed) == 1}
+    if single == {"profiles"}:
+        return _forbidden("network.profile", "no rule accepts this certificate's profile", values)
+    if single == {"time"}:
+        return _forbidden("network.time", "no rule accepts it at this time", values)
+    return _forbidden("network.policy", "no rule accepts this login", values)
+
+
+def _forbidden(rule: str, detail: str, values: dict[str, str]) -> Fault:
+    return Fault(FaultCode.FORBIDDEN, detail, rule=rule, values=values)
+
+
+def session_timeout(case: Case, wanted: int) -> int | None:
+    """Return Session-Timeout: the rule's, never beyond the end of certificate and account."""
+    at = case.question.at
+    # What has ended already and still passes is let in by a rule that only monitors.
+    seconds = [int((end - at).total_seconds()) for end in case.ends if end > at]
+    # Below one second there is no session to speak of; 0 would mean that it never ends.
+    seconds = [max(1, each) for each in seconds]
+    return min([wanted, *seconds] if wanted else seconds, default=None)
+
+
+def template_values(case: Case) -> dict[str, str]:
+    """Return what templates are filled with: certificate and person, nothing else (R-61)."""
+    question, held = case.question, case.holder
+    values = {
+        "user": case.user_name,
+        "person": question.person,
+        "device": question.device,
+        "authority": question.authority,
+        "profile": question.profile,
+    }
+    if held.person is not None and question.person:
+        values["person.mail"] = held.person.mail
+    if case.facts is not None:
+        values["serial"] = case.facts.serial.hex()
+        values |= {f"subject.{name}": texts[0] for name, texts in question.subject.items()}
+        for kind, value in reversed(question.names):
+            values[f"san.{kind}"] = value
+    return values
+
+
+def trail(rules: Sequence[CompiledRule], case: Case | None) -> tuple[tuple[str, str], ...]:
+    """Say of each rule, up to the one that decided, why it does not match or that it does."""
+    if case is None:
+        return ()
+    trail: list[tuple[str, str]] = []
+    for rule in rules:
+        failed = rule.failed(case.question)
+        if failed:
+            trail.append(
+                (
+                    rule.title,
+                    "; ".join(
+                        f"{check.name}: wants {check.wanted},"
+                        f" got {check.got(case.question) or 'none'}"
+                        for check in failed
+                    ),
+                )
+            )
+        elif rule.rule.then == "reject" and rule.rule.monitor:
+            trail.append((rule.title, "matches, would reject, and only monitors"))
+        else:
+            trail.append((rule.title, f"matches: {rule.rule.then}"))
+            break
+    return tuple(trail)
+
+
+def visit_data(visit: Visit, method: str) -> dict[str, JSON]:
+    return {
+        "method": method,
+        "client": visit.client,
+        "address": visit.address,
+        "nas_identifier": visit.nas_identifier,
+        "nas_port": visit.nas_port,
+        "nas_port_type": visit.nas_port_type,
+        "ssid": visit.ssid,
+        "called_station": visit.called_station,
+        "calling_station": visit.calling_station,
+        "session_key": visit.session_key,
+    }
+
+
+def facts_data(facts: Facts) -> dict[str, JSON]:
+    return {
+        "subject": facts.subject[:_LONGEST_SUBJECT],
+        "serial": facts.serial.hex(),
+        "sha256": facts.sha256.hex(),
+        "not_after": facts.not_after.isoformat(),
+    }
