@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tmad.ca.service_certificates import ServiceCertificates
     from tmad.ca.status import StatusSource
     from tmad.events import Clock
+    from tmad.identity.login import Logins
     from tmad.journal import Journal
     from tmad.managed.objects import Objects
     from tmad.network.clients import RadiusClients
@@ -50,6 +51,7 @@ class Services:
     revocation: Revocation
     status: StatusSource
     crls: CRLs
+    logins: Logins
     radius_clients: RadiusClients
 
 
@@ -121,6 +123,9 @@ class Edge(Protocol):
         lease: bool = False,
     ) -> None:
         """Call ``function`` again and again; with ``lease``, in one process of all only."""
+
+    def works(self, *, reading: str = "", changing: str = "") -> None:
+        """Name, for /readyz, what needs a database to read only, and what one to change."""
 
     def stream(self, name: str, address: str, factory: Any) -> None:
         """Listen on a TCP address ("127.0.0.1:389") with a Twisted protocol factory."""

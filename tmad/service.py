@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets as random
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
 from tmad.ca import endpoint
@@ -34,6 +36,11 @@ from tmad.config import NodeSettings
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
 from tmad.identity.credentials import Door, EnrollSecrets
+from tmad.identity.devices import Devices
+from tmad.identity.login import Logins
+from tmad.identity.passwords import Passwords
+from tmad.identity.people import People
+from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed.objects import GRANT, TENANT, Objects
@@ -49,6 +56,8 @@ from tmad.storage.database import Database
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +76,14 @@ class Core:
     adoption: Adoption
     imports: CertificateImport
     inventory: Inventory
+    people: People
+    devices: Devices
+    tokens: Tokens
+    passwords: Passwords
 
     async def close(self) -> None:
         """Finish what is under way, then let go of keys and database."""
+        self.passwords.close()
         await self.services.keyring.close()
         await self.services.database.close()
 
@@ -168,6 +182,8 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         blocklist=Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None,
         reactor=reactor,
     )
+    passwords = Passwords(seal, settings.passwords, reactor)
+    tokens = Tokens(database, journal, passwords, seal, now)
     # A key that another process has destroyed is not kept in this one's memory.
     changes.listen("service_certificates", lambda key: keyring.forget("*"))
     services = Services(
@@ -197,6 +213,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
+        logins=Logins(database, journal, passwords, tokens, seal, now, later=_later),
         radius_clients=RadiusClients(database, journal, changes, seal, now),
     )
     return Core(
@@ -226,7 +243,16 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         ),
         imports=CertificateImport(database, journal, hierarchy, now),
         inventory=Inventory(database, journal, hierarchy, now),
+        people=People(database, journal, passwords, seal, now),
+        devices=Devices(database, journal, now),
+        tokens=tokens,
+        passwords=passwords,
     )
+
+
+def _later(work: Coroutine[Deferred[Any], Any, object]) -> None:
+    """Run what nobody waits for; a failure goes to the log."""
+    ensureDeferred(work).addErrback(lambda failure: log.failure("left undone", failure))
 
 
 def _stores(settings: NodeSettings, seal: Seal) -> dict[str, KeyStore]:

@@ -62,6 +62,38 @@ tmad.identity.codes.Codes.test_delivery                configuration.apply   A
 tmad.identity.credentials.EnrollSecrets.create         secret.create         AO
 tmad.identity.credentials.EnrollSecrets.list           secret.read           AO U S
 tmad.identity.credentials.EnrollSecrets.revoke         secret.revoke         AO
+tmad.identity.devices.Devices.block                    device.block          AO
+tmad.identity.devices.Devices.create                   device.write          AO
+tmad.identity.devices.Devices.delete                   device.delete         AO
+tmad.identity.devices.Devices.list                     device.read           AO US
+tmad.identity.devices.Devices.show                     device.read           AO US
+tmad.identity.devices.Devices.unblock                  device.block          AO
+tmad.identity.devices.Devices.update                   device.write          AO
+tmad.identity.people.People.change_groups              person.write          AO
+tmad.identity.people.People.create                     person.write          AO
+tmad.identity.people.People.delete                     person.delete         AO
+tmad.identity.people.People.disable                    person.write          AO
+tmad.identity.people.People.enable                     person.write          AO
+tmad.identity.people.People.list                       person.read           AO US
+tmad.identity.people.People.remove_password            person.password       AO
+tmad.identity.people.People.set_end                    person.write          AO
+tmad.identity.people.People.set_password               person.password       AO
+tmad.identity.people.People.show                       person.read           AO US
+tmad.identity.people.People.unlock                     person.write          AO
+tmad.identity.people.People.update                     person.write          AO
+tmad.identity.tokens.Tokens.activate                   token.write           AO
+tmad.identity.tokens.Tokens.assign                     token.write           AO
+tmad.identity.tokens.Tokens.create                     token.write           AO
+tmad.identity.tokens.Tokens.delete                     token.delete          AO
+tmad.identity.tokens.Tokens.disable                    token.write           AO
+tmad.identity.tokens.Tokens.enable                     token.write           AO
+tmad.identity.tokens.Tokens.import_                    token.import          AO
+tmad.identity.tokens.Tokens.list                       token.read            AO US
+tmad.identity.tokens.Tokens.resync                     token.reset           AO
+tmad.identity.tokens.Tokens.set_pin                    token.write           AO
+tmad.identity.tokens.Tokens.show                       token.read            AO US
+tmad.identity.tokens.Tokens.unassign                   token.write           AO
+tmad.identity.tokens.Tokens.unlock                     token.reset           AO
 tmad.managed.objects.Objects.apply                     configuration.apply   A
 tmad.managed.objects.Objects.export                    configuration.export  A  U
 tmad.managed.objects.Objects.get(tenant)               tenant.read           AOPUS

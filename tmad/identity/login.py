@@ -8,10 +8,10 @@ Nothing that succeeded is remembered: the next login is judged anew.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event, Secret
@@ -32,6 +32,7 @@ from tmad.storage.people import PersonRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from twisted.internet.defer import Deferred
 
 __all__ = ["Accepted", "LoginRules", "Logins", "Prompt", "SentCodes"]
 
@@ -109,7 +110,7 @@ class Logins:
         now: Clock,
         *,
         codes: SentCodes | None = None,
-        later: Callable[[Awaitable[object]], object],
+        later: Callable[[Coroutine[Deferred[Any], Any, object]], object],
         clock_is_wrong: Callable[[], bool] = lambda: False,
     ) -> None:
         self.journal = journal
