@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from tmad.identity.login import Logins
     from tmad.journal import Journal
     from tmad.managed.objects import Objects
+    from tmad.network.anchors import TrustAnchors
     from tmad.network.clients import RadiusClients
+    from tmad.network.decision import Admission
+    from tmad.network.sessions import Sessions
     from tmad.signer.keyring import Keyring
     from tmad.storage.changes import Changes
     from tmad.storage.database import Database
@@ -38,6 +41,7 @@ HTTPHandler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 class Services:
     """The core, as a responder sees it."""
 
+    host: str  # DNS name of this node
     now: Clock
     database: Database
     changes: Changes
@@ -53,6 +57,9 @@ class Services:
     crls: CRLs
     logins: Logins
     radius_clients: RadiusClients
+    admission: Admission
+    anchors: TrustAnchors
+    sessions: Sessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from tmad.ca.status import StatusSource
 from tmad.config import NodeSettings
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
+from tmad.identity.codes import Codes
 from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.devices import Devices
 from tmad.identity.login import Logins
@@ -44,7 +45,12 @@ from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed.objects import GRANT, TENANT, Objects
+from tmad.network import anchors, policy
+from tmad.network.anchors import TrustAnchors
 from tmad.network.clients import RADIUS_CLIENT, RadiusClients
+from tmad.network.decision import Admission
+from tmad.network.fetch import Fetcher
+from tmad.network.sessions import Sessions
 from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring, KeyStore
@@ -80,9 +86,13 @@ class Core:
     devices: Devices
     tokens: Tokens
     passwords: Passwords
+    codes: Codes
+    anchors: TrustAnchors
+    sessions: Sessions
 
     async def close(self) -> None:
         """Finish what is under way, then let go of keys and database."""
+        await self.codes.close()
         self.passwords.close()
         await self.services.keyring.close()
         await self.services.database.close()
@@ -147,7 +157,16 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         journal,
         changes,
         now,
-        (TENANT, GRANT, AUTHORITY, PROFILE, endpoint.kind(option_models), RADIUS_CLIENT),
+        (
+            TENANT,
+            GRANT,
+            AUTHORITY,
+            PROFILE,
+            endpoint.kind(option_models),
+            RADIUS_CLIENT,
+            anchors.kind(),
+            policy.kind(),
+        ),
     )
     endpoints = Endpoints(objects, option_models)
     keyring = Keyring(
@@ -168,6 +187,8 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     hierarchy = Hierarchy(database, changes, base_url=settings.public_url)
     status = StatusSource(database)
     revocation = Revocation(database, journal, now)
+    blocklist = Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None
+    blocklist = Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None
     authority = Authority(
         database=database,
         journal=journal,
@@ -179,14 +200,27 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         secrets=secrets,
         now=now,
         webhooks=webhooks,
-        blocklist=Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None,
+        blocklist=blocklist,
         reactor=reactor,
+    )
+    sessions = Sessions(database, journal, now)
+    trust_anchors = anchors.TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
+    admission = Admission(
+        database=database,
+        changes=changes,
+        journal=journal,
+        hierarchy=hierarchy,
+        anchors=trust_anchors,
+        now=now,
+        open_session=sessions.open_in,
+        blocklist=blocklist,
     )
     passwords = Passwords(seal, settings.passwords, reactor)
     tokens = Tokens(database, journal, passwords, seal, now)
     # A key that another process has destroyed is not kept in this one's memory.
     changes.listen("service_certificates", lambda key: keyring.forget("*"))
     services = Services(
+        host=settings.node.host,
         now=now,
         database=database,
         changes=changes,
@@ -213,8 +247,22 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
-        logins=Logins(database, journal, passwords, tokens, seal, now, later=_later),
+        logins=Logins(database, journal, passwords, tokens, seal, now, codes=codes, later=_later),
+        sessions=sessions,
+        admission=Admission(
+            database=database,
+            changes=changes,
+            journal=journal,
+            hierarchy=hierarchy,
+            anchors=trust_anchors,
+            now=now,
+            open_session=sessions.open_in,
+            blocklist=blocklist,
+        ),
         radius_clients=RadiusClients(database, journal, changes, seal, now),
+        admission=admission,
+        anchors=trust_anchors,
+        sessions=sessions,
     )
     return Core(
         settings=settings,
@@ -247,6 +295,9 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         devices=Devices(database, journal, now),
         tokens=tokens,
         passwords=passwords,
+        codes=codes,
+        anchors=trust_anchors,
+        sessions=sessions,
     )
 
 

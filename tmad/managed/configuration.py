@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from tmad.managed.catalogue import Kind, Stored
 
 # What is named by others comes before those who name it.
-ORDER = ("tenant", "authority", "profile", "grant", "endpoint")
+ORDER = (
+    "tenant",
+    "authority",
+    "profile",
+    "grant",
+    "endpoint",
+    "radius-client",
+    "trust-anchor",
+    "radius-policy",
+)
 
 Wanted = dict[tuple[str, str, str], BaseModel]  # (tenant, kind, name) -> document
 
