@@ -52,6 +52,11 @@ PROFILES["leaf"] = {
     "names": {"dns": {}},
     "extensions": {"extended_key_usage": ["server_auth"]},
 }
+PROFILES["client"] = {
+    "via": ["operator"],
+    "subject": {"attributes": {"*": {"max": 10}}},
+    "extensions": {"extended_key_usage": ["client_auth"]},
+}
 
 
 class Killed(BaseException):
@@ -99,8 +104,9 @@ class World:
         *,
         holder: str = "one",
         database: Database | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.clock = beside.clock if beside else Clock()
+        self.clock = clock or (beside.clock if beside else Clock())
         self.database = (
             database or (beside and beside.database) or Database.in_memory(clock=self.clock)
         )

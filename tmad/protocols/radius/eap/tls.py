@@ -1,0 +1,437 @@
+"""The TLS of EAP: contexts of one tenant, and one handshake on memory BIOs.
+
+RFC 5216, 2.1 and 2.3; RFC 9190, 2.1 to 2.3 and 5.7; RFC 9427, 2.1. The order and the options
+here were tried against eapol_test (spec, aaa-protocols, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+from OpenSSL.crypto import X509, X509StoreFlags
+from twisted.logger import Logger
+
+from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates, eap_scope
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, utc_now
+from tmad.network.decision import Trusted
+from tmad.protocols.radius.eap.method import Chain, Keys
+from tmad.signer.algorithms import KeyAlgorithm
+from tmad.signer.keyring import Keyring
+
+log = Logger()
+
+_READ: Final = 65_536 + 2048  # octets: all that one step can have written
+_STAPLE_SECONDS: Final = 600.0
+_CHAINS: Final = 4096
+_VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+_DONE: Final = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
+_CODES: Final = SSL.X509VerificationCodes
+
+# What OpenSSL finds wrong with a client's certificate, in the words of the live check.
+_PATH_FAULTS: Final = {
+    _CODES.ERR_CERT_HAS_EXPIRED: ("network.expired", "the certificate has expired"),
+    _CODES.ERR_CERT_NOT_YET_VALID: ("network.not-yet-valid", "the certificate is not valid yet"),
+    _CODES.ERR_INVALID_PURPOSE: ("network.purpose", "the certificate is not for TLS clients"),
+    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT: ("network.wrong-authority", ""),
+    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: ("network.wrong-authority", ""),
+    _CODES.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: ("network.wrong-authority", ""),
+    _CODES.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: ("network.wrong-authority", ""),
+    _CODES.ERR_SELF_SIGNED_CERT_IN_CHAIN: ("network.wrong-authority", ""),
+}
+_WRONG_AUTHORITY: Final = "no authority that is trusted here issued the certificate"
+
+# Alerts by which a client says that it does not trust us.
+_DISTRUST: Final = frozenset({"unknown ca", "bad certificate", "certificate unknown"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLSRules:
+    """How handshakes of one server are done."""
+
+    # More than one kind of key lets the client choose; the first one is the usual one.
+    keys: tuple[KeyAlgorithm, ...] = (KeyAlgorithm.P256,)
+    lowest: str = "1.2"
+    highest: str = "1.3"
+    # TLS 1.2 with forward secrecy; CBC for supplicants of printers and scanners.
+    ciphers: bytes = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES"
+    # Seconds in which a session can be resumed: 0 is never, RFC 9190, 2.1.2 allows a week.
+    resumption: int = 3600
+
+
+Staple = Callable[[ServiceCertificate], Awaitable[bytes | None]]
+
+
+@dataclass(slots=True)
+class _Served:
+    """A context and what belongs to it; replaced as a whole, never changed."""
+
+    context: SSL.Context
+    chains: dict[bytes, Chain]
+
+
+class Engine:
+    """Opens handshakes for one tenant; a certificate renewed or an anchor gone shows at once."""
+
+    def __init__(
+        self,
+        tenant: str,
+        host: str,
+        certificates: ServiceCertificates,
+        keyring: Keyring,
+        trust: Callable[[str], Awaitable[Trusted]],
+        *,
+        rules: TLSRules = TLSRules(),
+        staple: Staple | None = None,
+        now: Clock = utc_now,
+    ) -> None:
+        """``host`` is the name that supplicants look for.
+
+        ``staple`` returns an OCSP response about a certificate of ours, in DER: anything else
+        OpenSSL drops without a word.
+        """
+        self._tenant = tenant
+        self._scopes = [eap_scope(tenant, host, algorithm) for algorithm in rules.keys]
+        self._certificates = certificates
+        self._keyring = keyring
+        self._trust = trust
+        self._rules = rules
+        self._staple = staple
+        self._now = now
+        self._staples: dict[int, bytes] = {}
+        self._stapled_at = float("-inf")
+        self._made_of: tuple[Any, ...] = ()
+        self._found: tuple[ServiceCertificate, ...] = ()
+        self._mutual: _Served | None = None
+        self._tunnel: _Served | None = None
+
+    async def mutual(self) -> Session:
+        """Open a handshake in which the client must show a certificate."""
+        await self._refresh()
+        assert self._mutual is not None
+        return Session(self._mutual)
+
+    async def tunnel(self) -> Session:
+        """Open a handshake that only the server's certificate takes part in.
+
+        Its sessions are never resumed: that would skip the inner method (CVE-2017-9148).
+        """
+        await self._refresh()
+        assert self._tunnel is not None
+        return Session(self._tunnel)
+
+    async def _refresh(self) -> None:
+        trusted = await self._trust(self._tenant)
+        found = await self._current()
+        made_of = (trusted.version, *[certificate.id for certificate in found])
+        if made_of != self._made_of:
+            mutual, tunnel = self._context(trusted.certificates), self._context(None)
+            sent: set[bytes] = set()
+            for each in found:
+                for context in (mutual, tunnel):
+                    await self._keyring.use(each.key_id, partial(_show, context, each))
+                    _show_issuers(context, each, sent)
+                sent |= {_der(above) for above in each.chain[1:]}
+            # Running handshakes keep the context that they began with.
+            self._mutual, self._tunnel = _Served(mutual, {}), _Served(tunnel, {})
+            self._made_of, self._found = made_of, found
+            self._stapled_at = float("-inf")
+        if self._staple is not None and monotonic() - self._stapled_at > _STAPLE_SECONDS:
+            await self._fetch_staples(self._staple)
+
+    async def _current(self) -> tuple[ServiceCertificate, ...]:
+        try:
+            return tuple([await self._certificates.current("eap", scope) for scope in self._scopes])
+        except Fault as fault:
+            # What is in use stays in use while no other can be made.
+            now = self._now()
+            if not self._found or any(each.not_after <= now for each in self._found):
+                raise
+            log.warn("The EAP server's certificate: {fault}", fault=str(fault))
+            return self._found
+
+    async def _fetch_staples(self, staple: Staple) -> None:
+        self._stapled_at = monotonic()
+        staples: dict[int, bytes] = {}
+        for each in self._found:
+            try:
+                answer = await staple(each)
+            except Fault as fault:
+                # A login without a staple is better than none (RFC 9190, 5.4: clients decide).
+                log.warn("No OCSP staple for EAP: {fault}", fault=str(fault))
+                continue
+            if answer:
+                staples[each.certificate.serial_number] = answer
+        self._staples = staples
+
+    def _context(self, anchors: tuple[x509.Certificate, ...] | None) -> SSL.Context:
+        """Make a context; ``anchors`` None does not ask for a client certificate."""
+        rules = self._rules
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_min_proto_version(_VERSIONS[rules.lowest])
+        context.set_max_proto_version(_VERSIONS[rules.highest])
+        # Stateless tickets would carry the client's certificate, two each time: two round
+        # trips more.
+        context.set_options(
+            SSL.OP_NO_TICKET
+            | SSL.OP_NO_COMPRESSION
+            | SSL.OP_NO_RENEGOTIATION
+            | SSL.OP_CIPHER_SERVER_PREFERENCE
+        )
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+        context.set_cipher_list(rules.ciphers)
+        if self._staple is not None:
+            context.set_ocsp_server_callback(self._stapled)
+        if anchors is None:
+            context.set_session_id(b"tmad eap tunnel")
+            context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+            return context
+        store = context.get_cert_store()
+        assert store is not None
+        for anchor in anchors:
+            store.add_cert(X509.from_cryptography(anchor))
+        # Each anchor ends a path, also one below a root (RFC 5280, 6.1.1 d).
+        store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note)
+        # Mandatory: without it a second login in TLS 1.3 fails and none in 1.2 is resumed.
+        context.set_session_id(b"tmad eap-tls")
+        if rules.resumption:
+            context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
+            context.set_timeout(rules.resumption)
+        else:
+            context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        return context
+
+    def _stapled(self, connection: SSL.Connection, data: object) -> bytes:
+        if len(self._staples) > 1:
+            chosen = connection.get_certificate(as_cryptography=True)
+            return self._staples.get(chosen.serial_number, b"") if chosen else b""
+        return next(iter(self._staples.values()), b"")
+
+
+def _show(context: SSL.Context, found: ServiceCertificate, key: Any) -> None:
+    # The key stays inside the context: OpenSSL in the wheel cannot reach one in an HSM.
+    context.use_certificate(found.certificate)
+    context.use_privatekey(key)
+    context.check_privatekey()
+
+
+def _show_issuers(context: SSL.Context, found: ServiceCertificate, sent: set[bytes]) -> None:
+    for above in found.chain[1:]:
+        # A root is trusted or it is not; sending it only costs fragments.
+        if above.subject != above.issuer and _der(above) not in sent:
+            context.add_extra_chain_cert(above)
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+@dataclass(slots=True)
+class _Path:
+    """What came out while OpenSSL checked a client's certificates."""
+
+    seen: bool = False
+    error: int = 0
+    certificate: X509 | None = None
+
+
+def _note(connection: SSL.Connection, certificate: X509, error: int, depth: int, good: int) -> bool:
+    path: _Path = connection.get_app_data()
+    path.seen = True
+    if not good:
+        path.error, path.certificate = error, certificate
+    return bool(good)
+
+
+class Session:
+    """One handshake and, once it is done, its tunnel."""
+
+    def __init__(self, served: _Served) -> None:
+        self._chains = served.chains
+        self._connection = connection = SSL.Connection(served.context, None)
+        connection.set_accept_state()
+        self._path = _Path()
+        connection.set_app_data(self._path)
+        self.version = ""
+
+    @property
+    def is_13(self) -> bool:
+        """Whether it is TLS 1.3; known once the handshake is done."""
+        return self.version == "TLSv1.3"
+
+    @property
+    def cipher(self) -> str:
+        """Return the cipher suite."""
+        return self._connection.get_cipher_name() or ""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the client showed no certificate, but was remembered."""
+        return not self._path.seen
+
+    def receive(self, data: bytes) -> None:
+        """Take octets from the peer."""
+        self._connection.bio_write(data)
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; tell whether it is done.
+
+        Raise Fault(UNAUTHENTICATED) when it has failed; ``pending`` may then hold an alert.
+        """
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.Error as error:
+            raise self._fault(error) from None
+        self.version = self._connection.get_protocol_version_name()
+        return True
+
+    def pending(self) -> bytes:
+        """Return what is to be sent, perhaps nothing."""
+        try:
+            return self._connection.bio_read(_READ)
+        except SSL.WantReadError:
+            return b""
+
+    def read(self) -> bytes:
+        """Return what the peer sent through the tunnel, perhaps nothing."""
+        pieces: list[bytes] = []
+        try:
+            while True:
+                pieces.append(self._connection.recv(16_384))
+        except (SSL.WantReadError, SSL.ZeroReturnError):
+            return b"".join(pieces)
+        except SSL.Error as error:
+            raise self._fault(error) from None
+
+    def write(self, data: bytes) -> None:
+        """Send something through the tunnel."""
+        try:
+            self._connection.sendall(data)
+        except SSL.Error as error:
+            raise self._fault(error) from None
+
+    def chain(self) -> Chain:
+        """Return the client's certificate and what it was verified by, the anchor last.
+
+        A resumed session knows only the first one; the others are remembered from before.
+        """
+        connection = self._connection
+        leaf = connection.get_peer_certificate(as_cryptography=True)
+        if leaf is None:
+            raise Fault(
+                FaultCode.UNAUTHENTICATED,
+                "the client showed no certificate",
+                rule="network.no-certificate",
+            )
+        known = _der(leaf)
+        chain = self._chains.get(known)
+        if chain is None:
+            above = connection.get_verified_chain(as_cryptography=True)
+            if above is None:
+                above = [leaf, *(connection.get_peer_cert_chain(as_cryptography=True) or ())]
+            if len(self._chains) >= _CHAINS:
+                self._chains.clear()
+            chain = self._chains[known] = tuple(above)
+        return chain
+
+    def finish(self) -> None:
+        """Let the session be resumed; one that is dropped without this never is."""
+        # OpenSSL would take the missing close_notify for an attack and forget the session.
+        self._connection.set_shutdown(_DONE)
+
+    def close(self) -> None:
+        """Free it, whoever still holds this object; nothing else may be called afterwards."""
+        del self._connection
+
+    def keys(self, type_: int, label: bytes) -> Keys:
+        """Return the keys; ``label`` is that of TLS 1.2 (RFC 5216, 2.3; RFC 9427, 2.1).
+
+        Always all 128 octets: in TLS 1.3 the length goes into the derivation.
+        """
+        connection = self._connection
+        type_octet = bytes((type_,))
+        if self.is_13:
+            block = connection.export_keying_material(
+                b"EXPORTER_EAP_TLS_Key_Material", 128, type_octet
+            )
+            tail = connection.export_keying_material(b"EXPORTER_EAP_TLS_Method-Id", 64, type_octet)
+        else:
+            block = connection.export_keying_material(label, 128)
+            client, server = connection.client_random(), connection.server_random()
+            assert client is not None
+            assert server is not None
+            tail = client + server
+        return Keys(block[:64], block[64:], type_octet + tail)
+
+    def export(self, label: bytes, length: int) -> bytes:
+        """Return keying material without a context."""
+        return self._connection.export_keying_material(label, length)
+
+    def _fault(self, error: SSL.Error) -> Fault:
+        if self._path.error:
+            return self._path_fault()
+        reasons = [entry[2] for entry in error.args[0]] if error.args else []
+        reason = reasons[0] if reasons and isinstance(reasons[0], str) else "TLS has failed"
+        if "alert" in reason:
+            return _alert(reason.partition("alert ")[2] or reason)
+        if "did not return a certificate" in reason:
+            return Fault(
+                FaultCode.UNAUTHENTICATED,
+                "the client showed no certificate",
+                rule="network.no-certificate",
+            )
+        return Fault(
+            FaultCode.UNAUTHENTICATED,
+            f"the TLS handshake failed: {reason}",
+            rule="eap.tls",
+            values={"reason": ", ".join(str(each) for each in reasons)},
+        )
+
+    def _path_fault(self) -> Fault:
+        code = self._path.error
+        rule, detail = _PATH_FAULTS.get(code, ("network.path", "the certificate's path is broken"))
+        values = {"openssl": str(code)}
+        if self._path.certificate is not None:
+            certificate = self._path.certificate.to_cryptography()
+            values |= {
+                "subject": _name(certificate.subject),
+                "issuer": _name(certificate.issuer),
+                "serial": f"{certificate.serial_number:x}",
+            }
+        detail = detail or _WRONG_AUTHORITY
+        return Fault(FaultCode.UNAUTHENTICATED, detail, rule=rule, values=values)
+
+
+def _name(name: x509.Name) -> str:
+    try:
+        return name.rfc4514_string()[:500]
+    except (ValueError, TypeError):  # a BIT STRING where text belongs
+        return "unreadable"
+
+
+def _alert(name: str) -> Fault:
+    values = {"alert": name}
+    if name in _DISTRUST:
+        return Fault(
+            FaultCode.UNAUTHENTICATED,
+            f"the client does not trust our server certificate ({name}): install our root there,"
+            " and the name of this server",
+            rule="eap.peer-distrust",
+            values=values,
+        )
+    return Fault(
+        FaultCode.UNAUTHENTICATED,
+        f"the client ended the handshake: {name}",
+        rule="eap.peer-alert",
+        values=values,
+    )
