@@ -113,7 +113,7 @@ class Sessions:
         What the same station had at the same port before is thereby over.
         """
         now = self._now()
-        row = _storable(_opened(admitted, visit, method, now))
+        row = _storable(opened(admitted, visit, method, now))
         rows.insert(connection, row)
         if _MAC.fullmatch(row.calling_station):
             # A telephone number or an address of a VPN client may have many sessions.
@@ -395,7 +395,8 @@ def _stale_at(now: datetime, ends_at: datetime | None) -> datetime:
     return now + UNHEARD if ends_at is None else max(ends_at, now) + GRACE
 
 
-def _opened(admitted: Admitted, visit: Visit, method: str, now: datetime) -> SessionRow:
+def opened(admitted: Admitted, visit: Visit, method: str, now: datetime) -> SessionRow:
+    """Return the session that a login begins."""
     seconds = admitted.session_timeout
     ends_at = None if seconds is None else now + timedelta(seconds=seconds)
     issuer_id, serial = admitted.certificate or (None, None)

@@ -201,12 +201,12 @@ class CoA:
             self._finish(place, identifier, None)
             return
         exchange.tries += 1
-        # The same octets: to a NAS that has answered already it is the same request.
-        self._sockets[ipaddress.ip_address(place[0]).version].send(exchange.octets, place)
         wavers = (randomness.randbelow(2001) - 1000) / 1000 * _JITTER
         exchange.timer = self._reactor.callLater(
             _WAIT * (1 + wavers), self._transmit, place, identifier
         )
+        # The same octets: to a NAS that has answered already it is the same request.
+        self._sockets[ipaddress.ip_address(place[0]).version].send(exchange.octets, place)
 
     def _finish(self, place: Place, identifier: int, packet: Packet | None) -> None:
         peer = self._peers[place]
