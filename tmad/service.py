@@ -37,6 +37,8 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
 from tmad.identity.codes import Codes
 from tmad.identity.credentials import Door, EnrollSecrets
+from tmad.identity.delivery.outbox import Outbox
+from tmad.identity.delivery.ways import ways
 from tmad.identity.devices import Devices
 from tmad.identity.login import Logins
 from tmad.identity.passwords import Passwords
@@ -188,7 +190,6 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     status = StatusSource(database)
     revocation = Revocation(database, journal, now)
     blocklist = Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None
-    blocklist = Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None
     authority = Authority(
         database=database,
         journal=journal,
@@ -204,7 +205,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         reactor=reactor,
     )
     sessions = Sessions(database, journal, now)
-    trust_anchors = anchors.TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
+    trust_anchors = TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
     admission = Admission(
         database=database,
         changes=changes,
@@ -215,6 +216,10 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         open_session=sessions.open_in,
         blocklist=blocklist,
     )
+    outbox = Outbox(
+        reactor, journal, now, ways(settings.delivery, reactor, host=settings.node.host)
+    )
+    codes = Codes(database, journal, seal, now, outbox, settings.delivery)
     passwords = Passwords(seal, settings.passwords, reactor)
     tokens = Tokens(database, journal, passwords, seal, now)
     # A key that another process has destroyed is not kept in this one's memory.
@@ -248,17 +253,6 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
         logins=Logins(database, journal, passwords, tokens, seal, now, codes=codes, later=_later),
-        sessions=sessions,
-        admission=Admission(
-            database=database,
-            changes=changes,
-            journal=journal,
-            hierarchy=hierarchy,
-            anchors=trust_anchors,
-            now=now,
-            open_session=sessions.open_in,
-            blocklist=blocklist,
-        ),
         radius_clients=RadiusClients(database, journal, changes, seal, now),
         admission=admission,
         anchors=trust_anchors,
