@@ -54,6 +54,10 @@ def _tables(
                     yield f"{name}.{inner}", deeper
     for name, model in sorted(protocols.items()):
         yield f"protocols.{name}", model
+        for inner, below in model.model_fields.items():
+            deeper = _model(below.annotation)
+            if deeper is not None:
+                yield f"protocols.{name}.{inner}", deeper
 
 
 def _settings(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

@@ -25,6 +25,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event, Secret
 from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
+from tmad.identity.login_rules import LoginRules
 from tmad.managed.catalogue import Kind
 from tmad.signer.seal import Seal
 from tmad.storage import objects as object_rows
@@ -150,6 +151,9 @@ class RadiusClientDocument(BaseModel):
         default=1_300, ge=200, le=1_400, description="Octets of TLS in one EAP message."
     )
     latin1: bool = Field(default=False, description="Read passwords that are not UTF-8 as Latin-1.")
+    login: LoginRules = Field(
+        default=LoginRules(), description="What people must present who log in by password."
+    )
     coa: CoAOptions = CoAOptions()
     radsec: RadSecOptions = RadSecOptions()
 

@@ -61,6 +61,8 @@ class Conversations:
         idle: float = 30.0,
         linger: float = 10.0,
     ) -> None:
+        # Told of each that ends because its client fell silent, or had to make room.
+        self.on_lost: Callable[[Held], None] = lambda held: None
         self._seconds = seconds
         self.worker = worker
         self._maximum = maximum
@@ -77,14 +79,13 @@ class Conversations:
     def open(self, client: Hashable, station: str, content: Any) -> Held:
         """Begin one; an empty ``station`` counts for nobody."""
         now = self._seconds()
-        self._expire(now)
         while len(self._held) >= self._maximum:
-            self.close(next(iter(self._held.values())))
+            self._lose(next(iter(self._held.values())))
         if station:
             own = self._stations.setdefault((client, station), [])
             while len(own) >= self._of_one_station:
                 # Emptied, the list leaves the table: it is put back below.
-                self.close(own[0])
+                self._lose(own[0])
             self._stations[client, station] = own
         state = bytes((_VERSION,)) + self.worker.to_bytes(2, "big") + secrets.token_bytes(13)
         held = Held(state, client, station, content, now, now)
@@ -100,7 +101,7 @@ class Conversations:
             return None
         now = self._seconds()
         if self._is_dead(held, now):
-            self.close(held)
+            self._lose(held)
             return None
         held.touched = now
         return held
@@ -126,10 +127,12 @@ class Conversations:
             return now - held.touched > self._linger
         return now - held.begun > self._lifetime or now - held.touched > self._idle
 
-    def _expire(self, now: float) -> None:
-        # They were begun in this order: what lives longest stands in front.
-        while self._held:
-            oldest = next(iter(self._held.values()))
-            if now - oldest.begun <= self._lifetime and not self._is_dead(oldest, now):
-                return
-            self.close(oldest)
+    def _lose(self, held: Held) -> None:
+        self.close(held)
+        self.on_lost(held)
+
+    async def expire(self) -> None:
+        """Give up those whose clients have fallen silent."""
+        now = self._seconds()
+        for held in [each for each in self._held.values() if self._is_dead(each, now)]:
+            self._lose(held)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import secrets
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from tmad import plugin
+from tmad.ca.trust import Trust
 from tmad.config import AddressText
+from tmad.network.clients import Client
+from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
-from tmad.protocols.radius import codec
+from tmad.protocols.radius import codec, radsec, sessions
 from tmad.protocols.radius.conversations import Conversations
+from tmad.protocols.radius.eap.conversation import Conversation
+from tmad.protocols.radius.eap.tls import Engine, TLSRules
+from tmad.protocols.radius.hooks import LoginHooks
+from tmad.protocols.radius.radsec import Passports, RadSec, RadSecTLS
 from tmad.protocols.radius.responder import Responder
 from tmad.protocols.radius.server import Exchange, Policy, UDPDoor, Voice
+from tmad.protocols.radius.sessions import SessionSettings
+from tmad.signer.algorithms import KeyAlgorithm
 
 EndpointOptions: type[BaseModel] | None = None
 
 _FLUSH_SECONDS = 15.0
 _FORGET_SECONDS = 3_600.0
+_EXPIRE_SECONDS = 5.0
+_TLS_SECONDS = 30.0
+_WALK_SECONDS = 5.0
 
 
 class Settings(plugin.Settings):
@@ -30,6 +43,37 @@ class Settings(plugin.Settings):
     )
     accounting: tuple[AddressText, ...] = Field(
         default=("127.0.0.1:1813",), description="UDP, accounting."
+    )
+    radsec: tuple[AddressText, ...] = Field(
+        default=(),
+        description="TCP, RADIUS over TLS: clients show a certificate of our CAs (port 2083).",
+    )
+    server_name: str = Field(
+        default="",
+        description="DNS name in the certificates that supplicants and RadSec clients see;"
+        " default: node.host.",
+    )
+    server_keys: tuple[Literal["p256", "p384", "rsa-2048", "rsa-3072", "rsa-4096"], ...] = Field(
+        default=("p256",),
+        min_length=1,
+        description="Keys of the EAP server; a second kind is for clients without the first.",
+    )
+    tls_lowest: Literal["1.2", "1.3"] = Field(
+        default="1.2", description="The oldest TLS version in EAP."
+    )
+    tls_highest: Literal["1.2", "1.3"] = Field(
+        default="1.3", description="The newest TLS version in EAP."
+    )
+    resumption_seconds: int = Field(
+        default=3_600,
+        ge=0,
+        le=604_800,
+        description="How long EAP-TLS can be resumed, decided anew each time; 0: never.",
+    )
+    when_unwritable: Literal["degrade", "stop"] = Field(
+        default="degrade",
+        description="While nothing can be journaled (a standby): decide logins by certificate and"
+        " log them, or let nobody in.",
     )
     reject_delay: float = Field(
         default=1.0, ge=0, le=10, description="Seconds before an Access-Reject leaves over UDP."
@@ -49,6 +93,7 @@ class Settings(plugin.Settings):
         default=2_000.0, ge=0, description="Packets a second from one address; 0: unlimited."
     )
     burst: int = Field(default=5_000, ge=1, description="Packets at once from one address.")
+    sessions: SessionSettings = SessionSettings()
 
 
 def mount(settings: Settings, services: Services, edge: Edge) -> None:
@@ -58,24 +103,82 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     conversations = Conversations(
         seconds, maximum=settings.conversations, lifetime=settings.conversation_seconds
     )
+    services.admission.when_unwritable = settings.when_unwritable
+    responder = Responder(
+        conversations, services.admission, services.logins, _Talks(settings, services).begin
+    )
+    accounting = sessions.mount(settings.sessions, services, edge, services.sessions, clients)
     exchange = Exchange(
         clients,
-        Responder(conversations),
+        responder,
         services.now,
         secrets.randbits,
         alive=services.changes.catch_up,
+        account=accounting.respond,
     )
     exchange.relay = edge.relay("conversations", exchange.answer_worker)
     conversations.worker = exchange.relay.index
-    policy = Policy(
+    _open_udp(settings, exchange, services, edge)
+    if settings.radsec:
+        _open_radsec(settings, exchange, services, edge)
+    edge.every(_FLUSH_SECONDS, clients.flush, name="statistics")
+    edge.every(_FORGET_SECONDS, clients.forget_expired, name="secrets", lease=True)
+    edge.every(_EXPIRE_SECONDS, conversations.expire, name="conversations")
+
+
+class _Talks:
+    """Begins EAP conversations, with one TLS engine for each tenant."""
+
+    def __init__(self, settings: Settings, services: Services) -> None:
+        self._services = services
+        self._host = settings.server_name or services.host
+        self._rules = TLSRules(
+            keys=tuple(KeyAlgorithm(name) for name in settings.server_keys),
+            lowest=settings.tls_lowest,
+            highest=settings.tls_highest,
+            resumption=settings.resumption_seconds,
+        )
+        self._engines: dict[str, Engine] = {}
+
+    def begin(self, visit: Visit, client: Client) -> Conversation:
+        """Return a new conversation about a visit."""
+        services = self._services
+        engine = self._engines.get(client.tenant)
+        if engine is None:
+            # Tenants are few, and only one that has a RADIUS client gets here.
+            engine = self._engines[client.tenant] = Engine(
+                client.tenant,
+                self._host,
+                services.service_certificates,
+                services.keyring,
+                services.admission.trust,
+                rules=self._rules,
+                now=services.now,
+            )
+        document = client.document
+        return Conversation(
+            visit,
+            [method for method in document.methods if method != "pap"],
+            engine,
+            LoginHooks(visit, client, services.admission, services.logins),
+            fragment_size=document.fragment_size,
+        )
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
         reject_delay=settings.reject_delay,
         delayed=settings.delayed,
         window=settings.dup_window,
         table=settings.dup_table,
     )
-    voice = Voice(seconds)
-    # The edge counts octets of a datagram: what is longer than a packet is none.
-    limits = Limits(body=codec.LONGEST, rate=settings.rate, burst=settings.burst)
+
+
+def _open_udp(settings: Settings, exchange: Exchange, services: Services, edge: Edge) -> None:
+    clients, policy = services.radius_clients, _policy(settings)
+    voice = Voice(edge.reactor.seconds)
+    # The edge counts the octets of a datagram: what is longer than a packet may have padding.
+    limits = Limits(body=2 * codec.LONGEST, rate=settings.rate, burst=settings.burst)
     for address in settings.auth:
         door = UDPDoor("auth", exchange, clients, edge.meter("auth"), edge.reactor, policy, voice)
         edge.datagram("auth", address, door, limits)
@@ -83,5 +186,24 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         meter = edge.meter("accounting")
         door = UDPDoor("accounting", exchange, clients, meter, edge.reactor, policy, voice)
         edge.datagram("accounting", address, door, limits)
-    edge.every(_FLUSH_SECONDS, clients.flush, name="statistics")
-    edge.every(_FORGET_SECONDS, clients.forget_expired, name="secrets", lease=True)
+
+
+def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edge: Edge) -> None:
+    clients = services.radius_clients
+    passports = Passports(clients, Trust(services.hierarchy), services.status, services.now)
+    tls = RadSecTLS(
+        services.service_certificates, services.keyring, settings.server_name or services.host
+    )
+    factory = RadSec(
+        exchange,
+        clients,
+        passports,
+        edge.meter("radsec"),
+        edge.reactor,
+        _policy(settings),
+        Voice(edge.reactor.seconds),
+    )
+    for address in settings.radsec:
+        edge.stream("radsec", address, radsec.listen(factory, tls))
+    edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
+    edge.every(_WALK_SECONDS, factory.walk, name="radsec-walk")

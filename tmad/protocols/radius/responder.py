@@ -7,26 +7,26 @@ allowed not to sign.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+from typing import Final
 
+from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON, Secret
+from tmad.events import Secret
+from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network import attributes as dictionary
 from tmad.network.clients import Client
+from tmad.network.decision import Admission, Admitted
 from tmad.network.visit import Visit, ssid_of, station
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.conversations import Conversations, Held
-
-if TYPE_CHECKING:
-    from cryptography import x509
-
-    from tmad.network.decision import Admitted, TLSLogin
+from tmad.protocols.radius.eap.conversation import Conversation
+from tmad.protocols.radius.hooks import source_of
 
 log = Logger()
 
@@ -38,6 +38,8 @@ _CHARGEABLE_USER_IDENTITY: Final = 89
 _TERMINATION_ACTION: Final = 29
 _TRIES: Final = 8  # rounds of prompts in one login by password
 _MS_CHAP: Final = frozenset({1, 25})  # vendor 311: MS-CHAP-Response, MS-CHAP2-Response
+# Logins journals its refusals itself, those of a flood not one by one.
+_JOURNALED: Final = ("login.", "otp.")
 # Methods of a client that are none of EAP.
 _PLAIN: Final = frozenset({"pap"})
 
@@ -62,67 +64,7 @@ class Reply:
     eap_identifier: int | None = None
 
 
-# -- the parts that answer ---------------------------------------------------------------------
-
-
-@runtime_checkable
-class Prompt(Protocol):
-    """A question to a person; what else it holds is Logins' business."""
-
-    @property
-    def text(self) -> str: ...
-
-
-class Logins(Protocol):
-    """Passwords and codes (tmad/identity/login.py); refusals are Faults."""
-
-    async def begin(
-        self, *, tenant: str, name: str, password: Secret, rules: Any, source: str, via: str
-    ) -> Any: ...
-
-    async def answer(self, prompt: Any, code: Secret, *, source: str, via: str) -> Any: ...
-
-
-class Admission(Protocol):
-    """Who may join (tmad/network/decision.py)."""
-
-    async def certificate(
-        self, visit: Visit, chain: tuple[x509.Certificate, ...], login: TLSLogin
-    ) -> Admitted: ...
-
-    async def person(self, visit: Visit, person: Any, method: str) -> Admitted: ...
-
-    async def refuse(
-        self, visit: Visit, fault: Fault, *, method: str, data: Mapping[str, JSON] = {}
-    ) -> str: ...
-
-
-class EAPStep(Protocol):
-    """What an EAP conversation answers."""
-
-    @property
-    def eap(self) -> bytes: ...
-    @property
-    def outcome(self) -> Literal["continue", "success", "failure"]: ...
-    @property
-    def keys(self) -> Any: ...
-    @property
-    def admitted(self) -> Admitted | None: ...
-    @property
-    def fault(self) -> Fault | None: ...
-    @property
-    def timeout(self) -> int | None: ...
-    @property
-    def method(self) -> str: ...
-
-
-class EAP(Protocol):
-    """One EAP conversation (tmad/protocols/radius/eap)."""
-
-    async def receive(self, eap: bytes, *, framed_mtu: int | None) -> EAPStep: ...
-
-
-BeginEAP = Callable[[Visit, Client], Awaitable[EAP]]
+BeginEAP = Callable[[Visit, Client], Conversation]
 
 
 # -- the responder -----------------------------------------------------------------------------
@@ -134,10 +76,11 @@ class Responder:
     def __init__(
         self,
         conversations: Conversations,
-        admission: Admission | None = None,
-        logins: Logins | None = None,
-        begin_eap: BeginEAP | None = None,
+        admission: Admission,
+        logins: Logins,
+        begin_eap: BeginEAP,
     ) -> None:
+        conversations.on_lost = self._lost
         self._conversations = conversations
         self._admission = admission
         self._logins = logins
@@ -184,12 +127,12 @@ class Responder:
 
     async def _open_eap(self, asked: Asked, visit: Visit) -> Held | Reply:
         offered = [m for m in asked.client.document.methods if m not in _PLAIN]
-        if not offered or self._begin_eap is None:
+        if not offered:
             fault = _refusal("eap", "this RADIUS client is not set up for EAP", asked)
             await self._refuse(visit, fault, "eap")
             eap = asked.packet.eap or b""
             return _rejected(eap[1] if len(eap) > 1 else 0)
-        conversation = await self._begin_eap(visit, asked.client)
+        conversation = self._begin_eap(visit, asked.client)
         return self._conversations.open(
             asked.client.key, visit.calling_station, _EAPLogin(conversation, visit)
         )
@@ -223,10 +166,10 @@ class Responder:
             reply.attributes += message
             reply.eap_identifier = step.eap[1]
             if step.keys is not None:
-                reply.msk = Secret(_octets(step.keys.msk))
+                reply.msk = Secret(step.keys.msk)
                 if login.visit.wants_key_name and step.keys.session_id:
                     # RFC 7268, 2.2
-                    reply.attributes.append((codec.EAP_KEY_NAME, _octets(step.keys.session_id)))
+                    reply.attributes.append((codec.EAP_KEY_NAME, step.keys.session_id))
             return reply
         if step.fault is not None:
             await self._refuse(login.visit, step.fault, step.method)
@@ -241,8 +184,7 @@ class Responder:
             if fault.code in (FaultCode.UNAVAILABLE, FaultCode.INTERNAL):
                 # Silence lets the client ask another server.
                 raise
-            if not fault.explain_id:
-                await self._refuse(visit, fault, "pap")
+            await self._refuse(visit, fault, "pap")
             return _refused(fault)
         if isinstance(outcome, Reply):
             return outcome
@@ -258,7 +200,7 @@ class Responder:
             raise _refusal("none", "the request holds no password and no EAP message", asked)
         if packet.number(codec.SERVICE_TYPE) == _CALL_CHECK:
             raise _refusal("call-check", "logins by MAC address alone are not served", asked)
-        if "pap" not in asked.client.document.methods or None in (self._logins, self._admission):
+        if "pap" not in asked.client.document.methods:
             raise _refusal("pap", "this RADIUS client is not set up for passwords", asked)
         password = self._reveal(asked, hidden)
         state = packet.first(codec.STATE)
@@ -282,13 +224,12 @@ class Responder:
         return Secret(octets)
 
     async def _begin(self, asked: Asked, visit: Visit, password: Secret) -> Reply | Admitted:
-        assert self._logins is not None
         outcome = await self._logins.begin(
             tenant=asked.client.tenant,
             name=visit.user_name,
             password=password,
-            rules=getattr(asked.client.document, "login", None),
-            source=visit.address,
+            rules=asked.client.document.login,
+            source=source_of(visit),
             via="radius",
         )
         return await self._admit(asked, visit, outcome, 1)
@@ -308,14 +249,14 @@ class Responder:
                 rule="radius.state",
                 values={"client": asked.client.name},
             )
-        assert self._logins is not None
-        outcome = await self._logins.answer(login.prompt, code, source=visit.address, via="radius")
+        outcome = await self._logins.answer(
+            login.prompt, code, source=source_of(visit), via="radius"
+        )
         return await self._admit(asked, visit, outcome, login.tries + 1)
 
     async def _admit(
-        self, asked: Asked, visit: Visit, outcome: Any, tries: int
+        self, asked: Asked, visit: Visit, outcome: Accepted | Prompt, tries: int
     ) -> Reply | Admitted:
-        assert self._admission is not None
         if not isinstance(outcome, Prompt):
             return await self._admission.person(visit, outcome.person, "pap")
         if tries > _TRIES:
@@ -335,17 +276,24 @@ class Responder:
         )
 
     async def _refuse(self, visit: Visit, fault: Fault, method: str) -> None:
-        if fault.explain_id:
+        if fault.explain_id or fault.rule.startswith(_JOURNALED):
             return
-        if self._admission is None:
-            log.info("{method} refused: {why}", method=method, why=fault.detail)
+        await self._admission.refuse(visit, fault, method=method)
+
+    def _lost(self, held: Held) -> None:
+        """Journal why a conversation ended whose client fell silent (E-45)."""
+        if not isinstance(held.content, _EAPLogin) or held.is_over:
             return
-        fault.explain_id = await self._admission.refuse(visit, fault, method=method)
+        fault = held.content.conversation.abandon()
+        if fault is not None:
+            method = held.content.conversation.method
+            refused = ensureDeferred(self._refuse(held.content.visit, fault, method))
+            refused.addErrback(lambda failure: log.failure("not journaled", failure))
 
 
 @dataclass(slots=True)
 class _EAPLogin:
-    conversation: EAP
+    conversation: Conversation
     visit: Visit
 
 
@@ -454,10 +402,6 @@ def _messages(text: str) -> Sequence[Attribute]:
     octets = text.encode("utf-8", "replace")[: codec.LONGEST_VALUE]
     # Cut between characters.
     return [(codec.REPLY_MESSAGE, octets.decode("utf-8", "ignore").encode())]
-
-
-def _octets(value: bytes | Secret) -> bytes:
-    return value.reveal() if isinstance(value, Secret) else value
 
 
 def _refusal(method: str, detail: str, asked: Asked) -> Fault:

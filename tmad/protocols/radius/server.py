@@ -30,7 +30,7 @@ log = Logger()
 
 Kind: TypeAlias = Literal["auth", "accounting", "radsec"]
 
-_SERVED: Final[dict[str, frozenset[int]]] = {
+SERVED: Final[dict[str, frozenset[int]]] = {
     "auth": frozenset({Code.ACCESS_REQUEST, Code.STATUS_SERVER}),
     "accounting": frozenset({Code.ACCOUNTING_REQUEST, Code.STATUS_SERVER}),
     "radsec": frozenset({Code.ACCESS_REQUEST, Code.ACCOUNTING_REQUEST, Code.STATUS_SERVER}),
@@ -52,7 +52,7 @@ REASONS: Final = frozenset(
         "failed",
     }
 )
-_OUTCOMES: Final = {
+OUTCOMES: Final = {
     Code.ACCESS_ACCEPT: "accept",
     Code.ACCESS_REJECT: "reject",
     Code.ACCESS_CHALLENGE: "challenge",
@@ -178,15 +178,17 @@ class Exchange:
                 if codec.is_authentic(packet, secret.reveal()):
                     return secret
             raise Dropped("forged", "another shared secret")
-        self._check_unsigned(packet, client)
+        self._check_unsigned(kind, packet, client)
         return _likely_secret(packet, good)
 
-    def _check_unsigned(self, packet: Packet, client: Client) -> None:
+    def _check_unsigned(self, kind: Kind, packet: Packet, client: Client) -> None:
         if packet.code == Code.STATUS_SERVER:
             raise Dropped("unsigned", "a Status-Server needs a Message-Authenticator")
         if packet.eap is not None:
             # RFC 3579, 3.2
             raise Dropped("unsigned-eap", "EAP without Message-Authenticator")
+        if kind == "radsec":
+            return  # TLS has signed it
         self._clients.note_seen(client, is_unsigned=True)
         # CVE-2024-3596: an answer to it could be forged into an Access-Accept.
         if client.must_sign:
@@ -337,7 +339,7 @@ class UDPDoor(DatagramProtocol):
             packet = codec.decode(datagram)
         except Fault as fault:
             raise Dropped("malformed", fault.detail) from None
-        if packet.code not in _SERVED[self._kind]:
+        if packet.code not in SERVED[self._kind]:
             raise Dropped("code", f"code {packet.code}")
         client = await self._clients.find(address)
         if client is None:
@@ -362,7 +364,7 @@ class UDPDoor(DatagramProtocol):
             self._duplicates.forget(key, entry)
             raise
         is_status = packet.code == Code.STATUS_SERVER
-        self._meter.count("status" if is_status else _OUTCOMES.get(Code(reply[0]), "other"))
+        self._meter.count("status" if is_status else OUTCOMES.get(Code(reply[0]), "other"))
         delay = self._policy.reject_delay
         if reply[0] == Code.ACCESS_REJECT and delay and self._delayed < self._policy.delayed:
             # guessing takes its time.

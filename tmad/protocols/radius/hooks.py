@@ -1,0 +1,85 @@
+"""What an EAP conversation asks the core: certificates, passwords and codes of one visit."""
+
+from __future__ import annotations
+
+from cryptography import x509
+
+from tmad.errors import Fault
+from tmad.events import Secret
+from tmad.identity.login import Accepted, Logins, Prompt
+from tmad.network.clients import Client
+from tmad.network.decision import Admission, Admitted, TLSLogin
+from tmad.network.visit import Visit
+from tmad.protocols.radius.eap.method import Prompt as Question
+
+
+def source_of(visit: Visit) -> str:
+    """Return whose failures count together: the station, or the client that names none."""
+    return visit.calling_station or visit.address
+
+
+class LoginHooks:
+    """The core, as the conversation about one visit sees it (eap/method.py: Hooks)."""
+
+    def __init__(self, visit: Visit, client: Client, admission: Admission, logins: Logins) -> None:
+        self._visit = visit
+        self._client = client
+        self._admission = admission
+        self._logins = logins
+
+    async def certificate(self, chain: tuple[x509.Certificate, ...], login: TLSLogin) -> Admitted:
+        """Let in whoever showed this certificate."""
+        return await self._admission.certificate(self._visit, chain, login)
+
+    async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:
+        """Let in whoever knows this password, or ask for more."""
+        outcome = await self._logins.begin(
+            tenant=self._client.tenant,
+            name=name,
+            password=password,
+            rules=self._client.document.login,
+            source=source_of(self._visit),
+            via="radius",
+        )
+        return await self._admit(outcome, method)
+
+    async def answer(self, prompt: Question, code: Secret, method: str) -> Admitted | Prompt:
+        """Let in whoever answered this, or ask for more."""
+        assert isinstance(prompt, Prompt), "it came from here"
+        outcome = await self._logins.answer(
+            prompt, code, source=source_of(self._visit), via="radius"
+        )
+        return await self._admit(outcome, method)
+
+    async def nt_hash(self, name: str, method: str) -> Secret | None:
+        """Return the hash for MSCHAPv2; None for whoever has none or does not exist."""
+        client = self._client
+        return await self._logins.nt_hash(client.tenant, name, client.document.login)
+
+    async def failed(self, name: str, method: str) -> Fault:
+        """Count a wrong MSCHAPv2 response; return the refusal."""
+        try:
+            await self._conclude(name, is_right=False)
+        except Fault as fault:
+            return fault
+        raise AssertionError("a wrong response is refused")
+
+    async def admit(self, name: str, method: str) -> Admitted:
+        """Let in whoever has proved by MSCHAPv2 to know the password."""
+        accepted = await self._conclude(name, is_right=True)
+        return await self._admission.person(self._visit, accepted.person, method)
+
+    async def _conclude(self, name: str, *, is_right: bool) -> Accepted:
+        return await self._logins.conclude_mschap(
+            tenant=self._client.tenant,
+            name=name,
+            is_right=is_right,
+            rules=self._client.document.login,
+            source=source_of(self._visit),
+            via="radius",
+        )
+
+    async def _admit(self, outcome: Accepted | Prompt, method: str) -> Admitted | Prompt:
+        if isinstance(outcome, Prompt):
+            return outcome
+        return await self._admission.person(self._visit, outcome.person, method)
