@@ -129,6 +129,10 @@ tmad.managed.objects.Objects.list(radius-client)       radius-client.read    AO 
 tmad.managed.objects.Objects.revisions(radius-client)  radius-client.read    AO U S
 tmad.managed.objects.Objects.put(radius-client)        radius-client.write   A
 tmad.managed.objects.Objects.delete(radius-client)     radius-client.delete  A
+tmad.network.sessions.Sessions.accounting              session.read          AO US
+tmad.network.sessions.Sessions.disconnect              session.disconnect    AO  S
+tmad.network.sessions.Sessions.list                    session.read          AO US
+tmad.network.sessions.Sessions.show                    session.read          AO US
 """
 
 LETTERS = {

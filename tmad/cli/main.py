@@ -24,6 +24,7 @@ NOUNS = {
     "profile": ("profile", "profile", "Profiles: what a kind of certificate looks like."),
     "endpoint": ("endpoint", "endpoint", "Endpoints: the doors for enrolment."),
     "enroll-secret": ("secret", "enroll_secret", "Enrolment secrets (SCEP challenges)."),
+    "session": ("session", "session", "Sessions on the network: who is on, end one."),
     "radius-client": ("radius_client", "radius_client", "RADIUS clients: switches, APs, VPNs."),
     "grant": ("grant", "grant", "Grants: who may do what."),
     "cert": ("cert", "cert", "Certificates: issue, find, revoke, export."),
