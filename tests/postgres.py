@@ -29,9 +29,13 @@ _SETTINGS = {
 
 
 class Cluster:
-    """One server: start it, make databases in it, kill it, freeze it, start it again."""
+    """One server: start it, make databases in it, kill it, freeze it, start it again.
 
-    def __init__(self, programs: Path) -> None:
+    Made from ``primary`` it is a hot standby of that one: it replays what the primary commits
+    and answers reads only, until it is promoted.
+    """
+
+    def __init__(self, programs: Path, primary: Cluster | None = None) -> None:
         self._programs = programs
         self._user = "postgres" if os.geteuid() == 0 else None
         self._home = Path(tempfile.mkdtemp(prefix="tmad-pg-"))
@@ -40,10 +44,15 @@ class Cluster:
         self._data = self._home / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+        self._settings = dict(_SETTINGS)
         self.port = _free_port()
-        self._spawn(
-            "initdb", "-D", str(self._data), "-A", "trust", "-U", "tmad", "-E", "UTF8"
-        ).wait(60)
+        if primary is None:
+            make = ("initdb", "-A", "trust", "-U", "tmad", "-E", "UTF8")
+        else:
+            make = ("pg_basebackup", "-R", "-X", "stream", "-c", "fast", "-d",
+                    primary._conninfo("postgres"))  # fmt: skip
+        code = self._spawn(make[0], "-D", str(self._data), *make[1:]).wait(60)
+        assert code == 0, (self._home / "log").read_text()[-2000:]
         atexit.register(self.remove)
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -63,7 +72,7 @@ class Cluster:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         arguments = ["-D", str(self._data), "-p", str(self.port), "-k", str(self._home)]
-        for name, value in _SETTINGS.items():
+        for name, value in self._settings.items():
             arguments += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + 30
         self._process = self._spawn("postgres", *arguments)
@@ -115,6 +124,33 @@ class Cluster:
             self._execute("CREATE DATABASE tmad_template TEMPLATE template0")
             migrate(self._url("tmad_template"))
         return self._create("tmad_template")
+
+    def standby(self, **settings: str) -> Cluster:
+        """Start a hot standby of this server, with other settings than it."""
+        other = Cluster(self._programs, self)
+        other._settings.update(settings)
+        other.start()
+        return other
+
+    def replay(self, primary: Cluster) -> None:
+        """Wait until this standby has replayed all that its primary has committed so far."""
+        with psycopg.connect(primary._conninfo("postgres"), autocommit=True) as connection:
+            wanted = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
+        deadline = time.monotonic() + 30
+        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
+            while connection.execute(
+                "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", wanted
+            ).fetchone() != (True,):
+                assert time.monotonic() < deadline, "the standby does not follow"
+                time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Make a primary of this standby."""
+        self._execute("SELECT pg_promote()")
+
+    def follow(self, url: str) -> str:
+        """Return the URL that a database of the primary has here."""
+        return self._url(url.rsplit("/", 1)[1])
 
     def connections(self) -> int:
         """Return how many clients are connected, this question aside."""

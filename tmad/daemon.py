@@ -42,6 +42,7 @@ _RECOVER_SECONDS = 30.0
 _EXPIRE_SECONDS = 300.0
 _SEAL_SECONDS = 60.0
 _PRUNE_SECONDS = 3_600.0
+_ANCHOR_SECONDS = 60.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
@@ -116,7 +117,7 @@ class Daemon:
             own = settings.protocol(name, module.Settings)
             module.mount(own, services, ProtocolEdge(name, self._doors, timers, listeners))
         self._plan_jobs(core, timers)
-        self._listen(core)
+        self._listen(core, listeners)
         await self._open_tls()
         self._ports += listeners.open()
         await timers.start()
@@ -156,6 +157,8 @@ class Daemon:
             ("expire", _EXPIRE_SECONDS, core.requests.expire_due),
             ("seal", _SEAL_SECONDS, seal),
             ("prune", _PRUNE_SECONDS, prune),
+            ("trust-anchors", _ANCHOR_SECONDS, core.anchors.refresh_due),
+            ("codes", _PRUNE_SECONDS, core.codes.prune),
         )
         for name, seconds, function in once:
             timers.every(seconds, function, name=name, lease=True)
@@ -171,7 +174,7 @@ class Daemon:
         )
         return site
 
-    def _listen(self, core: Core) -> None:
+    def _listen(self, core: Core, listeners: Listeners) -> None:
         settings = self.settings
         access: dict[str, Any] = {
             "access": self._access if settings.log.access else None,
@@ -184,9 +187,11 @@ class Daemon:
             self.metrics,
             about={"node": settings.node.name, "worker": self.index},
             measure=self._measure,
-            writing=lambda: services.database.is_writing,
+            writing=lambda: services.database.why_not_writing,
             serving=lambda: self.started is not None and not self.is_stopping,
             waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
+            reading=listeners.reading,
+            changing=listeners.changing,
         )
         # Of its own, so that operators get in when strangers have taken everything.
         ops = self._site("ops", health.doors, connections=Connections(), maximum=_OPS_CONNECTIONS)

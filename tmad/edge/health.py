@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tmad import observe
 from tmad.edge.http import Doors
@@ -21,8 +21,9 @@ class Health:
     """Answers /metrics, /healthz and /readyz; none of them says anything secret.
 
     ``about`` names the process; ``measure`` brings the metrics up to date; ``serving`` tells
-    whether it has started and is not stopping, ``writing`` whether the database takes changes;
-    ``waiting`` names what is not open yet.
+    whether it has started and is not stopping, ``writing`` why the database takes no changes
+    ("" if it does); ``waiting`` names what is not open yet; ``reading`` and ``changing`` name
+    what protocols do with a database that can only be read, and what needs one that is written.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class Health:
         about: Mapping[str, str | int],
         measure: Callable[[], None],
         serving: Callable[[], bool],
-        writing: Callable[[], bool],
+        writing: Callable[[], str],
         waiting: Callable[[], list[str]],
+        reading: Sequence[str] = (),
+        changing: Sequence[str] = (),
     ) -> None:
         self._changes = changes
         self._keyring = keyring
@@ -45,6 +48,8 @@ class Health:
         self._serving = serving
         self._writing = writing
         self._waiting = waiting
+        self._reading = reading
+        self._changing = changing
         self.doors = Doors(metrics)
         for path, handler in (
             ("/metrics", self.exposition),
@@ -76,10 +81,11 @@ class Health:
         except Fault as fault:
             parts["database"] = f"failed: {fault.detail}"
         has_database = parts["database"] == "ok"
-        # A full disk: everything can be read and nothing can be changed. The log says why.
-        is_writing = has_database and self._writing()
-        if has_database and not is_writing:
-            parts["database.writes"] = "failed"
+        # A standby or a full disk: everything can be read and nothing can be changed.
+        trouble = self._writing()
+        is_writing = has_database and not trouble
+        if has_database and trouble:
+            parts["database.writes"] = trouble
         stores = await self._keyring.health()
         for store in stores:
             parts[f"keys.{store.store}"] = (
@@ -99,6 +105,8 @@ class Health:
                 "enrolment with the keys that are there": is_writing and some_keys,
                 "revocation": is_writing,
                 "signed status and CRLs at hand": has_database,
+                **dict.fromkeys(self._reading, has_database),
+                **dict.fromkeys(self._changing, is_writing),
             },
         }
         return Response(

@@ -44,6 +44,9 @@ class Listeners:
         self.limits = limits
         self.connections = connections
         self.waiting: list[Callable[[], IListeningPort]] = []
+        # What /readyz says of a database that can be read, and of one that can be changed.
+        self.reading: list[str] = []
+        self.changing: list[str] = []
 
     def open(self) -> list[IListeningPort]:
         """Begin to listen, once everything that may answer is there."""
@@ -110,6 +113,12 @@ class ProtocolEdge:
     ) -> None:
         """Call ``function`` again and again."""
         self._timers.every(seconds, function, name=f"{self._name}.{name}", lease=lease)
+
+    def works(self, *, reading: str = "", changing: str = "") -> None:
+        """Name what goes on while the database can be read, and what while it takes changes."""
+        own = self._listeners
+        own.reading += [reading] if reading else []
+        own.changing += [changing] if changing else []
 
     def stream(self, name: str, address: str, factory: Any) -> None:
         """Listen on a TCP address with a Twisted protocol factory."""

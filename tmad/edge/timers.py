@@ -48,6 +48,7 @@ class Timers:
         self._held_until = float("-inf")
         self._heart: Any = None
         self._is_running = False
+        self._trouble = ""  # why the lease could not be asked for, said once
 
     def every(
         self,
@@ -107,8 +108,12 @@ class Timers:
                 leases.acquire, LEASE, self._holder, _LEASE_SECONDS, self._now()
             )
         except Fault as fault:
-            log.warn("the timers' lease could not be asked for: {why}", why=str(fault))
+            # A node at a standby database asks in vain for as long as it is one.
+            if fault.detail != self._trouble:
+                log.warn("the timers' lease could not be asked for: {why}", why=str(fault))
+            self._trouble = fault.detail
         else:
+            self._trouble = ""
             # By the monotonic clock, and from before the question: never longer than it is.
             is_held = self._lease is not None
             self._held_until = begin + _LEASE_SECONDS - 1 if is_held else float("-inf")

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from twisted.internet.defer import Deferred, DeferredList, succeed
 
 from tmad.events import Clock, utc_now
-from tmad.storage.lane import GROUP_LIMIT, Job, Lane, Reactor, unavailable
+from tmad.storage.lane import GROUP_LIMIT, STANDBY, Job, Lane, Reactor, unavailable
 from tmad.storage.postgresql import PostgreSQL
 from tmad.storage.schema import HEAD, require_head
 from tmad.storage.schema import migrate as migrate
@@ -130,6 +130,13 @@ class Database:
     def is_writing(self) -> bool:
         """Whether the last write could be made durable, as far as that is known."""
         return self.reactor is None or not self._writes.trouble
+
+    @property
+    def why_not_writing(self) -> str:
+        """Return "" if writes succeed, else what may be told to anybody; the log has it all."""
+        if self.is_writing:
+            return ""
+        return STANDBY if self._writes.trouble.startswith(STANDBY) else "failed"
 
     @property
     def in_one_connection(self) -> bool:

@@ -20,6 +20,9 @@ GROUP_WINDOW = 0.002
 GROUP_LIMIT = 64
 _WATCH_INTERVAL = 0.25
 
+# How an outage is described that is none for readers: the database follows another one.
+STANDBY = "read-only standby"
+
 
 class Reactor(Protocol):
     """The two things of a Twisted reactor that storage needs."""
@@ -33,6 +36,15 @@ class Reactor(Protocol):
 
 def unavailable(why: str) -> Fault:
     """Return the fault that every caller gets while the database cannot serve."""
+    if why.startswith(STANDBY):
+        return Fault(
+            FaultCode.UNAVAILABLE,
+            "the database of this node is a read-only standby; change it at a node of the"
+            " primary, or promote it",
+            private=why,
+            rule="database.standby",
+            retry_after=30.0,
+        )
     return Fault(
         FaultCode.UNAVAILABLE, "the database is not available", private=why, retry_after=1.0
     )

@@ -11,6 +11,7 @@ import psycopg
 import sqlalchemy as sa
 
 from tmad.events import Clock
+from tmad.storage.lane import STANDBY
 
 # Milliseconds. A statement that takes longer than this is a mistake or an outage; the thread
 # that waits for it must come back either way.
@@ -23,6 +24,10 @@ _CONNECT_SECONDS = 3
 
 # Not an OperationalError for the driver, but a standby that was asked to write.
 _READ_ONLY_TRANSACTION = "25006"
+# What libpq says when target_session_attrs finds no server that takes changes.
+_READ_ONLY_SESSION = "session is read-only"
+# A standby ends a query whose rows the primary has removed for good (hot standby conflict).
+_CONFLICTS = frozenset(("40001", "40P01"))
 
 
 class PostgreSQL:
@@ -74,8 +79,17 @@ class PostgreSQL:
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) or (
             isinstance(cause, psycopg.Error) and cause.sqlstate == _READ_ONLY_TRANSACTION
         ):
-            return f"{cause.sqlstate or type(cause).__name__}: {cause}".strip()
+            why = f"{cause.sqlstate or type(cause).__name__}: {cause}".strip()
+            is_standby = cause.sqlstate == _READ_ONLY_TRANSACTION or (
+                cause.sqlstate is None and _READ_ONLY_SESSION in why
+            )
+            return f"{STANDBY}: {why}" if is_standby else why
         return ""
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether a read failed only because of what happened at the same time."""
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate in _CONFLICTS
 
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether the connection has died, and the transaction with it."""

@@ -33,6 +33,9 @@ class Backend(Protocol):
     def outage(self, error: BaseException) -> str:
         """Say how this error means that the database cannot serve; "" when it does not."""
 
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether a read failed only because of what happened at the same time."""
+
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether the transaction is gone with everything that was done in it."""
 
@@ -45,6 +48,10 @@ class Backend(Protocol):
 
 class _Lost(Exception):  # noqa: N818  the text says why
     """The transaction is gone, with everything that any job of it has done."""
+
+
+class _Disturbed(_Lost):
+    """It was a read, and the same read is likely to succeed a moment later."""
 
 
 class GroupSession:
@@ -65,9 +72,9 @@ class GroupSession:
             was_open = self._connection is not None
             try:
                 self._run_group(jobs)
-            except _Lost:
+            except _Lost as error:
                 # A read may simply be done again, if only its idle connection had died.
-                if not (self._read_only and was_open):
+                if not (self._read_only and (was_open or isinstance(error, _Disturbed))):
                     raise
                 self._discard()
                 self._run_group(jobs)
@@ -135,6 +142,8 @@ class GroupSession:
             job.result = job.function(connection, *job.arguments)
         except Exception as error:
             why = self._backend.outage(error)
+            if self._read_only and self._backend.is_conflict(error):
+                raise _Disturbed(why) from error
             job.fail(unavailable(why) if why else error)
             if connection.invalidated or self._backend.is_lost(connection):
                 raise _Lost(why or repr(error)) from error

@@ -91,6 +91,10 @@ class SQLite:
                 return f"{cause.sqlite_errorname}: {cause}"
         return ""
 
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether a read failed only because of what happened at the same time: never here."""
+        return False
+
     def is_lost(self, connection: sa.Connection) -> bool:
         """Whether SQLite has rolled the whole transaction back, as it may when a disk is full."""
         return not driver(connection).in_transaction
