@@ -140,7 +140,8 @@ def read(data: bytes, now: datetime, wishes: Wishes = Wishes()) -> TokenFile:
 def _recognise(data: bytes) -> Format:
     head = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:4_096]
     if head.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
-        return "pskc" if b"KeyContainer" in head or b"keyprov" in head else "safenet"
+        plain = head.replace(b"\0", b"")  # UTF-16
+        return "pskc" if b"KeyContainer" in plain or b"keyprov" in plain else "safenet"
     for _, line in _lines(data):
         if _YUBICO.match(line):
             return "yubico"
