@@ -285,7 +285,7 @@ class Peer:
             self._avps(
                 (0, 1, inner.name.encode()),
                 (311, 11, challenge),
-                (311, 25, bytes((identifier, 0)) + response),
+                (311, 25, bytes((identifier, 0)) + response[:-1]),
             )
         else:
             self._avps((0, 79, self.respond(0, IDENTITY, inner.name.encode())))

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates, eap_scope
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
+from tmad.network import reasons
 from tmad.network.decision import Trusted
 from tmad.protocols.radius.eap.method import Chain, Keys
 from tmad.signer.algorithms import KeyAlgorithm
@@ -33,23 +34,6 @@ _STAPLE_SECONDS: Final = 600.0
 _CHAINS: Final = 4096
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _DONE: Final = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
-_CODES: Final = SSL.X509VerificationCodes
-
-# What OpenSSL finds wrong with a client's certificate, in the words of the live check.
-_PATH_FAULTS: Final = {
-    _CODES.ERR_CERT_HAS_EXPIRED: ("network.expired", "the certificate has expired"),
-    _CODES.ERR_CERT_NOT_YET_VALID: ("network.not-yet-valid", "the certificate is not valid yet"),
-    _CODES.ERR_INVALID_PURPOSE: ("network.purpose", "the certificate is not for TLS clients"),
-    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT: ("network.wrong-authority", ""),
-    _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: ("network.wrong-authority", ""),
-    _CODES.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: ("network.wrong-authority", ""),
-    _CODES.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: ("network.wrong-authority", ""),
-    _CODES.ERR_SELF_SIGNED_CERT_IN_CHAIN: ("network.wrong-authority", ""),
-}
-_WRONG_AUTHORITY: Final = "no authority that is trusted here issued the certificate"
-
-# Alerts by which a client says that it does not trust us.
-_DISTRUST: Final = frozenset({"unknown ca", "bad certificate", "certificate unknown"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,10 +364,10 @@ class Session:
     def _fault(self, error: SSL.Error) -> Fault:
         if self._path.error:
             return self._path_fault()
-        reasons = [entry[2] for entry in error.args[0]] if error.args else []
-        reason = reasons[0] if reasons and isinstance(reasons[0], str) else "TLS has failed"
+        found = [str(entry[2]) for entry in error.args[0]] if error.args else []
+        reason = found[0] if found else "for no reason that is known"
         if "alert" in reason:
-            return _alert(reason.partition("alert ")[2] or reason)
+            return reasons.peer_alert(reason)
         if "did not return a certificate" in reason:
             return Fault(
                 FaultCode.UNAUTHENTICATED,
@@ -394,22 +378,19 @@ class Session:
             FaultCode.UNAUTHENTICATED,
             f"the TLS handshake failed: {reason}",
             rule="eap.tls",
-            values={"reason": ", ".join(str(each) for each in reasons)},
+            values={"reason": ", ".join(found)},
         )
 
     def _path_fault(self) -> Fault:
-        code = self._path.error
-        rule, detail = _PATH_FAULTS.get(code, ("network.path", "the certificate's path is broken"))
-        values = {"openssl": str(code)}
+        fault = reasons.verification(self._path.error, "")
         if self._path.certificate is not None:
             certificate = self._path.certificate.to_cryptography()
-            values |= {
+            fault.values |= {
                 "subject": _name(certificate.subject),
                 "issuer": _name(certificate.issuer),
                 "serial": f"{certificate.serial_number:x}",
             }
-        detail = detail or _WRONG_AUTHORITY
-        return Fault(FaultCode.UNAUTHENTICATED, detail, rule=rule, values=values)
+        return fault
 
 
 def _name(name: x509.Name) -> str:
@@ -417,21 +398,3 @@ def _name(name: x509.Name) -> str:
         return name.rfc4514_string()[:500]
     except (ValueError, TypeError):  # a BIT STRING where text belongs
         return "unreadable"
-
-
-def _alert(name: str) -> Fault:
-    values = {"alert": name}
-    if name in _DISTRUST:
-        return Fault(
-            FaultCode.UNAUTHENTICATED,
-            f"the client does not trust our server certificate ({name}): install our root there,"
-            " and the name of this server",
-            rule="eap.peer-distrust",
-            values=values,
-        )
-    return Fault(
-        FaultCode.UNAUTHENTICATED,
-        f"the client ended the handshake: {name}",
-        rule="eap.peer-alert",
-        values=values,
-    )
