@@ -98,13 +98,15 @@ def may_have_signed(issuer: Issuer) -> bool:
 
 
 def _against(issuer: Issuer) -> tuple[str, str, dict[str, str]] | None:
-    values = {"authority": issuer.authority, "generation": str(issuer.generation)}
-    if issuer.compromised_at is not None:
-        values["since"] = issuer.compromised_at.isoformat()
-        return "network.issuer-compromised", "the authority's key is in wrong hands", values
-    if issuer.state is IssuerState.WITHDRAWN:
-        return "network.issuer-withdrawn", "the authority was withdrawn", values
-    return None
+    # One that was withdrawn issues no more; what it issued has the status that OCSP tells.
+    if issuer.compromised_at is None:
+        return None
+    values = {
+        "authority": issuer.authority,
+        "generation": str(issuer.generation),
+        "since": issuer.compromised_at.isoformat(),
+    }
+    return "network.issuer-compromised", "the authority's key is in wrong hands", values
 
 
 def _revoked(issuer: Issuer, row: status.StatusRow) -> tuple[str, str, dict[str, str]]:

@@ -47,7 +47,6 @@ REASONS: Final[Mapping[str, Reason]] = {
         "REVOKED", "the private key is known to others: make a new one on the device"
     ),
     "network.issuer-compromised": Reason("REVOKED", "enrol under another authority"),
-    "network.issuer-withdrawn": Reason("WRONG_CA", "enrol under an authority that is in use"),
     "network.issuer-revoked": Reason(
         "REVOKED", "the issuing CA's own certificate is not good: enrol under another authority"
     ),
