@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from tmad import config, observe
 from tmad.ca.trust import Trust
 from tmad.config import Address, NodeSettings
-from tmad.edge import process
+from tmad.edge import process, tcp
+from tmad.edge import reactor as epoll
 from tmad.edge.health import Health
 from tmad.edge.http import Doors, Site
 from tmad.edge.limits import Connections
@@ -202,7 +203,9 @@ class Daemon:
         self._site("https_client", self._doors, secure=True, verifier=checker.check, **access)
 
     def _open(self, kind: str, addresses: tuple[str, ...], factory: Any) -> None:
-        self._ports += self._sockets.listen(self.reactor, kind, addresses, factory)
+        # Only our own channel knows what to do on a connection that has not joined the reactor.
+        adopt = tcp.adopt if isinstance(factory, Site) else None
+        self._ports += self._sockets.listen(self.reactor, kind, addresses, factory, adopt=adopt)
 
     async def _open_tls(self) -> None:
         """Open the HTTPS listeners; without a certificate yet, the timer does it later."""
@@ -343,6 +346,7 @@ def ops_addresses(settings: NodeSettings, index: int) -> tuple[str, ...]:
 
 def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
     """Run one process until it is told to stop; return its exit code."""
+    epoll.install()
     from twisted.internet import reactor as installed_reactor
 
     # The module's type does not know that it provides every reactor interface.

@@ -39,6 +39,10 @@ _PSS = {
     )
     for name, arc, salt in (("sha256", "01", "20"), ("sha384", "02", "30"), ("sha512", "03", "40"))
 }
+# Made once: it takes as long as a tenth of a signature.
+_SIGNED = {
+    each.name: ec.ECDSA(each) for each in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
+}
 _WHOLE = {
     KeyAlgorithm.ED25519: bytes.fromhex("300506032b6570"),
     KeyAlgorithm.ED448: bytes.fromhex("300506032b6571"),
@@ -78,10 +82,16 @@ def _sign(
     if algorithm is None:
         signature = private_key.sign(data)
     elif scheme.padding is None:
-        signature = private_key.sign(data, ec.ECDSA(algorithm))
+        signature = private_key.sign(data, _ecdsa(algorithm))
     else:
         signature = private_key.sign(data, scheme.padding, algorithm)
     return signature
+
+
+def _ecdsa(algorithm: hashes.HashAlgorithm | Prehashed) -> ec.ECDSA:
+    if isinstance(algorithm, Prehashed):
+        return ec.ECDSA(algorithm)
+    return _SIGNED[algorithm.name]
 
 
 def check(

@@ -24,6 +24,7 @@ from tmad.edge.http1 import (
     encode_answer,
     head_end,
 )
+from tmad.edge.tcp import Connection
 from tmad.plugin import Limits
 from tmad.wire.http import Response
 
@@ -44,8 +45,9 @@ _LINGER_OCTETS = 1 << 20
 # For the last octets of an answer when the connection is closed.
 _FLUSH = 5.0
 
-# Heads up to this length are remembered by their connection.
+# Heads up to this length are remembered by their site, so many of them.
 _REPEATED = 1_024
+_REMEMBERED = 512
 # What a path that is nobody's may send, since it is read before it is refused.
 _UNKNOWN = Limits()
 
@@ -67,6 +69,12 @@ class Transport(Protocol):
     def unregisterProducer(self) -> None: ...  # noqa: N802  Twisted's name
 
 
+def peer_of(transport: Transport) -> str:
+    """Return the peer's address as text."""
+    address: IAddress = transport.getPeer()
+    return getattr(address, "host", "")
+
+
 @implementer(IHalfCloseableProtocol)
 class Channel(TwistedProtocol):
     """Serves one connection; ``deadline`` is when the site calls ``expire``."""
@@ -80,8 +88,6 @@ class Channel(TwistedProtocol):
         self._scanned = 0
         self._head: Head | None = None
         self._door: Door | None = None
-        self._last_raw = b""
-        self._last_head: Head | None = None
         self._body: Body | ChunkedBody | None = None
         self._ready: list[bytes] = []
         self._ready_size = 0
@@ -103,15 +109,17 @@ class Channel(TwistedProtocol):
         super().makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's is untyped
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
-        address: IAddress = self._transport.getPeer()
-        self.peer = getattr(address, "host", "")
+        transport = self._transport
+        self.peer = transport.host if isinstance(transport, Connection) else peer_of(transport)
         if not self.site.opened(self):
             self._is_over = True
             self._transport.abortConnection()
             return
         self.deadline = self.site.seconds() + self.site.limits.header_seconds
-        self._transport.registerProducer(self, True)
-        self._socket = self.site.socket_of(self._transport)
+        if isinstance(transport, Connection):
+            self._socket = transport.socket
+        else:
+            transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         if self._is_over:
@@ -242,14 +250,7 @@ class Channel(TwistedProtocol):
             self._scanned = 0
             raw = data[:end]
             self._unread = data[end:]
-            if raw == self._last_raw:
-                # Clients that poll repeat their head to the octet.
-                head, door = self._last_head, self._door
-                assert head is not None
-            else:
-                head = decode_head(raw)
-                door = site.door(head)
-                self._last_raw, self._last_head = (raw, head) if end <= _REPEATED else (b"", None)
+            head, door = site.heads.get(raw) or self._decode(raw)
             self._begin(head, door)
         if self._body is not None:
             surplus = self._body.take(self._unread)
@@ -259,6 +260,17 @@ class Channel(TwistedProtocol):
                 return False
             self._unread = surplus
         return self._answer()
+
+    def _decode(self, raw: bytes) -> tuple[Head, Door | None]:
+        """Read a head that is new here; clients that poll repeat theirs to the octet."""
+        site = self.site
+        head = decode_head(raw)
+        found = (head, site.door(head))
+        if len(raw) <= _REPEATED:
+            if len(site.heads) >= _REMEMBERED:
+                site.heads.clear()
+            site.heads[raw] = found
+        return found
 
     def _begin(self, head: Head, door: Door | None) -> None:
         """Decide, before its body is read, whether this request is served at all."""
@@ -344,7 +356,8 @@ class Channel(TwistedProtocol):
             piece, rest = self._rest[:_PIECE], self._rest[_PIECE:]
             self._rest = rest if rest else None
             self.deadline = self.site.seconds() + self.site.limits.write_seconds
-            self._socket = None
+            if self._socket is not None:
+                self._leave_socket()
             self._transport.write(bytes(piece))
         if self._rest is None and not self._is_over:
             self._answer_put()
@@ -366,8 +379,9 @@ class Channel(TwistedProtocol):
         lingers = lingers or bool(self._unread)
         self._unread = b""
         self.deadline = self.site.seconds() + (_LINGER if lingers else _FLUSH)
-        # A transport with a producer waits for it before it closes.
-        self._transport.unregisterProducer()
+        if self._socket is None:
+            # A transport with a producer waits for it before it closes.
+            self._transport.unregisterProducer()
         if lingers and not self.site.secure:
             self._resume_reading()
             self._transport.loseWriteConnection()
@@ -400,11 +414,15 @@ class Channel(TwistedProtocol):
                 sent = 0
             except OSError:
                 # Twisted will find out as well, and call connectionLost.
-                self._socket = None
+                self._leave_socket()
                 return
             if sent == len(data):
                 return
-            # From now on Twisted buffers, so that nothing is overtaken.
-            self._socket = None
+            self._leave_socket()
             data = data[sent:]
         self._transport.write(data)
+
+    def _leave_socket(self) -> None:
+        """From now on Twisted buffers, so that nothing is overtaken."""
+        self._socket = None
+        self._transport.registerProducer(self, True)

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from itertools import count
 from secrets import token_hex
-from socket import socket
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IAddress, ISystemHandle, ITCPTransport
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -162,6 +162,7 @@ class Site(Factory):
         self._ceiling = maximum or limits.connections
         self.maximum = min(self._ceiling, limits.connections)
         self.channels: set[Channel] = set()
+        self.heads: dict[bytes, tuple[Head, Door | None]] = {}
         self.waiting: dict[Channel, None] = self.connections.waiting
         self.cut_off = 0
         self.running = 0
@@ -219,13 +220,6 @@ class Site(Factory):
     def later(self, function: Callable[[], None]) -> None:
         """Call in the reactor's next turn."""
         self.reactor.callLater(0, function)
-
-    def socket_of(self, transport: Any) -> socket | None:
-        """Return the socket behind a plain TCP transport."""
-        if self.secure or not ITCPTransport.providedBy(transport):
-            return None
-        handle: Any = ISystemHandle(transport).getHandle()
-        return handle if isinstance(handle, socket) else None
 
     def opened(self, channel: Channel) -> bool:
         """Count a new connection; False when there are too many."""
@@ -321,7 +315,7 @@ class Site(Factory):
         try:
             answer = door.handler(request)
             if not isinstance(answer, Response):
-                if not isinstance(answer, Coroutine):
+                if type(answer) is not CoroutineType:
                     return self._later(_awaited(answer), door, channel, head, 0.0, "")
                 waiting = answer.send(None)
                 return self._later(_rest(answer, waiting), door, channel, head, 0.0, "")

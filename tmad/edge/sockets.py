@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from tmad.config import Address
@@ -83,13 +84,22 @@ class Sockets:
                 self._open[name] = open_tcp(Address.parse(text), shared=self._shared)
 
     def listen(
-        self, reactor: Any, kind: str, addresses: tuple[str, ...], factory: Any
+        self,
+        reactor: Any,
+        kind: str,
+        addresses: tuple[str, ...],
+        factory: Any,
+        *,
+        adopt: Callable[[Any, int, int, Any], Any] | None = None,
     ) -> list[Any]:
-        """Hand the sockets to the reactor; return its ports."""
+        """Hand the sockets to the reactor, or to ``adopt``; return the ports."""
         ports = []
         for text in addresses:
             opened = self._open.pop(f"{kind} {text}")
-            ports.append(reactor.adoptStreamPort(opened.fileno(), opened.family, factory))
+            if adopt is None:
+                ports.append(reactor.adoptStreamPort(opened.fileno(), opened.family, factory))
+            else:
+                ports.append(adopt(reactor, opened.fileno(), opened.family, factory))
             # The reactor has a duplicate.
             opened.close()
         return ports

@@ -99,7 +99,7 @@ class Changes:
         self._database = database
         self._listeners: dict[str, list[Callable[[str], None]]] = {}
         self._watch = database.watch_commits()
-        self._version: int | None = None
+        self._version: object = None
         self._missed = False
         self._waiting: list[Deferred[None]] = []
         self._asking = False

