@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from tmad.storage.database import Database
+from tmad.storage.statement import Statement
 from tmad.storage.tables import changes
 
 EVERYTHING = "*"
@@ -28,7 +29,7 @@ _ORDER_LOCK = 0x746D_6164_0001
 
 _INSERT = changes.insert()
 _LOCK = sa.text(f"SELECT pg_advisory_xact_lock({_ORDER_LOCK})")
-_NEWS = (
+_NEWS = Statement(
     sa.select(changes.c.id, changes.c.topic, changes.c.key)
     .where(changes.c.id >= sa.bindparam("last"))
     .order_by(changes.c.id)
@@ -78,18 +79,18 @@ class News:
 
 def since(connection: sa.Connection, last: int) -> News:
     """Return the changes after ``last``, in commit order."""
-    rows = connection.execute(_NEWS, {"last": last}).all()
-    if rows and rows[0].id == last:
+    rows = _NEWS.rows(connection, {"last": last})
+    if rows and rows[0][0] == last:
         # The row that was read last is still there, so nothing after it has been pruned.
         continuous, rows = True, rows[1:]
     else:
-        continuous = last == 0 and (not rows or rows[0].id == 1)
+        continuous = last == 0 and (not rows or rows[0][0] == 1)
     if len(rows) >= _PAGE - 1:
         continuous = False
     if not continuous:
         return News(connection.execute(_NEWEST).scalar_one(), False, ())
-    latest = rows[-1].id if rows else last
-    return News(latest, True, tuple((row.topic, row.key) for row in rows))
+    latest = rows[-1][0] if rows else last
+    return News(latest, True, tuple((topic, key) for _, topic, key in rows))
 
 
 class Changes:
