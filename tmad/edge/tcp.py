@@ -12,11 +12,17 @@ from typing import Any
 
 from twisted.internet import main, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+log = Logger()
 
 # So many connections in one turn, then others are served.
 _IN_A_TURN = 32
 _READ = 65_536
+# Stands where a protocol belongs until there is one.
+_NOBODY: Any = Protocol()
 
 
 class Connection(tcp.Connection):
@@ -30,6 +36,7 @@ class Connection(tcp.Connection):
         self.reactor = reactor
         self.socket = accepted
         self.fileno = accepted.fileno
+        self.protocol = _NOBODY
         self._tempDataBuffer = []
         self._tempDataLen = 0
         accepted.setblocking(False)
@@ -116,7 +123,14 @@ class Port(tcp.Port):
                 # Out of descriptors, or the peer has gone: Twisted knows what to do.
                 super().doRead()  # type: ignore[no-untyped-call]  # untyped
                 return
-            Connection(accepted, address, reactor).begin(build(None))
+            connection = Connection(accepted, address, reactor)
+            try:
+                connection.begin(build(None))
+            except Exception as error:
+                # As the reactor does with what has joined it; the others are served.
+                failure = Failure(error)  # type: ignore[no-untyped-call]  # untyped
+                log.failure("a connection failed as it began", failure)
+                connection.connectionLost(failure)
 
 
 def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> Port:
