@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,3 +145,43 @@ class NAS:
             body = bytes((80, 18)) + mac + body[18:]
         proof = hashlib.md5(head + datagram[4:20] + body + self.secret).digest()
         return head + proof + body
+
+
+class ListeningNAS:
+    """That server on a UDP port of loopback; used as a context."""
+
+    def __init__(self, nas: NAS) -> None:
+        self.nas = nas
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.settimeout(0.1)
+        self.port: int = self._socket.getsockname()[1]
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> ListeningNAS:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                datagram, source = self._socket.recvfrom(4096)
+            except TimeoutError:
+                continue
+            answer = self.nas.receive(datagram)
+            if answer is not None:
+                self._socket.sendto(answer, source)
+
+    def wait_for(self, count: int, seconds: float = 10.0) -> float:
+        """Wait until so many requests have come; return the seconds that it took."""
+        begin = time.monotonic()
+        while len(self.nas.requests) < count:
+            assert time.monotonic() - begin < seconds, f"{len(self.nas.requests)} requests"
+            time.sleep(0.01)
+        return time.monotonic() - begin
