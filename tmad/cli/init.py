@@ -25,6 +25,8 @@ ISSUING = "issuing"
 TENANT = "default"
 LABEL = "default"
 DEVICE_PROFILE = "device"
+POLICY = "default"
+CLIENT_PROFILES = ("wifi-client", "user", "device")
 
 _ROOT_YEARS = 20
 _ISSUING_YEARS = 10
@@ -220,6 +222,7 @@ async def _fill(plan: Plan, report: Report, core: Session) -> None:
     await _make_profiles(report, core)
     await _make_authorities(plan, report, core)
     await _make_endpoint(report, core)
+    await _make_policy(report, core)
     if report.changed:
         await _tell_what_next(plan, core)
 
@@ -318,6 +321,24 @@ async def _make_endpoint(report: Report, core: Session) -> None:
     )
     await core.services.service_certificates.current("scep-ra", f"scep/{LABEL}")
     report.made(f"endpoint scep/{LABEL}   one-time challenges, profile {DEVICE_PROFILE}")
+
+
+async def _make_policy(report: Report, core: Session) -> None:
+    """Let the certificates of clients join the network, where no policy says who may."""
+    if await core.objects.list(core.actor, TENANT, "radius-policy", limit=1):
+        return
+    await core.objects.put(
+        core.actor,
+        TENANT,
+        "radius-policy",
+        POLICY,
+        {
+            "description": "Good certificates of clients may join, without a VLAN.",
+            "rules": [{"name": "clients", "when": {"profiles": list(CLIENT_PROFILES)}}],
+        },
+        expect=0,
+    )
+    report.made(f"radius-policy {POLICY}   certificates of {', '.join(CLIENT_PROFILES)} may join")
 
 
 async def _tell_what_next(plan: Plan, core: Session) -> None:
