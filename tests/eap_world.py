@@ -78,6 +78,7 @@ class Core:
     people: dict[str, str] = field(default_factory=lambda: {"alice": "correct horse"})
     codes: dict[str, str] = field(default_factory=dict)
     fault: Fault | None = None
+    is_endless: bool = False  # always one more question
     asked: list[tuple[str, ...]] = field(default_factory=list)
     logins: list[TLSLogin] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
@@ -92,12 +93,14 @@ class Core:
         self.asked.append(("password", name, method))
         if self.people.get(name) != password.reveal().decode():
             raise Fault(FaultCode.UNAUTHENTICATED, "login refused", rule="login.password")
-        if name in self.codes:
+        if name in self.codes or self.is_endless:
             return Question("Code: ")
         return self._decide(name)
 
     async def answer(self, prompt: Any, code: Secret, method: str) -> Admitted | Question:
         self.asked.append(("answer", prompt.text, method))
+        if self.is_endless:
+            return Question("And? ")
         if code.reveal().decode() not in self.codes.values():
             raise Fault(FaultCode.UNAUTHENTICATED, "login refused", rule="login.code")
         return self._decide("alice")

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.radius.eap import codec
-from tmad.protocols.radius.eap.framing import refusal
+from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Method, Turn
 
 Makers: TypeAlias = Mapping[int, Callable[[], Method]]
@@ -36,7 +36,7 @@ class Dialogue:
         """Take the type and the data of a response; raise the Fault that ends it all."""
         if self.identity is None:
             if type_ != codec.Type.IDENTITY:
-                raise refusal("an identity was asked for", "order")
+                raise peer_fault("an identity was asked for", "order")
             self.identity = codec.identity(data)
             return await self._offer(next(iter(self._left), 0))
         method = self.method
@@ -45,7 +45,7 @@ class Dialogue:
         if type_ == codec.Type.NAK and not self._is_agreed:
             return await self._offer(next((each for each in data if each in self._left), 0), data)
         if type_ != method.type:
-            raise refusal("the response is of another type than the request", "order")
+            raise peer_fault("the response is of another type than the request", "order")
         self._is_agreed = True
         return Asked(method.type, await method.respond(data))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tmad.errors import Fault
 from tmad.protocols.radius.eap import codec, mschapv2
-from tmad.protocols.radius.eap.framing import refusal
+from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
 
 _SERVER_NAME = b"tmad"
@@ -41,12 +41,12 @@ class EAPMSCHAPv2:
             raise self._ending
         if self._is_proved:
             if message is not codec.Op.SUCCESS:
-                raise refusal("the client does not accept our proof", "mschapv2.refused")
+                raise peer_fault("the client does not accept our proof", "mschapv2.refused")
             return Turn(admitted=await self._hooks.admit(self._user, self.name), keys=self._keys)
         if not isinstance(message, codec.MSCHAPv2Response):
-            raise refusal("there is nothing yet to agree to", "mschapv2.order")
+            raise peer_fault("there is nothing yet to agree to", "mschapv2.order")
         if message.identifier != self._identifier:
-            raise refusal("the response answers another challenge", "mschapv2.identifier")
+            raise peer_fault("the response answers another challenge", "mschapv2.identifier")
         return await self._check(message)
 
     def fit(self, size: int) -> None:

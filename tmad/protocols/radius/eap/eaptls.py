@@ -8,7 +8,7 @@ from __future__ import annotations
 from tmad.errors import Fault
 from tmad.network.decision import Admitted, TLSLogin
 from tmad.protocols.radius.eap import codec
-from tmad.protocols.radius.eap.framing import Incoming, Outgoing, refusal
+from tmad.protocols.radius.eap.framing import Incoming, Outgoing, peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
 
@@ -66,7 +66,7 @@ class TLSMethod:
         fragment = codec.fragment(data)
         if self._outgoing.is_waiting:
             if fragment.data or fragment.more:
-                raise refusal("data came where an acknowledgement was due", "fragment")
+                raise peer_fault("data came where an acknowledgement was due", "fragment")
             return Turn(self._outgoing.next())
         message = self._incoming.add(fragment)
         if message is None:
@@ -98,7 +98,7 @@ class TLSMethod:
         if not is_done:
             reply = session.pending()
             if not reply:
-                raise refusal("the TLS message is incomplete", "incomplete")
+                raise peer_fault("the TLS message is incomplete", "incomplete")
             return Turn(self._outgoing.send(reply))
         self._is_established = True
         return await self._finished(session)
@@ -113,7 +113,7 @@ class TLSMethod:
         assert self._session is not None
         self._session.receive(message)
         self._session.read()
-        raise refusal("data came after the login had ended", "after-success")
+        raise peer_fault("data came after the login had ended", "after-success")
 
     # -- what the method does -----------------------------------------------------------------
 
@@ -126,11 +126,11 @@ class TLSMethod:
 
     async def _received(self) -> Turn:
         """Read what came through the tunnel."""
-        raise refusal("data came through a tunnel that has no use", "unexpected-data")
+        raise peer_fault("data came through a tunnel that has no use", "unexpected-data")
 
     async def _acknowledged(self) -> Turn:
         """Go on after an empty response that answers no fragment."""
-        raise refusal("the response is empty", "empty")
+        raise peer_fault("the response is empty", "empty")
 
 
 class EAPTLS(TLSMethod):

@@ -23,18 +23,18 @@ class Incoming:
         """Return the whole message, or None while more is to come; raise Fault(REJECTED)."""
         if fragment.total is not None:
             if self._total not in (None, fragment.total) or fragment.total > LONGEST_MESSAGE:
-                raise refusal("the TLS message is longer than allowed, or than it said", "length")
+                raise peer_fault("the TLS message is longer than allowed or announced", "length")
             self._total = fragment.total
         if not self._pieces and not fragment.more:
             self._check(len(fragment.data))
             self._total = None
             return fragment.data
         if fragment.more and not fragment.data:
-            raise refusal("a fragment of a TLS message is empty", "fragment")
+            raise peer_fault("a fragment of a TLS message is empty", "fragment")
         self._pieces.append(fragment.data)
         self._size += len(fragment.data)
         if self._size > (LONGEST_MESSAGE if self._total is None else self._total):
-            raise refusal("the TLS message is longer than allowed, or than it said", "length")
+            raise peer_fault("the TLS message is longer than allowed or announced", "length")
         if fragment.more:
             return None
         self._check(self._size)
@@ -45,7 +45,7 @@ class Incoming:
     def _check(self, size: int) -> None:
         # An acknowledgement may say L = 0 or nothing at all; anything else must be as it says.
         if self._total not in (None, size):
-            raise refusal("the TLS message is shorter than it said", "length")
+            raise peer_fault("the TLS message is shorter than it said", "length")
 
 
 class Outgoing:
@@ -94,6 +94,6 @@ class Outgoing:
         return bytes((self._flags,))
 
 
-def refusal(detail: str, rule: str) -> Fault:
+def peer_fault(detail: str, rule: str) -> Fault:
     """Return the Fault that ends a conversation over what the peer sent."""
     return Fault(FaultCode.REJECTED, detail, rule=f"eap.{rule}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tmad.events import Secret
 from tmad.network.decision import Admitted
 from tmad.protocols.radius.eap import codec
-from tmad.protocols.radius.eap.framing import refusal
+from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Prompt, Turn
 
 _PROMPT = "Password: "
@@ -32,7 +32,7 @@ class GTC:
     async def respond(self, data: bytes) -> Turn:
         """Take an answer."""
         if len(data) > _LONGEST_ANSWER:
-            raise refusal(f"an answer has at most {_LONGEST_ANSWER} octets", "gtc.length")
+            raise peer_fault(f"an answer has at most {_LONGEST_ANSWER} octets", "gtc.length")
         codec.text(data, "answer")
         typed = Secret(data)
         found: Admitted | Prompt

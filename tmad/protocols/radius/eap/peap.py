@@ -15,7 +15,7 @@ from tmad.network.decision import Admitted
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.dialogue import Asked, Dialogue, Makers
 from tmad.protocols.radius.eap.eaptls import TLSMethod
-from tmad.protocols.radius.eap.framing import refusal
+from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
 
@@ -68,7 +68,7 @@ class PEAP(TLSMethod):
 
     async def _acknowledged(self) -> Turn:
         if self._is_asking:
-            raise refusal("the response is empty", "empty")
+            raise peer_fault("the response is empty", "empty")
         assert self._session is not None
         return self._ask_identity(self._session)
 
@@ -81,7 +81,7 @@ class PEAP(TLSMethod):
         assert session is not None
         data = session.read()
         if not data or not self._is_asking:
-            raise refusal("nothing was asked, or nothing came through the tunnel", "incomplete")
+            raise peer_fault("nothing was asked, or nothing came through the tunnel", "incomplete")
         if self._result is not None:
             return self._conclude(self._result, data)
         try:
@@ -110,17 +110,17 @@ class PEAP(TLSMethod):
             raise result
         response = codec.decode(data)
         if response.type != codec.Type.TLV:
-            raise refusal("the result is to be answered", "order")
+            raise peer_fault("the result is to be answered", "order")
         answer = codec.extensions(response.data)
         if answer.result != codec.RESULT_SUCCESS:
-            raise refusal("the client does not take it for a success", "peap.result")
+            raise peer_fault("the client does not take it for a success", "peap.result")
         if answer.binding is None:
             # Clients that know no crypto-binding; the keys are then those of the tunnel.
             return result
         assert self._binding is not None
         expected = self._compound.mac(answer.binding)
         if not hmac.compare_digest(expected, answer.binding.mac) or not answer.binding.is_response:
-            raise refusal("tunnel and inner method have not the same ends", "peap.binding")
+            raise peer_fault("tunnel and inner method have not the same ends", "peap.binding")
         assert result.keys is not None
         return Turn(admitted=result.admitted, keys=self._compound.keys(result.keys.session_id))
 

@@ -12,7 +12,7 @@ from tmad.network.decision import Admitted
 from tmad.protocols.radius.eap import codec, eapmschapv2, mschapv2
 from tmad.protocols.radius.eap.dialogue import Dialogue, Makers
 from tmad.protocols.radius.eap.eaptls import TLSMethod
-from tmad.protocols.radius.eap.framing import refusal
+from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
 
@@ -69,39 +69,39 @@ class TTLS(TLSMethod):
         assert self._session is not None
         data = self._session.read()
         if not data:
-            raise refusal("nothing came through the tunnel", "incomplete")
+            raise peer_fault("nothing came through the tunnel", "incomplete")
         return await self._read(self._session, data)
 
     async def _acknowledged(self) -> Turn:
         if self._admits is None:
-            raise refusal("the response is empty", "empty")
+            raise peer_fault("the response is empty", "empty")
         assert self._session is not None
         return self._accept(self._session, await self._hooks.admit(*self._admits))
 
     async def _read(self, session: Session, data: bytes) -> Turn:
         if self._admits is not None:
-            raise refusal("data came where an acknowledgement was due", "after-success")
+            raise peer_fault("data came where an acknowledgement was due", "after-success")
         found: dict[tuple[int, int], bytes] = {}
         for avp in codec.avps(data):
             if avp.key == codec.AVP_EAP_MESSAGE:
                 found[avp.key] = found.get(avp.key, b"") + avp.data
             elif avp.key in found:
-                raise refusal("an AVP stands twice", "avp")
+                raise peer_fault("an AVP stands twice", "avp")
             elif avp.key in _KNOWN:
                 found[avp.key] = avp.data
             elif avp.is_mandatory:
                 # RFC 5281, 10.1
-                raise refusal(f"AVP {avp.vendor}/{avp.code} is not known here", "avp")
+                raise peer_fault(f"AVP {avp.vendor}/{avp.code} is not known here", "avp")
         if codec.AVP_EAP_MESSAGE in found:
             return await self._eap(session, found[codec.AVP_EAP_MESSAGE])
         name = codec.text(found.get(codec.AVP_USER_NAME, b""), "name")
         if not name or len(name) > codec.LONGEST_IDENTITY:
-            raise refusal("there is no user name, or one that is too long", "avp")
+            raise peer_fault("there is no user name, or one that is too long", "avp")
         if codec.AVP_MS_CHAP2_RESPONSE in found:
             return await self._mschapv2(session, name, found)
         if codec.AVP_USER_PASSWORD in found:
             return await self._pap(session, name, found[codec.AVP_USER_PASSWORD])
-        raise refusal("there is neither a password nor a response", "avp")
+        raise peer_fault("there is neither a password nor a response", "avp")
 
     async def _pap(self, session: Session, name: str, password: bytes) -> Turn:
         self._choose(PAP)
@@ -110,7 +110,7 @@ class TTLS(TLSMethod):
         codec.text(typed, "password")
         found = await self._hooks.password(name, Secret(typed), self.name)
         if not isinstance(found, Admitted):
-            raise refusal("more is to be asked, and PAP cannot ask: use EAP-GTC inside", "prompt")
+            raise peer_fault("PAP cannot ask for a second factor: use EAP-GTC inside", "prompt")
         return self._accept(session, found)
 
     async def _mschapv2(
@@ -125,7 +125,7 @@ class TTLS(TLSMethod):
         challenge, identifier = material[:-1], material[-1]
         given = found.get(codec.AVP_MS_CHAP_CHALLENGE, b"")
         if not hmac.compare_digest(given, challenge) or response.identifier != identifier:
-            raise refusal("the response answers another challenge", "mschapv2.identifier")
+            raise peer_fault("the response answers another challenge", "mschapv2.identifier")
         proof, _ = await eapmschapv2.check(self._hooks, self.name, challenge, response)
         self._admits = (name, self.name)
         answer = bytes((identifier,)) + proof.encode()
@@ -134,7 +134,7 @@ class TTLS(TLSMethod):
     async def _eap(self, session: Session, packet: bytes) -> Turn:
         response = codec.decode(packet)
         if self._inner.identity is not None and response.identifier != self._identifier:
-            raise refusal("the response inside answers another request", "identifier")
+            raise peer_fault("the response inside answers another request", "identifier")
         asked = await self._inner.receive(response.type, response.data)
         assert self._inner.method is not None
         self.name = self._inner.method.name
@@ -146,7 +146,7 @@ class TTLS(TLSMethod):
 
     def _choose(self, name: str) -> None:
         if name not in self._allowed or self._inner.identity is not None:
-            raise refusal(f"{name} is not allowed here", "no-method")
+            raise peer_fault(f"{name} is not allowed here", "no-method")
         self.name = name
 
     def _say(self, session: Session, key: tuple[int, int], data: bytes) -> Turn:
