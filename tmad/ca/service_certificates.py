@@ -77,6 +77,7 @@ EAP_ALGORITHMS: Mapping[str, KeyAlgorithm] = {
         KeyAlgorithm.P384,
         KeyAlgorithm.RSA_2048,
         KeyAlgorithm.RSA_3072,
+        KeyAlgorithm.RSA_4096,
     )
 }
 
