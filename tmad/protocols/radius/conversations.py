@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 _VERSION: Final = 1
@@ -37,10 +37,11 @@ class Held:
     content: Any
     begun: float
     touched: float
+    lifetime: float
+    idle: float
     last: tuple[bytes, Any] | None = None
     is_busy: bool = False
     is_over: bool = False
-    rounds: int = field(default=0)
 
 
 class Conversations:
@@ -76,8 +77,13 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._held)
 
-    def open(self, client: Hashable, station: str, content: Any) -> Held:
-        """Begin one; an empty ``station`` counts for nobody."""
+    def open(
+        self, client: Hashable, station: str, content: Any, *, patience: float | None = None
+    ) -> Held:
+        """Begin one; an empty ``station`` counts for nobody.
+
+        ``patience`` is how many seconds a person has who must find and type something.
+        """
         now = self._seconds()
         while len(self._held) >= self._maximum:
             self._lose(next(iter(self._held.values())))
@@ -88,7 +94,8 @@ class Conversations:
                 self._lose(own[0])
             self._stations[client, station] = own
         state = bytes((_VERSION,)) + self.worker.to_bytes(2, "big") + secrets.token_bytes(13)
-        held = Held(state, client, station, content, now, now)
+        lifetime, idle = (self._lifetime, self._idle) if patience is None else (patience,) * 2
+        held = Held(state, client, station, content, now, now, lifetime, idle)
         self._held[state] = held
         if station:
             own.append(held)
@@ -125,7 +132,7 @@ class Conversations:
     def _is_dead(self, held: Held, now: float) -> bool:
         if held.is_over:
             return now - held.touched > self._linger
-        return now - held.begun > self._lifetime or now - held.touched > self._idle
+        return now - held.begun > held.lifetime or now - held.touched > held.idle
 
     def _lose(self, held: Held) -> None:
         self.close(held)

@@ -89,6 +89,9 @@ class Settings(plugin.Settings):
     conversation_seconds: float = Field(
         default=60.0, ge=5, le=600, description="Until a login under way is given up."
     )
+    challenge_seconds: float = Field(
+        default=120.0, ge=10, le=300, description="That a person has to answer a challenge."
+    )
     rate: float = Field(
         default=2_000.0, ge=0, description="Packets a second from one address; 0: unlimited."
     )
@@ -105,7 +108,11 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     )
     services.admission.when_unwritable = settings.when_unwritable
     responder = Responder(
-        conversations, services.admission, services.logins, _Talks(settings, services).begin
+        conversations,
+        services.admission,
+        services.logins,
+        _Talks(settings, services).begin,
+        patience=settings.challenge_seconds,
     )
     accounting = sessions.mount(settings.sessions, services, edge, services.sessions, clients)
     exchange = Exchange(

@@ -79,12 +79,16 @@ class Responder:
         admission: Admission,
         logins: Logins,
         begin_eap: BeginEAP,
+        *,
+        patience: float = 120.0,
     ) -> None:
+        """``patience`` is how many seconds a person has to answer a challenge."""
         conversations.on_lost = self._lost
         self._conversations = conversations
         self._admission = admission
         self._logins = logins
         self._begin_eap = begin_eap
+        self._patience = patience
 
     async def respond(self, asked: Asked) -> Reply | None:
         """Return the answer, or None where there must be none."""
@@ -265,6 +269,7 @@ class Responder:
             asked.client.key,
             visit.calling_station or visit.user_name,
             _PasswordLogin(outcome, visit.user_name, tries),
+            patience=self._patience,
         )
         return Reply(
             code=Code.ACCESS_CHALLENGE,
