@@ -328,6 +328,7 @@ def test_what_a_clock_token_says_of_itself(
     ("package", "why"),
     [
         (key(kind="ocra"), "neither HOTP nor TOTP"),
+        (key(kind="hotp2"), "neither HOTP nor TOTP"),
         (key(serial="a b"), "not a serial number"),
         (key(serial="=cmd|'/c calc'!A1"), "not a serial number"),
         (key(secret=""), "its secret is empty"),

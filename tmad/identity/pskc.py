@@ -31,7 +31,7 @@ _LONGEST_VALUE: Final = 4_096  # octets of one encrypted value
 
 # RFC 6030, 10.1 and 10.2 and the names of its drafts, which devices' makers still write.
 _ALGORITHM: Final = re.compile(
-    r"(?:urn:ietf:params:xml:ns:keyprov:pskc[:#]|http://www\.ietf\.org/keyprov/pskc#)(hotp|totp)",
+    r"(?:urn:ietf:params:xml:ns:keyprov:pskc[:#]|http://www\.ietf\.org/keyprov/pskc#)?(hotp|totp)",
     re.IGNORECASE,
 )
 _CIPHER: Final = re.compile(r"http://www\.w3\.org/2001/04/xmlenc#(aes|kw-aes)(128|192|256)(-cbc)?")
