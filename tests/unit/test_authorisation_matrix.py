@@ -121,14 +121,27 @@ tmad.managed.objects.Objects.delete(authority)         authority.delete      A
 tmad.managed.objects.Objects.delete(profile)           profile.delete        A
 tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
 tmad.managed.objects.Objects.delete(grant)             grant.delete          A
+tmad.network.anchors.TrustAnchors.lists                trust-anchor.read     AO U S
+tmad.network.anchors.TrustAnchors.refresh              trust-anchor.write    A
+tmad.network.decision.Admission.test                   radius-policy.read    AO U S
 tmad.network.clients.RadiusClients.set_secret          radius-client.secret  A
 tmad.network.clients.RadiusClients.state               radius-client.read    AO U S
 tmad.network.clients.RadiusClients.unlearn             radius-client.write   A
 tmad.managed.objects.Objects.get(radius-client)        radius-client.read    AO U S
+tmad.managed.objects.Objects.get(radius-policy)        radius-policy.read    AO U S
+tmad.managed.objects.Objects.get(trust-anchor)         trust-anchor.read     AO U S
 tmad.managed.objects.Objects.list(radius-client)       radius-client.read    AO U S
+tmad.managed.objects.Objects.list(radius-policy)       radius-policy.read    AO U S
+tmad.managed.objects.Objects.list(trust-anchor)        trust-anchor.read     AO U S
 tmad.managed.objects.Objects.revisions(radius-client)  radius-client.read    AO U S
+tmad.managed.objects.Objects.revisions(radius-policy)  radius-policy.read    AO U S
+tmad.managed.objects.Objects.revisions(trust-anchor)   trust-anchor.read     AO U S
 tmad.managed.objects.Objects.put(radius-client)        radius-client.write   A
+tmad.managed.objects.Objects.put(radius-policy)        radius-policy.write   A
+tmad.managed.objects.Objects.put(trust-anchor)         trust-anchor.write    A
 tmad.managed.objects.Objects.delete(radius-client)     radius-client.delete  A
+tmad.managed.objects.Objects.delete(radius-policy)     radius-policy.delete  A
+tmad.managed.objects.Objects.delete(trust-anchor)      trust-anchor.delete   A
 tmad.network.sessions.Sessions.accounting              session.read          AO US
 tmad.network.sessions.Sessions.disconnect              session.disconnect    AO  S
 tmad.network.sessions.Sessions.list                    session.read          AO US

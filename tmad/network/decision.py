@@ -8,15 +8,14 @@ one of ours and good, who holds it, which rule lets it in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
 from tmad.ca.trust import is_signed_by
@@ -568,15 +567,15 @@ class Admission:
         )
         degrades = self.when_unwritable == "degrade"
         if degrades and not self._database.is_writing:
-            # A standby answers at once. Whether it can write by now shows behind the login.
-            self._write_later(admitted, case, event)
+            # A standby answers at once; the timers notice when it can write again.
+            _log_event(event, self._database.why_not_writing)
             return True
         try:
             return await self._database.write(self._admit_in, admitted, case, event)
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE or not degrades:
                 raise
-            _log_event(event, fault)
+            _log_event(event, str(fault))
             return True
 
     def _admit_in(
@@ -593,20 +592,17 @@ class Admission:
         self.journal.append(connection, event)
         return True
 
-    def _write_later(self, admitted: Admitted, case: Case, event: Event) -> None:
-        _behind(event, self._database.write(self._admit_in, admitted, case, event))
-
     async def _write_or_log(self, event: Event, fault: Fault) -> None:
         """Journal a refusal; a refusal that cannot be journaled is one all the same."""
         if not self._database.is_writing:
             fault.explain_id = ""
-            _behind(event, self.journal.write(event))
+            _log_event(event, self._database.why_not_writing)
             return
         try:
             await self.journal.write(event)
         except Fault as trouble:
             fault.explain_id = ""
-            _log_event(event, trouble)
+            _log_event(event, str(trouble))
 
     def _described(self, chain: Sequence[x509.Certificate]) -> dict[str, JSON]:
         try:
@@ -623,22 +619,10 @@ def _undecided() -> Fault:
     )
 
 
-def _behind(event: Event, writing: Coroutine[Deferred[Any], Any, object]) -> None:
-    """Write something down while nobody waits for it."""
-
-    async def write() -> None:
-        try:
-            await writing
-        except Fault as trouble:
-            _log_event(event, trouble)
-
-    ensureDeferred(write())
-
-
-def _log_event(event: Event, trouble: BaseException) -> None:
+def _log_event(event: Event, trouble: str) -> None:
     log.error(
         "{kind} could not be journaled: {trouble}; {data}",
         kind=event.kind,
-        trouble=str(trouble),
+        trouble=trouble,
         data=dict(event.data),
     )
