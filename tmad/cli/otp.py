@@ -10,6 +10,7 @@ import click
 from tmad.cli import output
 from tmad.cli.context import Session, nothing_to_do, with_core
 from tmad.cli.files import write_private
+from tmad.cli.otp_import import COMMANDS
 from tmad.cli.secrets import given_secret
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 @click.group()
 def otp() -> None:
     """Tokens: codes that work once."""
+
+
+for _command in COMMANDS:
+    otp.add_command(_command)
 
 
 @otp.command("create")
