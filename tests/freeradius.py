@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -60,6 +62,7 @@ modules {{
     files {{
         usersfile = {home}/users
     }}
+    {sql}
     eap {{
         default_eap_type = tls
         timer_expire = 60
@@ -79,6 +82,7 @@ modules {{
             cipher_list = "DEFAULT"
             tls_min_version = "1.2"
             tls_max_version = "1.3"
+            check_crl = {check_crl}
             cache {{
                 enable = yes
                 lifetime = 1
@@ -125,6 +129,7 @@ server default {{
         eap
     }}
     post-auth {{
+        {record}
         if (EAP-Key-Name && &reply:EAP-Session-Id) {{
             update reply {{
                 EAP-Key-Name := &reply:EAP-Session-Id
@@ -153,9 +158,52 @@ server inner {{
 }}
 """
 
+_SQL = """
+    sql {{
+        dialect = "sqlite"
+        driver = "rlm_sql_sqlite"
+        sqlite {{
+            filename = "{home}/logins.db"
+            busy_timeout = 5000
+        }}
+        sql_user_name = "%{{User-Name}}"
+        pool {{
+            start = {threads}
+            min = {threads}
+            max = {threads}
+            spare = 0
+            uses = 0
+            lifetime = 0
+            idle_timeout = 0
+        }}
+    }}
+"""
+# One durable row for each login, and a counter that only goes up: what an OTP server has to do.
+_RECORD = """
+        update control {
+            Tmp-Integer-0 := "%{sql:INSERT INTO logins (name, station, at) VALUES \
+('%{User-Name}', '%{Calling-Station-Id}', CURRENT_TIMESTAMP)}"
+        }
+        if (User-Password) {
+            update control {
+                Tmp-Integer-0 := "%{sql:UPDATE counters SET value = value + 1 WHERE \
+name = '%{User-Name}'}"
+            }
+        }
+"""
+_TABLES = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE logins (id INTEGER PRIMARY KEY, name TEXT, station TEXT, at TEXT);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER);
+"""
+
 
 class FreeRADIUS:
-    """One server in a directory of its own, for the certificates that ``authority`` issued."""
+    """One server in a directory of its own, for the certificates that ``authority`` issued.
+
+    With ``records`` it does more of what tmad does: each login becomes a durable row in SQLite,
+    and one with a password raises a counter there. ``check_crl`` wants CRLs in ``authority``.
+    """
 
     program = "/usr/sbin/freeradius"
 
@@ -169,6 +217,8 @@ class FreeRADIUS:
         users: dict[str, str] | None = None,
         fragment: int = 1024,
         threads: int = 8,
+        check_crl: bool = False,
+        records: bool = False,
     ) -> None:
         self.directory = directory
         self.secret = secret
@@ -179,6 +229,8 @@ class FreeRADIUS:
         configuration = _CONFIGURATION.format(
             home=directory, port=self.port, secret=secret, key=identity.key,
             chain=identity.chain, authority=authority, fragment=fragment, threads=threads,
+            check_crl="yes" if check_crl else "no", record=_RECORD if records else "",
+            sql=_SQL.format(home=directory, threads=threads) if records else "",
         )  # fmt: skip
         (directory / "radiusd.conf").write_text(configuration)
         # It warns of each file that it could read and others can, too.
@@ -186,6 +238,13 @@ class FreeRADIUS:
             path.chmod(0o600)
         lines = (f'{name} Cleartext-Password := "{word}"\n' for name, word in (users or {}).items())
         (directory / "users").write_text("".join(lines))
+        if records:
+            with contextlib.closing(sqlite3.connect(directory / "logins.db")) as database:
+                database.executescript(_TABLES)
+                database.executemany(
+                    "INSERT INTO counters VALUES (?, 0)", [(name,) for name in users or {}]
+                )
+                database.commit()
 
     @property
     def pid(self) -> int:

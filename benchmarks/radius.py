@@ -1,0 +1,211 @@
+"""RADIUS logins a second: tmad beside FreeRADIUS, same certificates, same load generator.
+
+    python -m benchmarks.radius [--rounds 3] [--logins 600] [--keys p256 rsa-2048] [--workers 1]
+
+Full EAP-TLS logins, resumed ones, and passwords. FreeRADIUS stands there twice: "plain", as its
+documentation configures it, and "recording", with a CRL to look into, a durable row for each
+login and, for passwords, a durable counter: nearer to what tmad does, which decides from its
+database, journals each login and never takes a one-time code twice.
+
+The load generator is eap_load.c (needs cc and libssl-dev), 16 conversations at a time; it
+verifies every answer and compares the keys. Rounds are interleaved and medians printed; beside
+each rate stands the server's CPU a login, all processes and threads, which depends less on what
+else the machine does. The last column says how many logins tmad gives for one that FreeRADIUS
+gives from the same CPU time (floor 1, goal 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import statistics
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.support import family, processor_seconds
+from tests.daemon import Daemon
+from tests.freeradius import FreeRADIUS
+from tests.pki import Identity
+from tests.radius import RadiusNode
+
+PARALLEL = 16
+DEVICES = 512  # with a session each; certificates are fewer
+CERTIFICATES = 16
+PEOPLE = 64
+_SETTINGS = 'reject_delay = 0\nrate = 0\nserver_keys = ["{keys}"]\n'
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one run of the load generator found."""
+
+    rate: float
+    cpu: float  # seconds of the server a login
+    milliseconds: float  # median, of a login
+
+
+@dataclass(frozen=True)
+class Server:
+    """Something to log in at, and the processes whose CPU counts."""
+
+    name: str
+    port: int
+    secret: str
+    pids: Callable[[], list[int]]
+
+
+@dataclass(frozen=True)
+class Load:
+    """One kind of login."""
+
+    name: str
+    mode: str
+    version: str
+    count: int
+
+
+class Bench:
+    """The load generator and the files it reads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.program = directory / "eap_load"
+        source = Path(__file__).with_name("eap_load.c")
+        subprocess.run(["cc", "-O2", "-o", self.program, source, "-lssl", "-lcrypto"], check=True)
+
+    def lines(self, name: str, pairs: list[tuple[object, object]]) -> Path:
+        """Write a file that the generator reads."""
+        path = self.directory / name
+        path.write_text("".join(f"{one} {other}\n" for one, other in pairs))
+        path.chmod(0o600)
+        return path
+
+    def run(self, server: Server, load: Load, who: Path, authority: Path) -> Sample:
+        """Log in so many times; all must succeed, and as full or resumed as they should be."""
+        with subprocess.Popen(
+            [self.program, "127.0.0.1", str(server.port), server.secret, load.mode,
+             load.version, who, authority, str(load.count), str(PARALLEL)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit(f"{server.name}: {load.name}: the generator gave up")
+            before = processor_seconds(server.pids())
+            process.stdin.write("\n")
+            process.stdin.flush()
+            words = process.stdout.readline().split()
+            spent = processor_seconds(server.pids()) - before
+        if not words:
+            raise SystemExit(f"{server.name}: {load.name}: the generator gave up")
+        accepted, seconds, resumed = int(words[0]), float(words[1]), int(words[3])
+        wanted = load.count if load.mode == "resume" else 0
+        if (accepted, resumed) != (load.count, wanted):
+            raise SystemExit(f"{server.name}: {load.name}: {' '.join(words)}")
+        return Sample(accepted / seconds, spent / accepted, float(words[6]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--logins", type=int, default=600)
+    parser.add_argument("--keys", nargs="+", default=["p256"], choices=["p256", "rsa-2048"])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--versions", nargs="+", default=["1.2", "1.3"], choices=["1.2", "1.3"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for keys in options.keys:
+            compare(bench, keys, options)
+
+
+def compare(bench: Bench, keys: str, options: argparse.Namespace) -> None:
+    """Set the servers up with one kind of keys, and measure them in turn."""
+    home = bench.directory / keys
+    daemon = Daemon(
+        home / "tmad", workers=options.workers, radius=_SETTINGS.format(keys=keys)
+    ).start()
+    others: list[FreeRADIUS] = []
+    try:
+        node = RadiusNode(daemon)
+        devices = [node.issue(f"r{n}.example.test", kind=keys) for n in range(CERTIFICATES)]
+        own = node.issue("radius.example.test", profile="tls-server", kind=keys)
+        servers = [tmad(daemon, node)]
+        people = {f"user{n}": secrets.token_hex(6) for n in range(PEOPLE)}
+        for name, equal in (("plain", False), ("recording", True)):
+            other = freeradius(home / name, daemon, own, people, equal=equal)
+            others.append(other)
+            servers.append(Server(name, other.port, other.secret, lambda o=other: [o.pid]))
+        who = bench.lines(
+            f"{keys}.devices",
+            [(d.path, d.key) for n in range(DEVICES) for d in [devices[n % CERTIFICATES]]],
+        )
+        loads = [Load(f"full {v}", "full", v, options.logins) for v in options.versions]
+        loads += [Load(f"resumed {v}", "resume", v, DEVICES) for v in options.versions]
+        print(f"\n{keys} keys, {options.workers} worker(s)")
+        measure(bench, servers, loads, who, node.authority, options.rounds)
+    finally:
+        for other in others:
+            other.stop()
+        daemon.kill()
+
+
+def tmad(daemon: Daemon, node: RadiusNode) -> Server:
+    """Return the daemon with all its processes."""
+
+    def pids() -> list[int]:
+        assert daemon.process is not None
+        return family(daemon.process.pid)
+
+    return Server("tmad", daemon.radius_port, node.secret, pids)
+
+
+def freeradius(
+    directory: Path, daemon: Daemon, own: Identity, people: dict[str, str], *, equal: bool
+) -> FreeRADIUS:
+    """Start a FreeRADIUS that trusts tmad's authorities; ``equal``: that records, too."""
+    directory.mkdir(parents=True)
+    authorities = directory / "authorities.pem"
+    text = daemon.pem("root").read_text() + daemon.pem().read_text()
+    if equal:
+        for authority in ("root", "issuing"):
+            with urllib.request.urlopen(f"{daemon.url}/crl/{authority}.pem", timeout=10) as answer:
+                text += answer.read().decode()
+    authorities.write_text(text)
+    return FreeRADIUS(
+        directory, authorities, own, secret=secrets.token_hex(16), users=people,
+        check_crl=equal, records=equal,
+    ).start()  # fmt: skip
+
+
+def measure(
+    bench: Bench, servers: list[Server], loads: list[Load], who: Path, authority: Path, rounds: int
+) -> None:
+    """Run every load at every server in turn; print the medians."""
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for _ in range(rounds):
+        for load in loads:
+            for server in servers:
+                sample = bench.run(server, load, who, authority)
+                found.setdefault((load.name, server.name), []).append(sample)
+    head = "".join(f"{server.name:>26}" for server in servers)
+    print(f"{'':14}{head}   tmad gives for one of each")
+    for load in loads:
+        cells, cpu = "", []
+        for server in servers:
+            samples = found[load.name, server.name]
+            rate = statistics.median(sample.rate for sample in samples)
+            spent = statistics.median(sample.cpu for sample in samples)
+            wait = statistics.median(sample.milliseconds for sample in samples)
+            cells += f"{rate:9.0f}/s {spent * 1e6:6.0f} µs {wait:4.0f} ms"[:26].rjust(26)
+            cpu.append(spent)
+        ratios = "  ".join(f"{other / cpu[0]:.2f}" for other in cpu[1:])
+        print(f"{load.name:14}{cells}   {ratios}")
+
+
+if __name__ == "__main__":
+    main()
