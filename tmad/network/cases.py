@@ -27,6 +27,20 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who issued a certificate, and what speaks against it; ``owner`` is our record's."""
+
+    authority: str = ""
+    anchor: str = ""
+    profile: str = ""
+    owner: str = ""
+    certificate: CertificateID | None = None  # one of ours
+    doubts: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    names_people: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """All that is known about one login before the rules are asked."""
 

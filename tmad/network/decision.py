@@ -26,10 +26,10 @@ from tmad.identity.actors import Actor
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal, make_explain_id
 from tmad.network import cases, holder, policy, reasons
-from tmad.network.cases import Case, CertificateID
+from tmad.network.cases import Case, CertificateID, Origin
 from tmad.network.facts import Facts, Reader
 from tmad.network.flood import Flood
-from tmad.network.holder import Holder
+from tmad.network.holder import Holder, Holders
 from tmad.network.issuers import Standings, may_have_signed
 from tmad.network.policy import CompiledRule, Question
 from tmad.network.rules import Rules, TenantRules
@@ -167,6 +167,7 @@ class Admission:
         self._reader = Reader(() if blocklist is None else blocklist)
         self._rules = Rules(database, changes)
         self._standings = Standings(database, changes, hierarchy)
+        self._holders = Holders(database, changes)
         self._flood = Flood(now)
 
     # -- for the protocols --------------------------------------------------------------------
@@ -319,57 +320,78 @@ class Admission:
         rules = await self._rules.of(visit.tenant)
         facts = self._reader.read(chain[0])
         standing = await self._database.lookup(rows.by_sha256, visit.tenant, facts.sha256)
-        question = Question(
-            visit=visit, method=method, at=at, subject=facts.attributes, names=facts.names
-        )
-        doubts: tuple[Fault, ...] = ()
-        notes: tuple[str, ...] = ()
-        owner = ""
-        certificate: CertificateID | None = None
-        believes_names = True
-        if standing is not None:
-            doubts = tuple(cases.of_status(standing, facts))
-        if standing is None or standing.issuer_state == IssuerState.ANCHOR:
-            vouched = await self._anchors.vouch(visit.tenant, facts, chain, at)
-            if vouched is None:
-                raise await self._stranger(visit, facts)
-            if await self._database.lookup(rows.is_key_compromised, facts.spki_sha256):
-                raise cases.compromised_key(facts)
-            question = replace(question, anchor=vouched.anchor)
-            doubts += vouched.doubts
-            notes = vouched.notes
-            believes_names = vouched.names_people
-        else:
+        origin = await self._origin(visit, facts, standing, chain, at)
+        if facts.is_blocklisted or (standing is not None and standing.is_key_compromised):
+            raise cases.compromised_key(facts)
+        held = await self._holders.of(facts, origin.owner, rules.principals, visit, at)
+        person = held.person if origin.names_people else None
+        device = held.device if origin.names_people else None
+        return Case(
+            question=Question(
+                visit=visit,
+                method=method,
+                at=at,
+                authority=origin.authority,
+                anchor=origin.anchor,
+                profile=origin.profile,
+                person=person.name if person else "",
+                groups=person.groups if person else (),
+                device=device.name if device else "",
+                subject=facts.attributes,
+                names=facts.names,
+            ),
+            holder=held,
+            user_name=person.name if person else holder.canonical_name(facts, rules.principals),
+            facts=facts,
+            standing=standing,
+            certificate=origin.certificate,
+            doubts=(
+                *origin.doubts,
+                *cases.of_time(facts, at),
+                *cases.of_purpose(facts),
+                *held.doubts,
+            ),
+            ends=(facts.not_after,) if held.ends is None else (facts.not_after, held.ends),
+            notes=origin.notes,
+        ), rules
+
+    async def _origin(
+        self,
+        visit: Visit,
+        facts: Facts,
+        standing: rows.Standing | None,
+        chain: Sequence[x509.Certificate],
+        at: datetime,
+    ) -> Origin:
+        """Return who issued a certificate; Fault(UNAUTHENTICATED) if nobody that counts here."""
+        doubts = () if standing is None else tuple(cases.of_status(standing, facts))
+        if standing is not None and standing.issuer_state != IssuerState.ANCHOR:
             await self._standings.check(standing.issuer_id, at)
-            certificate = standing.issuer_id, standing.serial
-            owner = standing.owner
             authority = standing.authority
             if standing.issuer_tenant != visit.tenant:
                 authority = f"{standing.issuer_tenant}/{authority}"
-            question = replace(question, authority=authority, profile=standing.profile)
-        if facts.is_blocklisted or (standing is not None and standing.is_key_compromised):
+            return Origin(
+                authority=authority,
+                profile=standing.profile,
+                owner=standing.owner,
+                certificate=(standing.issuer_id, standing.serial),
+                doubts=doubts,
+            )
+        # Somebody else's, which may stand in our inventory, too.
+        vouched = await self._anchors.vouch(visit.tenant, facts, chain, at)
+        if vouched is None:
+            raise await self._stranger(visit, facts)
+        if await self._database.lookup(rows.is_key_compromised, facts.spki_sha256):
             raise cases.compromised_key(facts)
-        sought = holder.sought(facts, owner, rules.principals, visit)
-        found = await self._database.lookup(rows.principals, visit.tenant, *sought)
-        held = holder.find(sought, owner, found, at)
-        person = held.person if believes_names else None
-        ends = (facts.not_after,) if held.ends is None else (facts.not_after, held.ends)
-        return Case(
-            question=replace(
-                question,
-                person=person.name if person else "",
-                groups=person.groups if person else (),
-                device=held.device.name if held.device and believes_names else "",
-            ),
-            holder=held,
-            user_name=(person.name if person else holder.canonical_name(facts, rules.principals)),
-            facts=facts,
-            standing=standing,
-            certificate=certificate,
-            doubts=(*doubts, *cases.of_time(facts, at), *cases.of_purpose(facts), *held.doubts),
-            ends=ends,
-            notes=notes,
-        ), rules
+        owner = "" if standing is None else standing.owner
+        return Origin(
+            anchor=vouched.anchor,
+            owner=owner,
+            doubts=doubts + vouched.doubts,
+            notes=vouched.notes,
+            # Whom we said it belongs to we know, whatever its names are worth.
+            names_people=vouched.names_people or owner.startswith(("person:", "device:")),
+        )
 
     async def _case_of(
         self, visit: Visit, name: str, method: str, at: datetime

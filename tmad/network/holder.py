@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +15,14 @@ from tmad.managed.catalogue import PrincipalRules
 from tmad.network import templates
 from tmad.network.facts import Facts
 from tmad.network.visit import Visit
+from tmad.storage import devices, people
+from tmad.storage import network as rows
+from tmad.storage.changes import Changes
+from tmad.storage.database import Database
 from tmad.storage.network import NAMES, DeviceStanding, PersonStanding, Principals
 
 _MAC: Final = re.compile(r"[0-9a-f]{12}")
+_KEPT: Final = 4096
 _PERSON: Final = "person:"
 _DEVICE: Final = "device:"
 
@@ -28,6 +34,12 @@ class Sought(NamedTuple):
     mails: tuple[str, ...]
     devices: tuple[str, ...]
     mac: str
+
+
+class _Known(NamedTuple):
+    rules: PrincipalRules
+    sought: Sought
+    found: Principals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +57,55 @@ class Holder:
     ends: datetime | None  # when the account does
 
 
-def sought(facts: Facts, owner: str, rules: PrincipalRules, visit: Visit) -> Sought:
+class Holders:
+    """Finds the holders of certificates, as of the last ``changes.catch_up()``.
+
+    Whom the names of a certificate mean is remembered until something about a person or a
+    device of the tenant changes.
+    """
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self._kept: OrderedDict[tuple[str, bytes, str, str], _Known] = OrderedDict()
+        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        changes.listen(people.TOPIC, self._forget)
+        changes.listen(devices.TOPIC, self._forget)
+
+    async def of(
+        self, facts: Facts, owner: str, rules: PrincipalRules, visit: Visit, at: datetime
+    ) -> Holder:
+        """Return who holds a certificate with this owner."""
+        mac = station_of(visit)
+        key = visit.tenant, facts.sha256, owner, mac
+        known = self._kept.get(key)
+        if known is None or known.rules is not rules:
+            fills = self._fills
+            wanted = sought(facts, owner, rules, mac)
+            found = await self._database.lookup(rows.principals, visit.tenant, *wanted)
+            known = _Known(rules, wanted, found)
+            if fills == self._fills:
+                self._kept[key] = known
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return find(known.sought, owner, known.found, at)
+
+    def _forget(self, key: str) -> None:
+        self._fills += 1
+        tenant = key.partition("/")[0]
+        for each in [each for each in self._kept if key == "*" or each[0] == tenant]:
+            del self._kept[each]
+
+
+def sought(facts: Facts, owner: str, rules: PrincipalRules, mac: str) -> Sought:
     """Return what a certificate with this owner is looked for by."""
-    people = [person_key(owner.removeprefix(_PERSON))] if owner.startswith(_PERSON) else []
-    devices = [device_key(owner.removeprefix(_DEVICE))] if owner.startswith(_DEVICE) else []
+    persons = [person_key(owner.removeprefix(_PERSON))] if owner.startswith(_PERSON) else []
+    things = [device_key(owner.removeprefix(_DEVICE))] if owner.startswith(_DEVICE) else []
     for kind in rules.order:
         for value in facts.of_kind(kind):
-            people += spellings(value, rules.realms)
+            persons += spellings(value, rules.realms)
     mails = [value.lower() for kind in ("email", "upn") for value in facts.of_kind(kind)]
-    devices += [device_key(value) for kind in ("dns", "cn") for value in facts.of_kind(kind)]
-    return Sought(_first(people), _first(mails), _first(devices), station_of(visit))
+    things += [device_key(value) for kind in ("dns", "cn") for value in facts.of_kind(kind)]
+    return Sought(_first(persons), _first(mails), _first(things), mac)
 
 
 def station_of(visit: Visit) -> str:
@@ -102,14 +153,14 @@ def of_person(person: PersonStanding | None, at: datetime) -> Iterator[Fault]:
 
 
 def of_devices(
-    devices: Iterable[DeviceStanding], device: DeviceStanding | None, mac: str, at: datetime
+    found: Iterable[DeviceStanding], device: DeviceStanding | None, mac: str, at: datetime
 ) -> Iterator[Fault]:
     """Yield what keeps a device from joining.
 
     A block holds by every name of the certificate and by the MAC address. An address proves
     nothing, and changes on phones: nobody is let in because of it.
     """
-    for each in devices:
+    for each in found:
         if each.blocked_at is not None:
             yield _refusal(
                 "network.device-blocked",
@@ -155,10 +206,8 @@ def _is_user_name(name: str) -> bool:
     return 0 < len(name.encode()) <= templates.LONGEST
 
 
-def _person(
-    sought: Sought, owner: str, people: tuple[PersonStanding, ...]
-) -> PersonStanding | None:
-    by_name = {person.name: person for person in people}
+def _person(sought: Sought, owner: str, found: tuple[PersonStanding, ...]) -> PersonStanding | None:
+    by_name = {person.name: person for person in found}
     if owner.startswith(_PERSON):
         # Who it was issued for counts, not what else its names may mean.
         return by_name.get(person_key(owner.removeprefix(_PERSON)))
@@ -166,7 +215,7 @@ def _person(
         if name in by_name:
             return by_name[name]
     for mail in sought.mails:
-        having = [person for person in people if person.mail == mail]
+        having = [person for person in found if person.mail == mail]
         if len(having) == 1:
             return having[0]
     return None
