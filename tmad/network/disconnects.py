@@ -273,7 +273,7 @@ class Disconnects:
         if session is None or outcome.word == "over-already":
             return
         if outcome.is_over:
-            rows.close(connection, session.id, "disconnected", now)
+            rows.end(connection, session.id, now)
         # The first failure and the last are news, those between are not.
         if outcome.is_done or again is None or job.attempts == 0:
             self._journal.append(connection, _event(job, session, outcome, again))

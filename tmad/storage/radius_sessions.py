@@ -355,12 +355,15 @@ def close_of_nas(
     return closed.rowcount
 
 
-def close(connection: sa.Connection, session_id: str, cause: str, now: datetime) -> bool:
-    """Close one session; tell whether it was live."""
+def end(connection: sa.Connection, session_id: str, now: datetime) -> bool:
+    """Close a session that its NAS has ended at our word; tell whether that is news."""
     closed = connection.execute(
         t.update()
-        .where(t.c.id == session_id, _LIVE)
-        .values(state="closed", cause=cause, closed_at=now)
+        # Its Stop, without a cause, may have come before the acknowledgement.
+        .where(t.c.id == session_id, sa.or_(_LIVE, t.c.cause == "stop"))
+        .values(
+            state="closed", cause="disconnected", closed_at=sa.func.coalesce(t.c.closed_at, now)
+        )
     )
     return closed.rowcount == 1
 
