@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from cryptography.x509 import ocsp
 
 from tests.eap_peer import Peer
-from tests.eap_world import EAPWorld, run
+from tests.eap_world import HOST, EAPWorld, run
 from tests.support import drive
+from tmad.ca.service_certificates import eap_scope
 from tmad.errors import Fault, FaultCode
+from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.protocols.radius.eap.tls import TLSRules
 from tmad.signer.algorithms import KeyAlgorithm
 
@@ -292,6 +296,25 @@ class TestStaple:
             )
             assert_success(world.login(peer), peer)
             assert seen.pop() == world.ocsp(asked.pop())
+
+    def test_the_responder_provides_it(self) -> None:
+        world = EAPWorld()
+        ca = world.ca
+        found = drive(ca.service_certificates.current("eap", eap_scope("default", HOST)))
+        assert drive(ca.service_certificates.staple(found)) is None
+        services = SimpleNamespace(
+            now=ca.clock,
+            changes=ca.changes,
+            status=ca.status,
+            keyring=ca.keyring,
+            hierarchy=ca.hierarchy,
+            service_certificates=ca.service_certificates,
+        )
+        responder = OCSPResponder(cast("Any", services), cache_octets=1 << 20)
+        ca.service_certificates.staple_by(responder.staple)
+        answer = ocsp.load_der_ocsp_response(drive(ca.service_certificates.staple(found)) or b"")
+        assert answer.certificate_status is ocsp.OCSPCertStatus.GOOD
+        assert answer.serial_number == found.certificate.serial_number
 
     def test_one_that_cannot_be_had_keeps_nobody_out(self) -> None:
         async def staple(found: Any) -> bytes:

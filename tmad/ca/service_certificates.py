@@ -166,6 +166,7 @@ class ServiceCertificates:
         self._cache: dict[tuple[str, str], tuple[ServiceCertificate, ...]] = {}
         self._fills = 0  # rises with each change, so that a read begun before it is not kept
         self._flights: dict[tuple[str, str], Turns] = {}
+        self._staples: Callable[[ServiceCertificate], Awaitable[bytes]] | None = None
         for topic in (rows.TOPIC, "issuers", "objects"):
             changes.listen(topic, self._forget)
 
@@ -193,6 +194,20 @@ class ServiceCertificates:
             found[0],
             *(c for c in found[1:] if c.superseded_at and now < c.superseded_at + kept),
         )
+
+    def staple_by(self, provider: Callable[[ServiceCertificate], Awaitable[bytes]]) -> None:
+        """Let ``provider`` say by OCSP that our certificates are good.
+
+        The OCSP responder does it; protocols do not know one another.
+        """
+        self._staples = provider
+
+    async def staple(self, found: ServiceCertificate) -> bytes | None:
+        """Return a fresh OCSP response about a certificate of ours (RFC 6066, 8), in DER.
+
+        None while there is no responder in this process.
+        """
+        return None if self._staples is None else await self._staples(found)
 
     async def renew_due(self) -> int:
         """Renew what is due or no longer fits, destroy keys nobody needs; return how many.

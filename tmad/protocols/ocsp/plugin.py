@@ -27,6 +27,7 @@ class Settings(plugin.Settings):
 def mount(settings: Settings, services: Services, edge: Edge) -> None:
     """Answer on /ocsp and /ocsp/CA, over plain HTTP too (a TLS client has to ask first)."""
     responder = OCSPResponder(services, cache_octets=settings.cache_mib << 20)
+    services.service_certificates.staple_by(responder.staple)
     edge.http(
         "/ocsp",
         responder.respond,

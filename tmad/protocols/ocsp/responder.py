@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.x509 import ocsp
 from twisted.logger import Logger
 
 from tmad.ca import signature
 from tmad.ca.authority import OCSPPolicy
 from tmad.ca.hierarchy import Issuer
 from tmad.ca.scheme import SignatureScheme, scheme_for
+from tmad.ca.service_certificates import ServiceCertificate
 from tmad.ca.status import Status
 from tmad.ca.trust import key_bits
 from tmad.errors import Fault, FaultCode
@@ -179,6 +181,20 @@ class OCSPResponder:
         if key and is_known and epoch == self._epoch:
             self._answers.put(key, answer)
         return answer, is_usual and is_known
+
+    async def staple(self, found: ServiceCertificate) -> bytes:
+        """Return the answer about a certificate of our own, for a TLS handshake (RFC 6066, 8)."""
+        issuer = await self._services.hierarchy.by_id(found.issuer_id)
+        assert issuer.certificate is not None
+        # TLS clients look for the CertID with SHA-1, some for no other.
+        builder = ocsp.OCSPRequestBuilder().add_certificate(
+            found.certificate,
+            issuer.certificate,
+            hashes.SHA1(),  # noqa: S303  names the issuer, protects nothing
+        )
+        request = builder.build().public_bytes(serialization.Encoding.DER)
+        answer, _ = await self.answer(request, issuer.slug)
+        return answer.body
 
     async def _status(self, issuer_id: int, serial: int) -> Status:
         """Return the status, kept from before if no change of it has been announced since.

@@ -160,6 +160,7 @@ class _Talks:
                 services.keyring,
                 services.admission.trust,
                 rules=self._rules,
+                staple=services.service_certificates.staple,
                 now=services.now,
             )
         document = client.document
