@@ -8,10 +8,8 @@ import json
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
-import time
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,51 +20,13 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.daemon import Daemon, free_ports
+from tests.gateways import Server, secret_file
 from tests.pki import Authority, Identity
 
 pytestmark = pytest.mark.interop
 
 HERE = Path(__file__).parent
 TEXT = "This is a test of code delivery."
-
-
-class Server:
-    """A program that prints what it sees; ``lines`` has it all."""
-
-    def __init__(self, *words: str | Path) -> None:
-        self.process = subprocess.Popen(
-            [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
-        self.lines: list[str] = []
-        self._reader = Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.wait_for("ready")
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    def wait_for(self, pattern: str) -> str:
-        """Return the first line, from now or before, that begins like this."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            for line in list(self.lines):
-                if re.match(pattern, line):
-                    return line
-            time.sleep(0.02)
-        raise AssertionError(f"nothing like {pattern!r} in {self.lines}")
-
-    def seen(self, pattern: str) -> list[str]:
-        return [line for line in self.lines if re.match(pattern, line)]
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -90,14 +50,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def identity(authority: Authority) -> Identity:
     return authority.issue("localhost", uses=(ExtendedKeyUsageOID.SERVER_AUTH,))
-
-
-def secret_file(directory: Path, name: str, content: str) -> str:
-    directory.mkdir(exist_ok=True, parents=True)
-    path = directory / name
-    path.write_text(content + "\n")
-    path.chmod(0o600)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
