@@ -6,6 +6,7 @@ import mmap
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tmad.events import Clock
 BUSY_MILLISECONDS = 3_000  # how long another process may hold the write lock
 _MMAP_OCTETS = 1 << 28
 _JOURNAL_OCTETS = 1 << 26
+_LOCK_PAUSE = 0.000_5  # seconds between two looks at the write lock
 _WAL_INDEX_HEADER = 48  # octets; a second copy follows
 
 # Results that mean that the database cannot serve now, not that the statement is wrong.
@@ -81,8 +83,9 @@ class SQLite:
         connection = self.engine.connect()
         connection.info["tmad.now"] = self._now
         connection.info["tmad.begin"] = "BEGIN" if read_only else "BEGIN IMMEDIATE"
-        if read_only:
-            driver(connection).execute("PRAGMA query_only=ON").close()
+        # A writer waits for the lock by itself: see _begin.
+        pragma = "query_only=ON" if read_only else "busy_timeout=0"
+        driver(connection).execute(f"PRAGMA {pragma}").close()
         return connection
 
     def outage(self, error: BaseException) -> str:
@@ -171,8 +174,20 @@ def driver(connection: sa.Connection) -> Any:
 
 def _begin(connection: sa.Connection) -> None:
     statement = connection.info.get("tmad.begin")
-    if statement:
-        driver(connection).execute(statement)
+    if not statement:
+        return
+    # SQLite's own waiting for the write lock sleeps up to 100 ms at a time, while a commit of
+    # another process takes 2.
+    end = time.monotonic() + BUSY_MILLISECONDS / 1000
+    execute = driver(connection).execute
+    while True:
+        try:
+            execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(_LOCK_PAUSE)
 
 
 def _protect(path: Path, create: bool) -> None:
