@@ -362,7 +362,9 @@ def end(connection: sa.Connection, session_id: str, now: datetime) -> bool:
         # Its Stop, without a cause, may have come before the acknowledgement.
         .where(t.c.id == session_id, sa.or_(_LIVE, t.c.cause == "stop"))
         .values(
-            state="closed", cause="disconnected", closed_at=sa.func.coalesce(t.c.closed_at, now)
+            state="closed",
+            cause="disconnected",
+            closed_at=sa.func.coalesce(t.c.closed_at, sa.literal(now, t.c.closed_at.type)),
         )
     )
     return closed.rowcount == 1
