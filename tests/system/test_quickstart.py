@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 QUICKSTART = [sys.executable, "-m", "tmad.cli.main", "quickstart", "--dir"]
 
 
-def test_demo_enrols_checks_revokes_and_sees_it_at_the_next_query(tmp_path: Path) -> None:
+def test_demo_enrols_checks_revokes_and_sees_it_at_the_next_query(
+    tmp_path: Path, require_client: Callable[[str], str]
+) -> None:
+    require_client("eapol_test")
     for run in ("first", "again"):
         began = time.monotonic()
         done = subprocess.run(
@@ -27,16 +31,20 @@ def test_demo_enrols_checks_revokes_and_sees_it_at_the_next_query(tmp_path: Path
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        steps = re.findall(r"^  (SCEP|OCSP|CRL|revoke) +(\w+)", done.stdout, re.MULTILINE)
+        steps = re.findall(r"^  (SCEP|OCSP|CRL|RADIUS|revoke) +(\w+)", done.stdout, re.MULTILINE)
         assert steps == [
             ("SCEP", "enrolled"),
             ("SCEP", "the"),
             ("OCSP", "good"),
             ("CRL", "good"),
+            ("RADIUS", "EAP"),
             ("revoke", "tmad"),
             ("OCSP", "revoked"),
             ("CRL", "revoked"),
+            ("RADIUS", "EAP"),
         ], run
+        logins = re.findall(r"RADIUS +EAP-TLS login at \S+: (\w+)", done.stdout)
+        assert logins == ["accepted", "refused"], run
         assert "challenge" in done.stdout  # the second use of the secret, refused
         assert time.monotonic() - began < 90
 
@@ -73,6 +81,70 @@ def test_quickstart_runs_until_it_is_stopped_and_avoids_taken_ports(tmp_path: Pa
     assert "openssl ocsp" in shown
     assert "pki --scep" in shown
     assert "Traceback" not in shown
+
+
+def test_without_eapol_test_the_demo_says_so_and_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*QUICKSTART, str(tmp_path / "data"), "--demo"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("eapol_test is not installed (Debian: eapoltest)") == 2
+    assert "done: " in done.stdout
+
+
+def test_the_lines_it_prints_for_radius_work(
+    tmp_path: Path, require_client: Callable[[str], str]
+) -> None:
+    for program in ("eapol_test", "radtest", "pki"):
+        require_client(program)
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            [*QUICKSTART, str(tmp_path / "data")],
+            stdout=sink,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        _wait_for_url(child, log)
+        shown = log.read_text().split("in another terminal:\n")[1].split("  Ctrl-C stops")[0]
+        lines = {part.split(":")[0]: part.partition("\n")[2] for part in shown.split("  # ")[1:]}
+        radius = [part.partition("\n")[2] for part in shown.split("  # RADIUS: ")[1:]]
+        _shell(lines["SCEP"], tmp_path)
+        assert _shell(radius[0].split("\n\n")[0], tmp_path).endswith("SUCCESS\n")
+        *commands, radtest = radius[1].split("\n\n")[0].splitlines()
+        password = _shell("\n".join(commands), tmp_path)
+        word = re.search(r"^password +(\S+)$", password, re.MULTILINE)
+        assert word is not None, password
+        said = _shell(radtest.replace("PASSWORD", word[1]), tmp_path)
+        assert "Received Access-Accept" in said
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _shell(lines: str, directory: Path) -> str:
+    """Run what was printed, as somebody would who pastes it; return what it says."""
+    # The program is called as this environment calls it, wherever its script is.
+    lines = re.sub(r"^  \S*tmad ", f"{sys.executable} -m tmad.cli.main ", lines, flags=re.MULTILINE)
+    done = subprocess.run(
+        ["bash", "-ec", lines],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, lines + done.stdout[-2000:] + done.stderr
+    return done.stdout
 
 
 def _wait_for_url(child: subprocess.Popen[bytes], log: Path) -> str:

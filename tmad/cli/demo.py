@@ -53,6 +53,11 @@ class Device:
         [self._ra] = [each for each in self._known if not _is_authority(each)]
         self.issuer = self._issuer_of(self._ra)
 
+    @property
+    def key(self) -> rsa.RSAPrivateKey:
+        """The device's own key."""
+        return self._key
+
     def enroll(self, challenge: Secret) -> x509.Certificate:
         """Get a certificate with a challenge (RFC 8894, 3.3.1); Fault(REJECTED) if refused."""
         request = (

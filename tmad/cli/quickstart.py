@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import click
 
 from tmad.cli import init, output
 from tmad.cli.context import UNREACHABLE, Ended, program
+from tmad.events import Secret
 
 PORTS = {
     "http": 8080,
@@ -27,6 +29,7 @@ PORTS = {
     "radius_accounting": 1813,
 }
 _HOST = "127.0.0.1"
+_CLIENT = "quickstart"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
@@ -55,20 +58,21 @@ def quickstart(directory: Path, demo: bool) -> None:
             shown=True,
         )
     urls = _urls(settings)
+    shared = _radius_secret(settings)
     if demo:
-        demonstrate(settings, directory, urls)
+        demonstrate(settings, directory, urls, shared)
         return
-    _explain(settings, directory, urls)
+    _explain(settings, directory, urls, shared)
     # The daemon takes this process over: Ctrl-C reaches it and nothing else.
     sys.stdout.flush()
     os.execv(sys.executable, _command(settings, "run"))  # noqa: S606  our own program
 
 
-def demonstrate(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
+def demonstrate(settings: Path, directory: Path, urls: Mapping[str, str], shared: Secret) -> None:
     """Show one certificate's life through the real doors; Fault or Ended when a step fails."""
+    from tmad.cli import supplicant
     from tmad.cli.demo import Device
     from tmad.errors import Fault, FaultCode
-    from tmad.events import Secret
 
     name = f"demo-{int(time.time()):x}"
     with _daemon(settings, directory, urls):
@@ -100,23 +104,49 @@ def demonstrate(settings: Path, directory: Path, urls: Mapping[str, str]) -> Non
                 output.say(f"  {how:6}  {status.state}{since}")
                 if status.state != expected:
                     raise Fault(FaultCode.INTERNAL, f"{how} should say {expected}")
+            if not supplicant.is_here():
+                say = "not shown" if expected == "good" else "not shown either"
+                output.say(f"  RADIUS  {say}: eapol_test is not installed (Debian: eapoltest)")
+            else:
+                joins = supplicant.log_in(
+                    urls["radius"], shared, name=name, certificate=certificate, key=device.key,
+                    authority=directory / f"{init.ROOT}.pem",
+                )  # fmt: skip
+                said = "accepted" if joins else "refused"
+                output.say(f"  RADIUS  EAP-TLS login at {urls['radius']}: {said}")
+                if joins is not (expected == "good"):
+                    raise Fault(FaultCode.INTERNAL, "the login should have ended otherwise")
             if expected == "good":
                 _tmad(settings, "cert", "revoke", serial, "--reason", "key-compromise")
                 output.say("  revoke  tmad cert revoke: key compromise")
-    output.say("done: the very next OCSP answer and CRL refused the revoked certificate")
+    output.say("done: the very next OCSP answer, CRL and login refused the revoked certificate")
     output.next_step("./quickstart" if Path("quickstart").is_file() else "tmad quickstart")
 
 
 def _urls(settings: Path) -> dict[str, str]:
     from tmad.config import NodeSettings
 
-    listen = NodeSettings.load(settings).listen
+    loaded = NodeSettings.load(settings)
+    listen = loaded.listen
+    radius = loaded.protocols.get("radius", {})
     return {
+        "radius": str(radius.get("auth", [f"{_HOST}:{PORTS['radius']}"])[0]),
         "http": f"http://{listen.http[0]}",
         "https": f"https://{listen.https[0]}",
         "https_client": f"https://{listen.https_client[0]}",
         "ops": f"http://{listen.ops[0]}",
     }
+
+
+def _radius_secret(settings: Path) -> Secret:
+    """Let this machine ask over RADIUS; return a fresh shared secret, the old one goes on."""
+    present = _tmad(settings, "radius-client", "list", "-o", "name").split()
+    command = ["rotate", _CLIENT]
+    if _CLIENT not in present:
+        methods = ("--method", "eap-tls", "--method", "pap")
+        command = ["create", _CLIENT, "--prefix", f"{_HOST}/32", *methods]
+    answer = json.loads(_tmad(settings, "radius-client", *command, "-o", "json"))
+    return Secret(answer["secret"])
 
 
 def _free_ports() -> dict[str, int]:
@@ -208,7 +238,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> No
     raise Ended(UNREACHABLE, f"the daemon did not start:\n{tail}", f"the whole log: {log}")
 
 
-def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
+def _explain(settings: Path, directory: Path, urls: Mapping[str, str], shared: Secret) -> None:
     """Print where everything is, and one line for a client of each protocol."""
     http = urls["http"]
     secret = _tmad(
@@ -217,6 +247,8 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
         "create",
         *("--endpoint", f"scep/{init.LABEL}", "--subject", "CN=device-1", "-o", "name"),
     ).strip()
+    radius, word = urls["radius"], shared.reveal().decode()
+    port = radius.rpartition(":")[2]
     chain, issuing = directory / "root.pem", directory / "issuing.pem"
     output.say(
         f"""
@@ -225,6 +257,7 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
   CRL        {http}/crl/{init.ISSUING}.crl   {http}/crl/{init.ROOT}.crl
   CA         {http}/aia/{init.ISSUING}.cer
   HTTPS      {urls["https"]}
+  RADIUS     {radius}   shared secret {word}
   metrics    {urls["ops"]}/metrics
 
   Try it in another terminal:
@@ -241,6 +274,17 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str]) -> None:
 
   # CRL
   curl -s {http}/crl/{init.ISSUING}.crl | openssl crl -inform DER -noout -text
+
+  # RADIUS: join the network with it (wpa_supplicant's eapol_test)
+  printf 'network={{\n key_mgmt=IEEE8021X\n eap=TLS\n identity="device-1"\n' > device.conf
+  printf ' ca_cert="%s"\n client_cert="%s"\n private_key="%s"\n}}\n' \\
+      {chain} device.pem device.key >> device.conf
+  eapol_test -c device.conf -p {port} -s {word}
+
+  # RADIUS: a person with a password (radtest of freeradius-utils)
+  {program()} --config {settings} user create alice --generate
+  {program()} --config {settings} radius-policy rule {init.POLICY} people --method pap --person "*"
+  radtest alice PASSWORD {radius} 0 {word}
 
   # revoke it, then ask again
   {program()} --config {settings} cert list
