@@ -9,12 +9,10 @@ import pytest
 from cryptography import x509
 
 from tests.hierarchy_world import ADMIN
-from tests.network_world import MAC, NetworkWorld, a_visit
+from tests.network_world import MAC, NetworkWorld
 from tests.support import drive
 from tmad.ca.status import Reason
-from tmad.errors import Fault, FaultCode
-from tmad.identity.actors import Actor, Grant
-from tmad.network.decision import PersonLike
+from tmad.errors import FaultCode
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage import tables
