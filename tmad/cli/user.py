@@ -76,6 +76,7 @@ async def create(
         password = await core.people.set_password(
             core.actor, core.tenant, person.name, given, allow_mschap=allow_mschap
         )
+        record["has_password"] = True
         if given is None:
             record["password"] = password.reveal().decode()
     output.record(record)
