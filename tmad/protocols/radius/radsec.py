@@ -39,6 +39,7 @@ log = Logger()
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 _UNSUPPORTED_EXTENSION: Final = 406  # RFC 5176, 3.6
 _MOST_WAITING: Final = 256  # requests of one connection
+_GOODBYE_SECONDS: Final = 1.0
 # What a stream cannot recover from, or what no honest client sends over TLS.
 _FATAL: Final = frozenset({"malformed", "forged", "unsigned", "unsigned-eap"})
 
@@ -252,8 +253,14 @@ class RadSecConnection(Protocol):
 
     def finish(self) -> None:
         """Close once everything that arrived is answered."""
-        if not self._waiting:
+        if not self._waiting and not self._is_closed:
             self._transport.loseConnection()
+            # Not every client says good-bye in its turn (RFC 8446, 6.1).
+            self.factory.reactor.callLater(_GOODBYE_SECONDS, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if not self._is_closed:
+            self._transport.abortConnection()
 
     async def recheck(self) -> None:
         """Close unless the certificate is still good."""
@@ -365,7 +372,9 @@ class RadSecConnection(Protocol):
         )
 
     def _end(self, fault: Fault) -> None:
-        self._abort("unknown-client", fault.values.get("why", fault.detail))
+        is_nobody = fault.rule == "radius.radsec.client"
+        why = fault.values.get("why", fault.detail)
+        self._abort("unknown-client" if is_nobody else "certificate", why)
 
     def _abort(self, reason: str, detail: str = "") -> None:
         self.factory.meter.count(f"dropped-{reason}")

@@ -41,6 +41,7 @@ REASONS: Final = frozenset(
         "malformed",
         "code",
         "unknown-client",
+        "certificate",
         "no-secret",
         "unsigned",
         "unsigned-eap",
