@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -48,6 +51,13 @@ WORDS = [
     b"\xd9\xa3",
     b"=",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_passphrases() -> Iterator[None]:
+    """A file may ask for a second of PBKDF2; here that would count as slow."""
+    with patch("tmad.identity.pskc._MOST_ITERATIONS", 10_000):
+        yield
 
 
 @st.composite

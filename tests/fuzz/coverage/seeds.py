@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs7, p
 from cryptography.x509 import ocsp
 
 from tests import scep_client as client
+from tests.fuzz import test_fuzz_smpp, test_fuzz_tokenfiles
 from tests.fuzz.coverage import keys
 from tests.support import Clock, drive
+from tests.unit import test_tokenfiles as files
 from tests.unit.ca_bench import PRESETS
 from tests.unit.scep_core import key_usage, make_certificate
 from tests.unit.test_edge_http import SMUGGLING
@@ -366,3 +368,17 @@ def export_seeds() -> Iterator[bytes]:
     whole = drive(lines())
     yield b"".join(whole)
     yield b"".join([*whole[:-1], whole[-2], whole[-1]])
+
+
+def token_file_seeds() -> Iterator[bytes]:
+    """Yield token files of every form; the vectors of RFC 6030 among them."""
+    yield from test_fuzz_tokenfiles.SEEDS
+    package = files.key(secret=files.encrypted(files.SEED, bytes(range(16)), bytes(range(16))))
+    yield files.container(files.NAMED, files.mac_method(), package)
+    policy = "<Policy><StartDate>2020-01-01T00:00:00</StartDate><KeyUsage>OTP</KeyUsage></Policy>"
+    yield files.container(files.key(policy=policy, inside="<UserId>uid=a</UserId>"))
+
+
+def smpp_seeds() -> Iterator[bytes]:
+    """Yield what an SMS centre sends."""
+    yield from test_fuzz_smpp.SEEDS

@@ -39,6 +39,10 @@ from tmad.ca.shape import Profile
 from tmad.config import NodeSettings
 from tmad.edge import http1
 from tmad.errors import Fault, FaultCode
+from tmad.events import Secret
+from tmad.identity import tokenfiles
+from tmad.identity.delivery import smpp_codec
+from tmad.identity.tokenfiles import Format, Wishes
 from tmad.protocols.ocsp import codec as ocsp
 from tmad.protocols.scep import codec as scep
 from tmad.protocols.scep import plugin as scep_plugin
@@ -479,6 +483,34 @@ def _relinked(data: bytes, key: Any) -> bytes:
     return b"".join(lines)
 
 
+def _token_files() -> Run:
+    # Without the passphrase: the file says how dear the derivation is, up to a second.
+    opened = Wishes(key=Secret(bytes(range(16))), kind="totp")
+    forms: tuple[Format, ...] = ("pskc", "csv", "yubico", "feitian", "safenet")
+    forced = [Wishes(format=form, kind="hotp", encoding="hex") for form in forms]
+
+    def run(data: bytes) -> None:
+        for wishes in (opened, *forced):
+            with suppress(Fault):
+                found = tokenfiles.read(data, NOW, wishes)
+                assert found.seeds or found.mistakes
+                assert all(str(mistake) for mistake in found.mistakes)
+                assert all(16 <= len(each.seed.reveal()) <= 128 for each in found.seeds)
+
+    return run
+
+
+def _smpp() -> Run:
+    def run(data: bytes) -> None:
+        malformed_only(lambda: list(smpp_codec.Stream().receive(data)))
+        malformed_only(lambda: smpp_codec.decode(data))
+        # With the right length, or hardly anything behind the header would be read.
+        if len(data) >= 16:
+            malformed_only(lambda: smpp_codec.decode(len(data).to_bytes(4) + data[4:]))
+
+    return run
+
+
 def _keys_of(*models: type[BaseModel]) -> tuple[str, ...]:
     found: set[str] = set()
     todo = list(models)
@@ -532,4 +564,11 @@ TARGETS: Mapping[str, Target] = {
         16_384,
         ('"type":"record"', '"type":"head"', '"type":"key"', '"type":"checkpoint"', "NaN", "1e999"),
     ),
+    "token-files": Target(
+        _token_files,
+        seeds.token_file_seeds,
+        4_096,
+        ("<KeyPackage>", "</Key>", "<!DOCTYPE x>", "<PlainValue>", "&#x41;", "serial,secret,type"),
+    ),
+    "smpp": Target(_smpp, seeds.smpp_seeds, 512),
 }
