@@ -132,7 +132,7 @@ class Responder:
     async def _open_eap(self, asked: Asked, visit: Visit) -> Held | Reply:
         offered = [m for m in asked.client.document.methods if m not in _PLAIN]
         if not offered:
-            fault = _refusal("eap", "this RADIUS client is not set up for EAP", asked)
+            fault = _impossible("eap", "this RADIUS client is not set up for EAP", asked)
             await self._refuse(visit, fault, "eap")
             eap = asked.packet.eap or b""
             return _rejected(eap[1] if len(eap) > 1 else 0)
@@ -198,14 +198,16 @@ class Responder:
         packet = asked.packet
         if (method := _chap_of(packet)) is not None:
             # these need the password itself, or what is as good as it.
-            raise _refusal(method, f"{method} needs passwords that are not hashed; use PAP", asked)
+            raise _impossible(
+                method, f"{method} needs passwords that are not hashed; use PAP", asked
+            )
         hidden = packet.first(codec.USER_PASSWORD)
         if hidden is None:
-            raise _refusal("none", "the request holds no password and no EAP message", asked)
+            raise _impossible("none", "the request holds no password and no EAP message", asked)
         if packet.number(codec.SERVICE_TYPE) == _CALL_CHECK:
-            raise _refusal("call-check", "logins by MAC address alone are not served", asked)
+            raise _impossible("call-check", "logins by MAC address alone are not served", asked)
         if "pap" not in asked.client.document.methods:
-            raise _refusal("pap", "this RADIUS client is not set up for passwords", asked)
+            raise _impossible("pap", "this RADIUS client is not set up for passwords", asked)
         password = self._reveal(asked, hidden)
         state = packet.first(codec.STATE)
         if state is None:
@@ -409,7 +411,7 @@ def _messages(text: str) -> Sequence[Attribute]:
     return [(codec.REPLY_MESSAGE, octets.decode("utf-8", "ignore").encode())]
 
 
-def _refusal(method: str, detail: str, asked: Asked) -> Fault:
+def _impossible(method: str, detail: str, asked: Asked) -> Fault:
     return Fault(
         FaultCode.FORBIDDEN,
         detail,
