@@ -110,6 +110,8 @@ def _write(directory: Path, name: str, content: bytes) -> None:
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o660)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            # Whatever our umask: smsd, in the group, writes into the file what it did with it.
+            os.fchmod(descriptor, 0o660)
             file.write(content)
         scratch.rename(directory / name)
     except BaseException:
