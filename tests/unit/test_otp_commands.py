@@ -19,7 +19,7 @@ URI = otpauth.uri(kind="totp", issuer="Example", account="bob", seed=Secret(b"1"
 
 
 def run(*words: str, text: bytes = URI.reveal()) -> click.testing.Result:
-    return CliRunner().invoke(cli, ["otp", "qr", *words], input=text + b"\n")
+    return CliRunner().invoke(cli, ["otp", "qr", *words], input=text + b"\n", color=True)
 
 
 def test_a_uri_becomes_a_picture_in_the_terminal() -> None:

@@ -212,12 +212,9 @@ def _show(found: TokenFile) -> None:
 
 def _key(content: bytes) -> bytes:
     """Return a key that is written in hexadecimal, or as it is."""
-    if len(content) in (16, 24, 32):
-        return content
-    try:
-        key = binascii.unhexlify(re.sub(rb"[\s:-]", b"", content).removeprefix(b"0x"))
-    except binascii.Error:
-        key = b""
+    # Hexadecimal first: 32 octets that are all digits of it are a key of 16, not one by chance.
+    plain = re.sub(rb"[\s:-]", b"", content).removeprefix(b"0x")
+    key = binascii.unhexlify(plain) if re.fullmatch(rb"([0-9A-Fa-f]{2})+", plain) else content
     if len(key) not in (16, 24, 32):
         usage("the key file must hold 16, 24 or 32 octets, as they are or in hexadecimal")
     return key
