@@ -126,6 +126,9 @@ class Peer:
         assert length == len(packet), "the EAP length is wrong"
         if code in (3, 4):
             self.success = code == 3
+            if self.success and self._connection is not None:
+                # Or OpenSSL would take the session for broken, and never resume it.
+                self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
             return None
         assert code == 1, f"code {code}"
         self.rounds += 1

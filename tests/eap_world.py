@@ -26,6 +26,7 @@ from tmad.protocols.radius.eap.method import Chain
 from tmad.protocols.radius.eap.tls import Engine, Staple, TLSRules
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage import changes
 
 HOST = "radius.test"
 
@@ -149,6 +150,7 @@ class EAPWorld:
             HOST,
             self.ca.service_certificates,
             self.ca.keyring,
+            self.ca.changes,
             self._trust,
             rules=rules,
             staple=staple,
@@ -157,6 +159,11 @@ class EAPWorld:
     async def _trust(self, tenant: str) -> Trusted:
         assert tenant == "default"
         return self.trusted
+
+    def trust(self, *anchors: x509.Certificate) -> None:
+        """Trust these from now on, and let everybody hear of it."""
+        self.trusted = Trusted(anchors, object())
+        drive(self.ca.database.write(changes.record, "anchors", "default/test"))
 
     def client(self, name: str = "laptop", *, authority: str = "sub", **wanted: Any) -> Identity:
         """Issue a certificate with a fresh P-256 key."""

@@ -172,7 +172,7 @@ class TestKeysOfTheServer:
         step = drive(conversation.receive(b""))
         for _ in range(3):
             step = drive(conversation.receive(peer.answer(step.eap) or b""))
-        world.trusted = type(world.trusted)(world.trusted.certificates, 2)
+        world.trust(*world.trusted.certificates)
         other = world.peer(world.client("other"))
         assert_success(world.login(other), other)
         while (reply := peer.answer(step.eap)) is not None:
@@ -185,7 +185,8 @@ class TestKeysOfTheServer:
         peer = world.peer(identity)
         assert_success(world.login(peer), peer)
         other = world.ca.create("other")
-        world.trusted = type(world.trusted)((other.certificate,), 2)
+        assert other.certificate is not None
+        world.trust(other.certificate)
         again = Peer(peer.method, peer.context, session=peer.remembered())
         step = world.login(again)
         assert step.fault.rule == "network.wrong-authority"
@@ -201,6 +202,7 @@ class TestKeysOfTheServer:
             raise Fault(FaultCode.UNAVAILABLE, "the database is away")
 
         monkeypatch.setattr(world.ca.service_certificates, "current", away)
+        world.trust(*world.trusted.certificates)
         peer = world.peer(identity)
         assert_success(world.login(peer), peer)
         fresh = EAPWorld()

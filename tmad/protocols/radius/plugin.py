@@ -158,6 +158,7 @@ class _Talks:
                 self._host,
                 services.service_certificates,
                 services.keyring,
+                services.changes,
                 services.admission.trust,
                 rules=self._rules,
                 staple=services.service_certificates.staple,

@@ -16,6 +16,7 @@ from tmad.errors import Fault, FaultCode
 
 LONGEST_IDENTITY: Final = 253  # octets; RFC 7542, 2.3 by way of RADIUS' User-Name
 MOST_AVPS: Final = 64
+MOST_TLVS: Final = 32
 
 
 class Code(enum.IntEnum):
@@ -232,10 +233,11 @@ def extensions(data: bytes) -> Extensions:
     """Read TLVs; one that is unknown and mandatory is refused ([MS-PEAP] 2.2.8.1)."""
     result: int | None = None
     binding: CryptoBinding | None = None
-    at, end = 0, len(data)
+    at, end, count = 0, len(data), 0
     while at < end:
-        if end - at < 4:
-            raise _malformed("a TLV is cut off")
+        count += 1
+        if end - at < 4 or count > MOST_TLVS:
+            raise _malformed("a TLV is cut off, or there are too many")
         kind, length = struct.unpack_from("!HH", data, at)
         value = data[at + 4 : at + 4 + length]
         if len(value) != length:

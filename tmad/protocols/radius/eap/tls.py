@@ -15,7 +15,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, dump_certificate
 from twisted.logger import Logger
 
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates, eap_scope
@@ -26,11 +26,16 @@ from tmad.network.decision import Trusted
 from tmad.protocols.radius.eap.method import Chain, Keys
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import Keyring
+from tmad.storage.changes import Changes
 
 log = Logger()
 
 _READ: Final = 65_536 + 2048  # octets: all that one step can have written
 _STAPLE_SECONDS: Final = 600.0
+# How long what is in use is used without a look, while no change is heard of.
+_ASK_SECONDS: Final = 60.0
+# Whatever may change the server's certificate or the anchors of its clients.
+_TOPICS: Final = ("issuers", "objects", "anchors", "service_certificates")
 _CHAINS: Final = 4096
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _DONE: Final = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
@@ -70,6 +75,7 @@ class Engine:
         host: str,
         certificates: ServiceCertificates,
         keyring: Keyring,
+        changes: Changes,
         trust: Callable[[str], Awaitable[Trusted]],
         *,
         rules: TLSRules = TLSRules(),
@@ -91,10 +97,15 @@ class Engine:
         self._now = now
         self._staples: dict[int, bytes] = {}
         self._stapled_at = float("-inf")
-        self._made_of: tuple[Any, ...] = ()
+        self._asked_at = float("-inf")
+        self._is_stale = True
+        self._changes = changes
+        self._made_of: tuple[object, ...] = ()
         self._found: tuple[ServiceCertificate, ...] = ()
         self._mutual: _Served | None = None
         self._tunnel: _Served | None = None
+        for topic in _TOPICS:
+            changes.listen(topic, self._forget)
 
     async def mutual(self) -> Session:
         """Open a handshake in which the client must show a certificate."""
@@ -111,7 +122,25 @@ class Engine:
         assert self._tunnel is not None
         return Session(self._tunnel)
 
+    def _forget(self, key: str) -> None:
+        self._is_stale = True
+
     async def _refresh(self) -> None:
+        await self._changes.catch_up()
+        now = monotonic()
+        if not self._is_stale and now - self._asked_at < _ASK_SECONDS:
+            return
+        # What changes from here on makes it stale again.
+        self._is_stale = False
+        try:
+            await self._look()
+        except BaseException:
+            self._is_stale = True
+            raise
+        self._asked_at = now
+
+    async def _look(self) -> None:
+        """Make new contexts if the old ones are made of something else."""
         trusted = await self._trust(self._tenant)
         found = await self._current()
         made_of = (trusted.version, *[certificate.id for certificate in found])
@@ -310,19 +339,20 @@ class Session:
         A resumed session knows only the first one; the others are remembered from before.
         """
         connection = self._connection
-        leaf = connection.get_peer_certificate(as_cryptography=True)
+        leaf = connection.get_peer_certificate()
         if leaf is None:
             raise Fault(
                 FaultCode.UNAUTHENTICATED,
                 "the client showed no certificate",
                 rule="network.no-certificate",
             )
-        known = _der(leaf)
+        known = dump_certificate(FILETYPE_ASN1, leaf)
         chain = self._chains.get(known)
         if chain is None:
             above = connection.get_verified_chain(as_cryptography=True)
             if above is None:
-                above = [leaf, *(connection.get_peer_cert_chain(as_cryptography=True) or ())]
+                sent = connection.get_peer_cert_chain(as_cryptography=True) or ()
+                above = [leaf.to_cryptography(), *sent]
             if len(self._chains) >= _CHAINS:
                 self._chains.clear()
             chain = self._chains[known] = tuple(above)
