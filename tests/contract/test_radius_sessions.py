@@ -42,6 +42,7 @@ class Net:
         self.orders: list[Order] = []
         self.outcome = DONE
         self.counted: list[str] = []
+        self.revoked: set[tuple[str, str, bytes, int]] = set()
         self.disconnects = self.another()
 
     def another(self, **options: Any) -> Disconnects:
@@ -50,10 +51,13 @@ class Net:
         async def named(tenant: str, name: str) -> Any:
             return self.client
 
+        async def is_revoked(tenant: str, anchor: str, issuer: bytes, serial: int) -> bool:
+            return (tenant, anchor, issuer, serial) in self.revoked
+
         options.setdefault("ask", self._ask)
         return Disconnects(
             self.database, Changes(self.database), self.world.journal, self.sessions, self.clock,
-            client=named, count=self.counted.append, **options,
+            client=named, is_revoked=is_revoked, count=self.counted.append, **options,
         )  # fmt: skip
 
     def _ask(self, order: Order) -> Deferred[Outcome]:
@@ -438,6 +442,25 @@ def test_an_anchor_that_is_gone_ends_its_sessions(net: Net) -> None:
     drive(net.database.write(remove))
     net.tick()
     assert [order.session.id for order in net.orders] == [session]
+
+
+def test_a_foreign_certificate_that_stands_in_a_new_crl_ends_its_session(net: Net) -> None:
+    net.put(
+        tables.objects, "objects", "default/trust-anchor/partner", tenant="default",
+        kind="trust-anchor", name="partner", handle=None, revision=1, document="{}",
+        updated_at=net.clock(),
+    )  # fmt: skip
+    session = net.login(anchor="partner", foreign=(b"their CA", 300))
+    net.login(
+        anchor="partner", foreign=(b"their CA", 301), calling_station="0200000000bb",
+        nas_port="2", session_key="A2",
+    )  # fmt: skip
+    net.tick()
+    net.revoked.add(("default", "partner", b"their CA", 300))
+    net.world.announce("anchors", "default/partner")
+    net.tick()
+    assert [order.session.id for order in net.orders] == [session]
+    assert drive(net.disconnects.scan()) == 0
 
 
 def test_a_lockout_ends_sessions_only_where_that_was_chosen(net: Net) -> None:

@@ -124,6 +124,7 @@ class Vouched:
     """
 
     anchor: str
+    issuer: bytes  # which CA signed it (foreign.authority_key)
     names_people: bool
     doubts: tuple[Fault, ...]
     notes: tuple[str, ...]
@@ -208,10 +209,24 @@ class TrustAnchors:
             doubts = [doubt for doubt in doubts if doubt not in unknown]
         return Vouched(
             anchor=anchor.name,
+            issuer=foreign.authority_key(path[1]),
             names_people=anchor.document.names_people,
             doubts=tuple(doubts),
             notes=tuple(notes),
         )
+
+    async def is_revoked(self, tenant: str, name: str, issuer: bytes, serial: int) -> bool:
+        """Tell whether a certificate that an anchor vouched for stands in a CRL by now.
+
+        One of an anchor that is gone or switched off counts as revoked, a stale CRL speaks
+        against nobody who is in already.
+        """
+        for anchor in await self._of(tenant):
+            if anchor.name == name:
+                found = anchor.lists.get(issuer)
+                is_off = anchor.document.revocation == "off"
+                return not is_off and found is not None and serial in found.revoked
+        return True
 
     def _path(
         self,

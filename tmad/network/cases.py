@@ -34,7 +34,8 @@ class Origin:
     anchor: str = ""
     profile: str = ""
     owner: str = ""
-    certificate: CertificateID | None = None  # one of ours
+    certificate: CertificateID | None = None  # one of our inventory
+    foreign: tuple[bytes, int] | None = None  # which CA of the anchor, and the serial number
     doubts: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     names_people: bool = True
@@ -50,6 +51,7 @@ class Case:
     facts: Facts | None = None
     standing: Standing | None = None  # of a certificate of ours
     certificate: CertificateID | None = None
+    foreign: tuple[bytes, int] | None = None
     doubts: tuple[Fault, ...] = ()
     ends: tuple[datetime, ...] = ()
     notes: tuple[str, ...] = ()

@@ -103,7 +103,8 @@ class Admitted:
     certificate: CertificateID | None
     person: str | None
     device: str | None
-    anchor: str | None = None  # the trust-anchor that a foreign certificate came from
+    anchor: str | None = None  # the trust-anchor that a foreign certificate came from,
+    foreign: tuple[bytes, int] | None = None  # which of its CAs, and the serial number there
     monitored: tuple[str, ...] = ()
 
 
@@ -345,6 +346,7 @@ class Admission:
             facts=facts,
             standing=standing,
             certificate=origin.certificate,
+            foreign=origin.foreign,
             doubts=(
                 *origin.doubts,
                 *cases.of_time(facts, at),
@@ -387,6 +389,8 @@ class Admission:
         return Origin(
             anchor=vouched.anchor,
             owner=owner,
+            certificate=(standing.issuer_id, standing.serial) if standing else None,
+            foreign=(vouched.issuer, facts.certificate.serial_number),
             doubts=doubts + vouched.doubts,
             notes=vouched.notes,
             # Whom we said it belongs to we know, whatever its names are worth.
@@ -556,6 +560,7 @@ class Admission:
             person=case.holder.responsible,
             device=case.holder.device.name if case.holder.device else None,
             anchor=question.anchor or None,
+            foreign=case.foreign,
             monitored=notes,
         )
 

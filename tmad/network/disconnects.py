@@ -50,6 +50,7 @@ _MOST_NEWS: Final = 200
 _LOOK_AGAIN: Final = timedelta(seconds=5)
 
 News: TypeAlias = tuple[str, str]  # topic, key
+IsRevoked: TypeAlias = Callable[[str, str, bytes, int], Awaitable[bool]]
 _Find: TypeAlias = "Callable[[Connection], tuple[Condemned, ...]]"
 _EVERYTHING: Final[News] = (EVERYTHING, EVERYTHING)
 
@@ -89,6 +90,7 @@ class Disconnects:
     """Ends the sessions that may not go on.
 
     ``ask`` tells a NAS (protocols/radius/coa.py); ``client`` finds one by tenant and name;
+    ``is_revoked`` says what the CRLs of a trust anchor know (tenant, anchor, issuer, serial);
     ``count`` gets the word of each outcome.
     ``locked`` also ends the sessions of people who were locked out for wrong codes.
     """
@@ -102,6 +104,7 @@ class Disconnects:
         now: Clock,
         *,
         client: Callable[[str, str], Awaitable[Client | None]],
+        is_revoked: IsRevoked,
         ask: Callable[[Order], Awaitable[Outcome]],
         count: Callable[[str], object],
         locked: bool = False,
@@ -112,13 +115,14 @@ class Disconnects:
         self._sessions = sessions
         self._now = now
         self._client = client
+        self._is_revoked = is_revoked
         self._ask = ask
         self._count = count
         self._locked = locked
         self._news: set[News] = set()
         self._again: list[tuple[datetime, News]] = []
         self._under_way: dict[int, Deferred[None]] = {}
-        for topic in ("status", "people", "devices", "objects"):
+        for topic in ("status", "people", "devices", "objects", "anchors"):
             changes.listen(topic, partial(self._heard, topic))
 
     # -- what must end ----------------------------------------------------------------------
@@ -166,7 +170,28 @@ class Disconnects:
                     count += await self._database.write(self._enqueue, found)
                 if len(found) < _BATCH:
                     break
+        if news[0] in ("anchors", EVERYTHING):
+            count += await self._condemn_foreign(news[1])
         return count
+
+    async def _condemn_foreign(self, key: str) -> int:
+        """Enqueue the live sessions whose foreign certificate stands in a CRL by now."""
+        tenant, name = (None, None) if key == EVERYTHING else key.split("/", 1)
+        count, after = 0, ""
+        while True:
+            page = await self._database.read(rows.find_foreign, after, _BATCH, tenant, name)
+            found = [
+                Condemned(each.id, "certificate-revoked")
+                for each in page
+                if await self._is_revoked(
+                    each.tenant, each.anchor, each.issuer, int.from_bytes(each.serial)
+                )
+            ]
+            if found:
+                count += await self._database.write(self._enqueue, tuple(found))
+            if len(page) < _BATCH:
+                return count
+            after = page[-1].id
 
     def _questions(self, news: News) -> Iterator[_Find]:
         match news:
@@ -184,6 +209,8 @@ class Disconnects:
             case ("objects", key):
                 tenant, _, name = key.partition("/trust-anchor/")
                 yield lambda c: rows.bad_anchors(c, _BATCH, tenant, name)
+            case ("anchors", _):
+                return
             case _:
                 yield lambda c: rows.bad_certificates(c, _BATCH)
                 yield lambda c: rows.bad_people(c, self._now(), _BATCH)

@@ -23,6 +23,7 @@ from tmad.identity.credentials import new_id
 from tmad.storage import radius_sessions as rows
 from tmad.storage.database import Database
 from tmad.storage.radius_sessions import AccountingRow, DisconnectRow, SessionRow
+from tmad.storage.status import serial_octets
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -400,6 +401,7 @@ def opened(admitted: Admitted, visit: Visit, method: str, now: datetime) -> Sess
     seconds = admitted.session_timeout
     ends_at = None if seconds is None else now + timedelta(seconds=seconds)
     issuer_id, serial = admitted.certificate or (None, None)
+    anchor_issuer, number = admitted.foreign or (None, None)
     interim = dict(admitted.attributes).get("Acct-Interim-Interval", 0)
     return SessionRow(
         id=admitted.session,
@@ -416,6 +418,8 @@ def opened(admitted: Admitted, visit: Visit, method: str, now: datetime) -> Sess
         issuer_id=issuer_id,
         serial=serial,
         anchor=admitted.anchor,
+        anchor_issuer=anchor_issuer,
+        anchor_serial=None if number is None else serial_octets(number),
         method=method,
         policy=admitted.policy,
         ssid=visit.ssid,
@@ -453,6 +457,8 @@ def _unknown(report: Report, now: datetime) -> SessionRow:
         issuer_id=None,
         serial=None,
         anchor=None,
+        anchor_issuer=None,
+        anchor_serial=None,
         method="",
         policy="",
         ssid=report.ssid,

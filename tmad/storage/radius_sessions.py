@@ -49,6 +49,8 @@ class SessionRow:
     issuer_id: int | None
     serial: bytes | None
     anchor: str | None
+    anchor_issuer: bytes | None
+    anchor_serial: bytes | None
     method: str  # empty: nobody was authenticated here, accounting alone tells of it
     policy: str
     ssid: str
@@ -543,6 +545,17 @@ _LOCKED_OUT = (
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignSession:
+    """A live session by somebody else's certificate: by which, under which trust-anchor."""
+
+    id: str
+    tenant: str
+    anchor: str
+    issuer: bytes
+    serial: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Condemned:
     """A live session that must end, and why."""
 
@@ -617,6 +630,23 @@ def bad_anchors(
         query = query.where(t.c.tenant == tenant, t.c.anchor == name)
     rows = connection.execute(query.limit(limit)).scalars()
     return tuple([Condemned(session_id, "anchor-gone") for session_id in rows])
+
+
+def find_foreign(
+    connection: sa.Connection,
+    after: str,
+    limit: int,
+    tenant: str | None = None,
+    name: str | None = None,
+) -> tuple[ForeignSession, ...]:
+    """Return a page of live sessions by foreign certificates: of one anchor, of all."""
+    query = sa.select(t.c.id, t.c.tenant, t.c.anchor, t.c.anchor_issuer, t.c.anchor_serial).where(
+        _LIVE, t.c.anchor_serial.is_not(None), t.c.id > after, _NO_JOB
+    )
+    if tenant is not None:
+        query = query.where(t.c.tenant == tenant, t.c.anchor == name)
+    rows = connection.execute(query.order_by(t.c.id).limit(limit))
+    return tuple([ForeignSession(*row) for row in rows])
 
 
 def locked_out(connection: sa.Connection, now: datetime, limit: int) -> tuple[Condemned, ...]:

@@ -459,7 +459,9 @@ radius_sessions = sa.Table(
     sa.Column("device", sa.Text),
     sa.Column("issuer_id", sa.BigInteger),
     sa.Column("serial", sa.LargeBinary),
-    sa.Column("anchor", sa.Text),  # the trust-anchor, where the certificate is not ours
+    sa.Column("anchor", sa.Text),  # the trust-anchor, where the certificate is not ours,
+    sa.Column("anchor_issuer", sa.LargeBinary),  # which of its CAs (network/foreign.py), and
+    sa.Column("anchor_serial", sa.LargeBinary),  # the serial number there
     sa.Column("method", sa.Text, nullable=False),  # empty: known from accounting alone
     sa.Column("policy", sa.Text, nullable=False),
     sa.Column("ssid", sa.Text, nullable=False),

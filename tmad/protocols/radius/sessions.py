@@ -91,6 +91,7 @@ def _mount_disconnects(
         sessions,
         services.now,
         client=clients.named,
+        is_revoked=services.anchors.is_revoked,
         ask=client.ask,
         count=edge.meter("coa").count,
         locked=settings.disconnect_locked,

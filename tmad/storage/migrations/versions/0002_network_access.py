@@ -203,6 +203,8 @@ def upgrade() -> None:
         sa.Column("issuer_id", sa.BigInteger(), nullable=True),
         sa.Column("serial", sa.LargeBinary(), nullable=True),
         sa.Column("anchor", sa.Text(), nullable=True),
+        sa.Column("anchor_issuer", sa.LargeBinary(), nullable=True),
+        sa.Column("anchor_serial", sa.LargeBinary(), nullable=True),
         sa.Column("method", sa.Text(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("ssid", sa.Text(), nullable=False),
