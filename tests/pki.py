@@ -6,6 +6,7 @@ certificates that an authority of ours must not or cannot make (expired, of anot
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,6 +122,31 @@ class Authority:
         key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         chain.write_bytes(path.read_bytes() + self.path.read_bytes())
         return Identity(certificate, path, key_path, chain)
+
+    def crl(
+        self,
+        revoked: Mapping[int, x509.ReasonFlags] | Iterable[int] = (),
+        *,
+        begins: datetime | None = None,
+        ends: datetime | None = None,
+        extensions: Iterable[x509.ExtensionType] = (),
+    ) -> bytes:
+        """Return a CRL in DER, good from ``begins`` (now) to ``ends`` (a day later)."""
+        begins = begins or datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(begins)
+            .next_update(ends or begins + timedelta(days=1))
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        for serial in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begins)
+            if isinstance(revoked, Mapping):
+                entry = entry.add_extension(x509.CRLReason(revoked[serial]), critical=False)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def _usage(

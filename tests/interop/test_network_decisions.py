@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.daemon import Daemon
@@ -73,21 +71,8 @@ class Shelf:
     def publish(self, *revoked: int, ends: timedelta = timedelta(days=1)) -> None:
         """Publish a CRL, newer than the last one, with these serial numbers."""
         self._since += timedelta(minutes=1)
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._authority.certificate.subject)
-            .last_update(self._since)
-            .next_update(self._since + ends)
-        )
-        for serial in revoked:
-            builder = builder.add_revoked_certificate(
-                x509.RevokedCertificateBuilder()
-                .serial_number(serial)
-                .revocation_date(self._since)
-                .build()
-            )
-        signed = builder.sign(self._authority._key, hashes.SHA256())
-        (self._directory / "partner.crl").write_bytes(signed.public_bytes(Encoding.DER))
+        crl = self._authority.crl(revoked, begins=self._since, ends=self._since + ends)
+        (self._directory / "partner.crl").write_bytes(crl)
 
     def close(self) -> None:
         self._server.shutdown()

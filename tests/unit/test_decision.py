@@ -37,7 +37,9 @@ def test_a_good_certificate_is_let_in(world: NetworkWorld) -> None:
     assert admitted.attributes == (("Termination-Action", 1),)
     assert admitted.certificate is not None
     assert int.from_bytes(admitted.certificate[1]) == certificate.serial_number
-    assert admitted.person is None and admitted.device is None and not admitted.monitored
+    assert admitted.person is None
+    assert admitted.device is None
+    assert not admitted.monitored
     assert world.count(tables.radius_sessions, id=admitted.session) == 1
 
 
@@ -325,8 +327,10 @@ def test_e45_each_refusal_says_why(
     record = world.record(fault.explain_id)
     assert record["kind"] == "network.refused"
     assert (record["reason"], record["rule"]) == (reason, rule)
-    assert record["detail"] and record["advice"]
-    assert record["serial"] and record["calling_station"] == MAC
+    assert record["detail"]
+    assert record["advice"]
+    assert record["serial"]
+    assert record["calling_station"] == MAC
     assert world.count(tables.radius_sessions) == before
     # And again, as a resumed session shows the same certificate.
     assert world.refused(certificate, resumed=True).rule == rule
