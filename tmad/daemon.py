@@ -160,6 +160,7 @@ class Daemon:
             ("prune", _PRUNE_SECONDS, prune),
             ("trust-anchors", _ANCHOR_SECONDS, core.anchors.refresh_due),
             ("codes", _PRUNE_SECONDS, core.codes.prune),
+            ("login-failures", _PRUNE_SECONDS, services.logins.prune),
         )
         for name, seconds, function in once:
             timers.every(seconds, function, name=name, lease=True)

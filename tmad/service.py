@@ -40,6 +40,7 @@ from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.delivery.outbox import Outbox
 from tmad.identity.delivery.ways import ways
 from tmad.identity.devices import Devices
+from tmad.identity.hostclock import HostClock
 from tmad.identity.login import Logins
 from tmad.identity.passwords import Passwords
 from tmad.identity.people import People
@@ -252,7 +253,17 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
-        logins=Logins(database, journal, passwords, tokens, seal, now, codes=codes, later=_later),
+        logins=Logins(
+            database,
+            journal,
+            passwords,
+            tokens,
+            seal,
+            now,
+            codes=codes,
+            later=_later,
+            clock_is_wrong=HostClock(now).is_wrong,
+        ),
         radius_clients=RadiusClients(database, journal, changes, seal, now),
         admission=admission,
         anchors=trust_anchors,

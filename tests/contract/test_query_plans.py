@@ -25,10 +25,14 @@ from tmad.storage import (
     certificates,
     changes,
     crls,
+    devices,
     enroll_secrets,
     issuers,
     journal,
+    login_failures,
     objects,
+    otp_tokens,
+    people,
     private_keys,
     requests,
     service_certificates,
@@ -274,6 +278,42 @@ def _fill(connection: sa.Connection) -> None:
             for n in numbers
         ],
     )  # fmt: skip
+    insert(
+        "people",
+        [
+            {"tenant": tenants[n % 2], "name": f"p-{n:06}", "full_name": "",
+             "mail": f"p-{n}@example.test", "phone": "", "groups": "[]", "source": "local",
+             "created_at": now, "updated_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "devices",
+        [
+            {"tenant": tenants[n % 2], "name": f"d-{n:06}", "mac": f"{n:012x}",
+             "serial_number": "", "owner": "", "description": "", "created_at": now,
+             "updated_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "otp_tokens",
+        [
+            {"id": f"O{n:06}", "tenant": tenants[n % 2], "serial": f"T-{n:06}",
+             "person": f"p-{n:06}", "kind": "hotp", "algorithm": "sha1", "digits": 6,
+             "period": 0, "seed": b"", "counter": 0, "drift": 0, "state": "active",
+             "description": "", "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "login_failures",
+        [
+            {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
+             "since": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -396,6 +436,24 @@ HOT: dict[str, Call] = {
     "issuers of an authority": call(issuers.find_of_authority, "default", "ca-8"),
     "issuers, a page": call(issuers.find, after=20, limit=PAGE),
     "private key": call(private_keys.by_id, f"key-{MIDDLE}"),
+    # logins
+    "person": call(people.by_name, "default", f"p-{MIDDLE:06}"),
+    "person by address": call(people.by_mail, "default", f"p-{MIDDLE}@example.test"),
+    "people, deep page": call(people.find, "default", f"p-{MIDDLE:06}", PAGE),
+    "device": call(devices.by_name, "default", f"d-{MIDDLE:06}"),
+    "device by address": call(devices.by_mac, "default", f"{MIDDLE:012x}"),
+    "devices, deep page": call(devices.find, "default", f"d-{MIDDLE:06}", PAGE),
+    "tokens of a person": call(otp_tokens.find_by_person, "default", f"p-{MIDDLE:06}", 10),
+    "token": call(otp_tokens.by_serial, "default", f"T-{MIDDLE:06}"),
+    "tokens, deep page": call(otp_tokens.find, "default", after=f"T-{MIDDLE:06}", limit=PAGE),
+    "code, use": call(
+        otp_tokens.advance, f"O{MIDDLE:06}", f"p-{MIDDLE:06}", accepted=0, drift=0, now=NOW
+    ),
+    "failures": call(
+        login_failures.find_three, "default", (f"person:p-{MIDDLE:06}", "token:x", "source:x")
+    ),
+    "failures, reset": call(login_failures.reset, "default", f"person:p-{MIDDLE:06}"),
+    "failures, prune": call(login_failures.prune, "source:", NOW - timedelta(days=1)),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
 }
 

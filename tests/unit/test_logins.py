@@ -473,6 +473,22 @@ def test_names_that_nobody_has_fill_no_table(world: LoginWorld) -> None:
                 and not event.object.startswith("source:")]  # fmt: skip
 
 
+def test_nobody_escapes_the_lock_by_the_name_of_nobody(world: LoginWorld) -> None:
+    drive(world.person("unknown:7", PASSWORD))
+    for _ in range(10):
+        world.refused(world.login("wrong", "unknown:7", mode="password"))
+    assert world.refused(world.login(PASSWORD, "unknown:7", mode="password")) == "login.locked"
+
+
+def test_what_was_counted_of_sources_and_nobodies_is_forgotten(world: LoginWorld) -> None:
+    for name in ("bob", "eve", "mallory"):
+        world.refused(world.login("000000", name))
+    assert drive(world.logins.prune()) == 0
+    world.clock.advance(days=3)
+    assert drive(world.logins.prune()) == 6
+    assert failures(world) == {"person:bob": 1}
+
+
 def test_t_otp_05_of_ten_thousand_guesses_ten_are_judged(token: LoginWorld) -> None:
     """The right code among them, from the eleventh on, is of no use."""
     rules = LoginRules(mode="otp", lock=LockRules(source_failures=0))

@@ -23,6 +23,8 @@ _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Names that nobody has are counted like others, which costs as much and tells as little; in a
 # few rows, however many names a stranger thinks of.
 _BUCKETS: Final = 4_096
+_NOBODY: Final = "unknown:"
+_NOBODIES: Final = (_NOBODY, f"token:{_NOBODY}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,21 @@ class Subjects:
     tokens: tuple[str, ...]
     token: str  # the one whose code was presented, or the first
     source: str
-    is_known: bool = True
 
     @classmethod
     def of(
-        cls, name: str, *, is_known: bool, tokens: tuple[str, ...], token: str, source: str
+        cls, name: str, *, is_known: bool, tokens: tuple[str, ...] | None, token: str, source: str
     ) -> Subjects:
-        """Return the subjects of a login with this normalised name."""
-        if is_known:
-            return cls(f"person:{name}", tokens, token, f"source:{source}")
-        bucket = f"unknown:{zlib.crc32(name.encode()) % _BUCKETS:03x}"
-        stand_in = f"token:{bucket}" if tokens else ""
-        return cls(bucket, (stand_in,) if tokens else (), stand_in, f"source:{source}", False)
+        """Return the subjects of a login with this normalised name.
+
+        ``tokens`` is None where none is asked for, and empty where the person has none.
+        """
+        stand_in = f"{_NOBODY}{zlib.crc32(name.encode()) % _BUCKETS:03x}"
+        person = f"person:{name}" if is_known else stand_in
+        if tokens is not None and not tokens:
+            token = f"token:{stand_in}"
+            tokens = (token,)
+        return cls(person, tokens or (), token, f"source:{source}")
 
 
 class Lockout:
@@ -94,7 +99,8 @@ class Lockout:
                 now=now,
                 by=by,
                 limit=rules.failures,
-                locked_until=until if mine.is_known else None,
+                # Nobody would see that one of many names in a bucket is locked.
+                locked_until=None if subject.startswith(_NOBODIES) else until,
                 oldest=_EVER,
             ):
                 locked.append(subject)
@@ -117,3 +123,8 @@ class Lockout:
         for subject in (self._subjects.person, self._subjects.token):
             if subject in self._before:
                 rows.reset(self._connection, self._tenant, subject)
+
+
+def prune(connection: Connection, before: datetime) -> int:
+    """Delete the counts of sources and of nobodies that began before an instant."""
+    return sum(rows.prune(connection, prefix, before) for prefix in ("source:", *_NOBODIES))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event, Secret
-from tmad.identity import naming
+from tmad.identity import lockout, naming
 from tmad.identity import people as persons
 from tmad.identity import tokens as token_names
 from tmad.identity.access import Records
@@ -40,6 +40,7 @@ REFUSED: Final = "login refused"
 _PROMPT_LIVES: Final = timedelta(minutes=5)
 # A code that was mistyped may be typed again, where tries are left.
 _ANOTHER_TRY: Final = frozenset({"otp.wrong", "otp.replayed", "login.code"})
+_FORGOTTEN: Final = timedelta(days=2)  # longer than a source may have to wait
 _NOTED_EACH: Final = timedelta(minutes=1)
 _NOTED_SUBJECTS: Final = 10_000
 
@@ -169,6 +170,12 @@ class Logins:
             await self._refusal(attempt, outcome.rule)
             return replace(prompt, tries_left=prompt.tries_left - 1)
         return await self._conclude(attempt, evidence, outcome)
+
+    # -- upkeep -------------------------------------------------------------------------------
+
+    async def prune(self) -> int:
+        """Forget the failures of sources and of nobodies that began two days ago."""
+        return await self._database.write(lockout.prune, self._now() - _FORGOTTEN)
 
     # -- MSCHAPv2, whose method checks the answer itself --------------------------------------
 
@@ -325,12 +332,13 @@ class Logins:
                 return "", kind
         return "login.code", ""
 
-    def _subjects(self, attempt: Attempt, evidence: Evidence) -> Subjects:
-        tried: tuple[str, ...] = ()
+    @staticmethod
+    def _subjects(attempt: Attempt, evidence: Evidence) -> Subjects:
+        tried: tuple[str, ...] | None = None
+        token = ""
         if evidence.needs_token:
-            every = attempt.tokens or (self._tokens.nobodys,)
-            tried = tuple(map(token_names.subject, every))
-        token = token_names.subject(evidence.hit.token) if evidence.hit else "".join(tried[:1])
+            tried = tuple(map(token_names.subject, attempt.tokens))
+            token = token_names.subject(evidence.hit.token) if evidence.hit else "".join(tried[:1])
         return Subjects.of(
             attempt.key,
             is_known=attempt.person is not None,
