@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock as Timer
 
+from tests.login_world import LoginWorld
 from tests.support import Clock, drive
 from tmad.config import DeliverySection
 from tmad.errors import Fault, FaultCode
@@ -314,6 +315,18 @@ def test_wrong_emergency_codes_use_nothing_up(world: World) -> None:
 def test_a_dry_run_makes_no_emergency_codes(world: World) -> None:
     [code, *_] = drive(world.codes.make_emergency(ADMIN, "default", "bob", dry_run=True))
     assert not world.verify(code.reveal(), "emergency")
+
+
+def test_codes_do_not_outlive_their_person(world: World) -> None:
+    """Whoever gets the name next is not met by codes on somebody else's paper or telephone."""
+    login = LoginWorld(world.database, clock=world.clock, journal=world.journal)
+    sent = world.send()
+    [printed, *_] = drive(world.codes.make_emergency(ADMIN, "default", "bob"))
+    drive(login.people.delete(ADMIN, "default", "bob"))
+    world.person("bob")
+    assert not world.verify(sent)
+    assert not world.verify(printed.reveal(), "emergency")
+    assert drive(world.codes.count_emergency(ADMIN, "default", "bob")) == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
 from tmad.identity.passwords import Passwords
 from tmad.signer.seal import Seal
-from tmad.storage import login_failures, otp_tokens
+from tmad.storage import login_failures, one_time_codes, otp_tokens
 from tmad.storage import people as rows
 from tmad.storage.database import Database
 from tmad.storage.people import PersonRow
@@ -321,6 +321,8 @@ class People:
         if person is None:
             raise absent(key)
         tokens = otp_tokens.release(connection, tenant, key)
+        # Whoever gets the name next must not be met by codes on somebody else's paper.
+        one_time_codes.void(connection, tenant, key, None, self._now())
         login_failures.reset(connection, tenant, subject(key))
         rows.delete(connection, tenant, key)
         self._note(connection, "person.deleted", actor, person, difference(person, None))

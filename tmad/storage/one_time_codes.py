@@ -82,14 +82,14 @@ def miss(connection: sa.Connection, tenant: str, person: str, kind: str, now: da
     _MISS.run(connection, {"owner": tenant, "holder": person, "sort": kind, "now": now})
 
 
-def void(connection: sa.Connection, tenant: str, person: str, kind: str, now: datetime) -> int:
-    """Make a person's unused codes of a kind unusable; return how many there were."""
-    result = connection.execute(
-        sa.update(t)
-        .where(t.c.tenant == tenant, t.c.person == person, t.c.kind == kind, t.c.used_at.is_(None))
-        .values(used_at=now, tries_left=0)
-    )
-    return result.rowcount
+def void(
+    connection: sa.Connection, tenant: str, person: str, kind: str | None, now: datetime
+) -> int:
+    """Make a person's unused codes of a kind, or of all, unusable; return how many there were."""
+    update = sa.update(t).where(t.c.tenant == tenant, t.c.person == person, t.c.used_at.is_(None))
+    if kind is not None:
+        update = update.where(t.c.kind == kind)
+    return connection.execute(update.values(used_at=now, tries_left=0)).rowcount
 
 
 def lock_sending(connection: sa.Connection) -> None:
