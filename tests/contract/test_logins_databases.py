@@ -166,6 +166,18 @@ def test_t_otp_04_a_refusal_is_counted_though_the_journal_cannot_be_written(
     assert [fault.rule for fault in faults] == ["login.locked"]
 
 
+@pytest.mark.parametrize(
+    "name", ["a\0b", "\ud800", "\ufffe", "x" * 5_000, "'; DROP TABLE people --", "%", ""]
+)
+def test_names_that_no_database_likes_are_names_that_nobody_has(
+    loop: Loop, worlds: tuple[LoginWorld, LoginWorld], name: str
+) -> None:
+    for mode in ("password", "otp", "password-then-otp"):
+        _, faults = split(at_once(loop, worlds[0].login("000000", name, mode=mode)))
+        assert [fault.rule for fault in faults] == ["login.unknown"]
+        assert faults[0].explain_id
+
+
 KILLED = """
 import os, sys
 from tests.login_world import LoginWorld, hotp

@@ -12,6 +12,8 @@ import unicodedata
 from tmad.errors import Fault, FaultCode
 
 _LONGEST = 128
+_MOST = 1_024  # characters that are looked at
+_NO_CHARACTER = "\ufffd"
 _MAC = re.compile(r"[0-9a-f]{12}")
 _PHONE = re.compile(r"\+[1-9][0-9]{6,14}")
 _MAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
@@ -21,9 +23,11 @@ _GROUP = re.compile(r"[^\s,/\\][^,/\\]{0,126}")
 
 def person_key(text: str) -> str:
     """Return a typed name as it is looked up; never fails, whatever a stranger typed."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", text[:_MOST]).casefold()
     # Folding can bring back what normalisation had removed, so it is done again.
-    return " ".join(unicodedata.normalize("NFKC", folded).split())[:_LONGEST]
+    words = unicodedata.normalize("NFKC", folded).split()
+    # PostgreSQL stores no NUL, nobody stores a surrogate, and no name has such things.
+    return "".join(c if c.isprintable() else _NO_CHARACTER for c in " ".join(words))[:_LONGEST]
 
 
 def person_name(text: str) -> str:
@@ -32,7 +36,7 @@ def person_name(text: str) -> str:
     "/" and "\\" are refused: they separate tenants and realms from names.
     """
     name = person_key(text)
-    if not name or not name.isprintable() or "/" in name or "\\" in name:
+    if not name or any(c in name for c in f"/\\{_NO_CHARACTER}"):
         raise _refused("person.name", "a person's name", text, r"printable, without / and \\")
     if len(" ".join(text.split())) > _LONGEST:
         raise _refused("person.name", "a person's name", text, f"at most {_LONGEST} characters")
@@ -86,7 +90,8 @@ def group_name(text: str) -> str:
 
 def device_key(text: str) -> str:
     """Return a device's name as it is looked up; never fails."""
-    return unicodedata.normalize("NFKC", text).strip().lower().rstrip(".")
+    name = unicodedata.normalize("NFKC", text[:_MOST]).strip().lower().rstrip(".")
+    return "".join(c if c.isprintable() else _NO_CHARACTER for c in name)
 
 
 def device_name(text: str) -> str:
