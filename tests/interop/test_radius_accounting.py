@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.network_sessions import NAS, NAS_SECRET, ListeningNAS
+from tests.radius import OPEN_POLICY
 
 SECRET = NAS_SECRET.decode()
 
@@ -23,8 +25,9 @@ class Node:
     def __init__(self, directory: Path, radclient: str) -> None:
         self.daemon = Daemon(directory, workers=2)
         self.accounting = self.daemon.radius_acct_port
+        self.daemon.tmad("apply", "-", text=OPEN_POLICY)
         self.daemon.tmad(
-            "radius-client", "create", "switch", "--prefix", "127.0.0.1",
+            "radius-client", "create", "switch", "--prefix", "127.0.0.1", "--method", "pap",
             "--secret-file", "-", text=SECRET,
         )  # fmt: skip
         self.daemon.start()
@@ -34,9 +37,14 @@ class Node:
         self, text: str, *, secret: str = SECRET, expect: int = 0, tries: int = 2
     ) -> subprocess.CompletedProcess[str]:
         """Send one record; radclient chooses identifier and authenticator."""
+        return self.send("acct", self.accounting, text, secret, expect, tries)
+
+    def send(
+        self, kind: str, port: int, text: str, secret: str = SECRET, expect: int = 0, tries: int = 2
+    ) -> subprocess.CompletedProcess[str]:
+        """Send one request."""
         done = subprocess.run(
-            [self._radclient, "-x", "-r", str(tries), "-t", "2",
-             f"127.0.0.1:{self.accounting}", "acct", secret],
+            [self._radclient, "-x", "-r", str(tries), "-t", "2", f"127.0.0.1:{port}", kind, secret],
             input=text, capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert done.returncode == expect, f"{done.stdout}{done.stderr}"
@@ -185,3 +193,25 @@ def test_a_nas_that_is_down_is_asked_again_and_the_journal_says_so(node: Node) -
         time.sleep(0.2)
     assert [each["outcome"] for each in shown["disconnects"]] == ["acknowledged"]
     assert shown["disconnects"][0]["attempts"] == 2
+
+
+def test_r85_a_disabled_person_is_put_off_within_a_second(node: Node) -> None:
+    node.daemon.tmad("user", "create", "bob", "--password-file", "-", text="correct horse battery")
+    said = 'NAS-Identifier="sw1",Calling-Station-Id="02-00-00-00-60-01",Acct-Session-Id="G-60"'
+    answer = node.send(
+        "auth", node.daemon.radius_port,
+        f'User-Name="bob",User-Password="correct horse battery",Message-Authenticator=0x00,{said}',
+    )  # fmt: skip
+    [given] = re.findall(r"Class = (0x[0-9a-f]+)", answer.stdout)
+    node.account(f'Acct-Status-Type=Start,User-Name="bob",Class={given},{said}')
+    [session] = node.sessions("--person", "bob")
+    assert (session["state"], session["method"]) == ("open", "pap")
+    with listening(node, NAS()) as nas:
+        node.daemon.tmad("user", "disable", "bob")
+        assert nas.wait_for(1) < 1.0
+        [(code, attributes)] = nas.nas.requests
+        assert code == 40
+        assert attributes[44] == b"G-60"
+        assert attributes[31] == b"02-00-00-00-60-01"
+    shown = node.daemon.json("session", "show", session["id"])
+    assert shown["disconnects"][0]["reason"] == "person-disabled"
