@@ -10,7 +10,7 @@ import enum
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tmad.errors import Fault, FaultCode
 
@@ -42,13 +42,16 @@ class Type(enum.IntEnum):
     TLV = 33  # [MS-PEAP] 2.2.8: EAP extensions
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What a peer answers."""
 
     identifier: int
     type: int
     data: bytes
+
+    def __repr__(self) -> str:
+        # The data may be a password.
+        return f"Response({self.identifier}, {self.type}, octets={len(self.data)})"
 
 
 def decode(octets: bytes) -> Response:
@@ -97,8 +100,7 @@ MORE: Final = 0x40
 START: Final = 0x20
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(NamedTuple):
     """A piece of a TLS message; ``total`` is its whole length where the peer says it."""
 
     more: bool

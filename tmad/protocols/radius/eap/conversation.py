@@ -6,10 +6,9 @@ It knows nothing of RADIUS: octets come in, a Step goes out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from tmad.errors import Fault, FaultCode
 from tmad.network.decision import Admitted
@@ -45,8 +44,7 @@ _WIRELESS: Final = 19  # NAS-Port-Type: Wireless-802.11
 _EAP_OVERHEAD: Final = 4  # octets: the IEEE 802.1X header (RFC 3579, 2.4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """What follows a response: ``eap`` goes to the peer.
 
     ``timeout`` is how many seconds the peer has to answer. On success ``admitted`` is there,

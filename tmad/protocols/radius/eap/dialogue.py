@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.radius.eap import codec
@@ -14,8 +13,7 @@ from tmad.protocols.radius.eap.method import Method, Turn
 Makers: TypeAlias = Mapping[int, Callable[[], Method]]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """The next request, or the end."""
 
     type: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cryptography import x509
 
@@ -59,8 +59,7 @@ class Hooks(Protocol):
         """Let in whoever has proved by MSCHAPv2 to know the password."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """What a method does next: asks again (``data``), or lets in.
 
     A refusal is a Fault that it raises.
