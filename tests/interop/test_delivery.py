@@ -84,17 +84,24 @@ def centre(
     tmp_path: Path,
     node: Callable[[str], Daemon],
     serve: Callable[..., Server],
+    identity: Identity,
     require_client: Any,
 ) -> tuple[Server, Callable[..., Daemon]]:
     require_client("/usr/share/perl5/Net/SMPP.pm")
-    [port] = free_ports(1)
+    port, tls_port = free_ports(2)
     server = serve("perl", HERE / "smsc.pl", str(port), "tmad", "secret08")
+    serve(
+        sys.executable, HERE / "tls_front.py", str(tls_port), identity.path, identity.key,
+        str(port),
+    )  # fmt: skip
 
-    def make(password: str = "secret08", **more: str) -> Daemon:
+    def make(password: str = "secret08", *, tls: bool = False, **more: str) -> Daemon:
         path = secret_file(tmp_path / "secrets", "smpp", password)
         lines = "".join(f'{name} = "{value}"\n' for name, value in more.items())
+        host, port_used = ("localhost", tls_port) if tls else ("127.0.0.1", port)
+        lines += f"tls = {str(tls).lower()}\n"
         return node(
-            f'[delivery]\nsms = "smpp"\n[delivery.smpp]\nhost = "127.0.0.1"\nport = {port}\n'
+            f'[delivery]\nsms = "smpp"\n[delivery.smpp]\nhost = "{host}"\nport = {port_used}\n'
             f'system_id = "tmad"\npassword_file = "{path}"\n{lines}',
         )
 
@@ -130,6 +137,17 @@ def test_smpp_wrong_password(centre: tuple[Server, Callable[..., Daemon]]) -> No
         make("wrong"), "sms", "+491701234567", expect=2
     )
     server.wait_for("bind bad")
+
+
+def test_smpp_over_tls(centre: tuple[Server, Callable[..., Daemon]], authority: Authority) -> None:
+    server, make = centre
+    assert "took the message as id-1" in send(
+        make(tls=True, ca_file=str(authority.path)), "sms", "+491701234567"
+    )
+    assert len(server.seen("bind good")) == 1
+    # A certificate that nobody vouches for gets neither password nor code.
+    assert "cannot be reached" in send(make(tls=True), "sms", "+491701234567", expect=5)
+    assert len(server.seen("bind")) == 1
 
 
 # -- HTTP ------------------------------------------------------------------------------------

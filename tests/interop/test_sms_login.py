@@ -59,6 +59,7 @@ class Network:
             settings=(
                 f'[delivery]\nsms = "smpp"\ntext = "Your code: {{{{code}}}}"\nperson_per_hour = 6\n'
                 f'[delivery.smpp]\nhost = "127.0.0.1"\nport = {sms}\nsystem_id = "tmad"\n'
+                "enquire_seconds = 1\nidle_seconds = 8\n"
                 f'password_file = "{secret_file(directory, "smpp", "secret08")}"\n'
                 f'[delivery.mail]\nhost = "localhost"\nport = {mail}\nuser = "tmad"\n'
                 f'password_file = "{secret_file(directory, "mail", "p w")}"\n'
@@ -75,7 +76,8 @@ class Network:
             )  # fmt: skip
             self.secrets[name] = answer["secret"]
         password = secret_file(directory, "password", PASSWORD)
-        for person, number in (("bob", "+49 170 1234567"), ("eve", "+49 170 0000058")):
+        numbers = {"bob": "+49 170 1234567", "eve": "+49 170 0000058", "joe": "+49 170 0000070"}
+        for person, number in numbers.items():
             self.daemon.tmad(
                 "user", "create", person, "--password-file", password, "--phone", number,
                 "--mail", f"{person}@example.test",
@@ -158,6 +160,21 @@ def test_a_centre_that_is_busy_is_asked_again(network: Network) -> None:
     code = sent(network, "491700000058")
     assert "Received Access-Accept" in network.login("sms", "eve", code, state)
     assert len(network.centre.seen("submit to=491700000058 .*status=88 ")) == 1
+
+
+def test_what_the_centre_asks_is_answered_and_an_idle_line_is_given_up(network: Network) -> None:
+    """It delivers a person's answer, asks whether we are there, and is unbound after a while."""
+    before = len(network.centre.seen("unbind"))
+    state = network.challenge("sms", "joe")
+    network.centre.wait_for("answer 80000005 seq=501 status=0")
+    network.centre.wait_for("answer 80000015 seq=502 status=0")
+    network.centre.wait_for("enquire")
+    deadline = time.monotonic() + 20
+    while len(network.centre.seen("unbind")) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(network.centre.seen("unbind")) > before
+    code = sent(network, "491700000070")
+    assert "Received Access-Accept" in network.login("sms", "joe", code, state)
 
 
 def test_a_wrong_password_sends_nothing(network: Network) -> None:
