@@ -332,6 +332,10 @@ class RadiusClients:
         """Return one client."""
         return (await self._current()).by_key.get((tenant, name))
 
+    async def tenants(self) -> tuple[str, ...]:
+        """Return the tenants that have clients."""
+        return tuple(sorted({tenant for tenant, _ in (await self._current()).by_key}))
+
     def note_seen(self, client: Client, *, is_unsigned: bool = False) -> None:
         """Remember that a client sent something; ``flush`` stores it."""
         now = self._now()
@@ -356,7 +360,13 @@ class RadiusClients:
         if not seen:
             return
         news = [(*key, at, unsigned.get(key)) for key, at in seen.items()]
-        await self._database.write(rows.note, news)
+        try:
+            await self._database.write(rows.note, news)
+        except Fault as fault:
+            # A standby cannot write, and what was seen there is worth no line a minute.
+            log.debug("not stored: {why}", why=fault.detail)
+            self._seen = seen | self._seen
+            self._unsigned = unsigned | self._unsigned
 
     async def forget_expired(self) -> None:
         """Delete the secrets whose overlap is over."""

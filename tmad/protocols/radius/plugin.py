@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from tmad import plugin
+from tmad.ca.service_certificates import eap_scope
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.network.clients import Client
@@ -29,6 +30,7 @@ EndpointOptions: type[BaseModel] | None = None
 _FLUSH_SECONDS = 15.0
 _FORGET_SECONDS = 3_600.0
 _EXPIRE_SECONDS = 5.0
+_PREPARE_SECONDS = 30.0
 _TLS_SECONDS = 30.0
 _WALK_SECONDS = 5.0
 
@@ -93,9 +95,9 @@ class Settings(plugin.Settings):
         default=120.0, ge=10, le=300, description="That a person has to answer a challenge."
     )
     rate: float = Field(
-        default=2_000.0, ge=0, description="Packets a second from one address; 0: unlimited."
+        default=10_000.0, ge=0, description="Packets a second from one address; 0: unlimited."
     )
-    burst: int = Field(default=5_000, ge=1, description="Packets at once from one address.")
+    burst: int = Field(default=20_000, ge=1, description="Packets at once from one address.")
     sessions: SessionSettings = SessionSettings()
 
 
@@ -107,11 +109,12 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         seconds, maximum=settings.conversations, lifetime=settings.conversation_seconds
     )
     services.admission.when_unwritable = settings.when_unwritable
+    talks = _Talks(settings, services)
     responder = Responder(
         conversations,
         services.admission,
         services.logins,
-        _Talks(settings, services).begin,
+        talks.begin,
         patience=settings.challenge_seconds,
     )
     accounting = sessions.mount(settings.sessions, services, edge, services.sessions, clients)
@@ -131,6 +134,11 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     edge.every(_FLUSH_SECONDS, clients.flush, name="statistics")
     edge.every(_FORGET_SECONDS, clients.forget_expired, name="secrets", lease=True)
     edge.every(_EXPIRE_SECONDS, conversations.expire, name="conversations")
+    edge.every(_PREPARE_SECONDS, talks.prepare, name="server-certificates", lease=True)
+    edge.works(
+        reading="network logins with certificates",
+        changing="network logins with passwords and codes, accounting",
+    )
 
 
 class _Talks:
@@ -146,6 +154,16 @@ class _Talks:
             resumption=settings.resumption_seconds,
         )
         self._engines: dict[str, Engine] = {}
+
+    async def prepare(self) -> None:
+        """Have the server certificates of every tenant that has clients.
+
+        The first login need not wait for them, and a node at a standby cannot make any.
+        """
+        for tenant in await self._services.radius_clients.tenants():
+            for algorithm in self._rules.keys:
+                scope = eap_scope(tenant, self._host, algorithm)
+                await self._services.service_certificates.current("eap", scope)
 
     def begin(self, visit: Visit, client: Client) -> Conversation:
         """Return a new conversation about a visit."""
