@@ -19,15 +19,16 @@ from __future__ import annotations
 import argparse
 import secrets
 import statistics
-import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.support import family, processor_seconds
 from tests.daemon import Daemon
+from tests.eap_load import Generator
 from tests.freeradius import FreeRADIUS
 from tests.pki import Identity
 from tests.radius import RadiusNode
@@ -63,50 +64,31 @@ class Load:
     """One kind of login."""
 
     name: str
-    mode: str
+    mode: Literal["full", "resume", "pap"]
     version: str
     count: int
 
 
-class Bench:
-    """The load generator and the files it reads."""
+def sample(generator: Generator, server: Server, load: Load, who: Path, authority: Path) -> Sample:
+    """Log in so many times; all must succeed, and as full or resumed as they should be."""
+    spent = 0.0
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.program = directory / "eap_load"
-        source = Path(__file__).with_name("eap_load.c")
-        subprocess.run(["cc", "-O2", "-o", self.program, source, "-lssl", "-lcrypto"], check=True)
+    def begin() -> None:
+        nonlocal spent
+        spent = -processor_seconds(server.pids())
 
-    def lines(self, name: str, pairs: list[tuple[object, object]]) -> Path:
-        """Write a file that the generator reads."""
-        path = self.directory / name
-        path.write_text("".join(f"{one} {other}\n" for one, other in pairs))
-        path.chmod(0o600)
-        return path
+    def end() -> None:
+        nonlocal spent
+        spent += processor_seconds(server.pids())
 
-    def run(self, server: Server, load: Load, who: Path, authority: Path) -> Sample:
-        """Log in so many times; all must succeed, and as full or resumed as they should be."""
-        with subprocess.Popen(
-            [self.program, "127.0.0.1", str(server.port), server.secret, load.mode,
-             load.version, who, authority, str(load.count), str(PARALLEL)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
-            assert process.stdin is not None
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise SystemExit(f"{server.name}: {load.name}: the generator gave up")
-            before = processor_seconds(server.pids())
-            process.stdin.write("\n")
-            process.stdin.flush()
-            words = process.stdout.readline().split()
-            spent = processor_seconds(server.pids()) - before
-        if not words:
-            raise SystemExit(f"{server.name}: {load.name}: the generator gave up")
-        accepted, seconds, resumed = int(words[0]), float(words[1]), int(words[3])
-        wanted = load.count if load.mode == "resume" else 0
-        if (accepted, resumed) != (load.count, wanted):
-            raise SystemExit(f"{server.name}: {load.name}: {' '.join(words)}")
-        return Sample(accepted / seconds, spent / accepted, float(words[6]))
+    report = generator.run(
+        server.port, server.secret, who, count=load.count, mode=load.mode, version=load.version,
+        authority=authority, parallel=PARALLEL, begin=begin, end=end,
+    )  # fmt: skip
+    wanted = load.count if load.mode == "resume" else 0
+    if (report.accepted, report.resumed) != (load.count, wanted):
+        raise SystemExit(f"{server.name}: {load.name}: {report}")
+    return Sample(report.rate, spent / report.accepted, report.median)
 
 
 def main() -> None:
@@ -118,14 +100,13 @@ def main() -> None:
     parser.add_argument("--versions", nargs="+", default=["1.2", "1.3"], choices=["1.2", "1.3"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        bench = Generator(Path(folder))
         for keys in options.keys:
-            compare(bench, keys, options)
+            compare(bench, Path(folder) / keys, keys, options)
 
 
-def compare(bench: Bench, keys: str, options: argparse.Namespace) -> None:
+def compare(bench: Generator, home: Path, keys: str, options: argparse.Namespace) -> None:
     """Set the servers up with one kind of keys, and measure them in turn."""
-    home = bench.directory / keys
     daemon = Daemon(
         home / "tmad", workers=options.workers, radius=_SETTINGS.format(keys=keys)
     ).start()
@@ -183,24 +164,29 @@ def freeradius(
 
 
 def measure(
-    bench: Bench, servers: list[Server], loads: list[Load], who: Path, authority: Path, rounds: int
+    bench: Generator,
+    servers: list[Server],
+    loads: list[Load],
+    who: Path,
+    authority: Path,
+    rounds: int,
 ) -> None:
     """Run every load at every server in turn; print the medians."""
     found: dict[tuple[str, str], list[Sample]] = {}
     for _ in range(rounds):
         for load in loads:
             for server in servers:
-                sample = bench.run(server, load, who, authority)
-                found.setdefault((load.name, server.name), []).append(sample)
+                one = sample(bench, server, load, who, authority)
+                found.setdefault((load.name, server.name), []).append(one)
     head = "".join(f"{server.name:>26}" for server in servers)
     print(f"{'':14}{head}   tmad gives for one of each")
     for load in loads:
         cells, cpu = "", []
         for server in servers:
             samples = found[load.name, server.name]
-            rate = statistics.median(sample.rate for sample in samples)
-            spent = statistics.median(sample.cpu for sample in samples)
-            wait = statistics.median(sample.milliseconds for sample in samples)
+            rate = statistics.median(each.rate for each in samples)
+            spent = statistics.median(each.cpu for each in samples)
+            wait = statistics.median(each.milliseconds for each in samples)
             cells += f"{rate:9.0f}/s {spent * 1e6:6.0f} µs {wait:4.0f} ms"[:26].rjust(26)
             cpu.append(spent)
         ratios = "  ".join(f"{other / cpu[0]:.2f}" for other in cpu[1:])

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import Daemon, free_ports
+from tests.eapol import login
 from tests.interop.device import Enrolled, enroll
 from tests.postgres import Cluster, start_cluster
+from tests.radius import RadiusNode
 
 
 def beside(primary: Daemon, directory: Path, url: str) -> Daemon:
@@ -48,6 +50,8 @@ class Site:
         self.standby_server: Cluster = self.primary_server.standby()
         self.replay()
         self.standby = beside(self.primary, directory / "standby", self.standby_server.follow(url))
+        self.radius = RadiusNode(self.primary)
+        self.replay()
         self.primary.start()
         self.standby.start()
 
@@ -101,6 +105,8 @@ def test_it_is_ready_and_says_what_works(site: Site) -> None:
     assert isinstance(works, dict)
     assert parts["database.writes"] == "read-only standby"
     assert works["signed status and CRLs at hand"] is True
+    assert works["network logins with certificates"] is True
+    assert works["network logins with passwords and codes, accounting"] is False
     assert works["revocation"] is works["enrolment"] is False
     assert "database.writes" not in str(ready(site.primary)["parts"])
 
@@ -143,6 +149,35 @@ def test_the_primary_s_new_crl_is_served_and_until_then_the_last_good_one(
     assert crl(site.standby) == after
 
 
+@pytest.mark.interop
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_certificates_log_in_over_radius_and_not_once_they_are_on_hold(
+    site: Site, require_client: Callable[[str], str], version: str
+) -> None:
+    require_client("eapol_test")
+    device = site.radius.issue(f"r{version}.example.test")
+    deadline = time.monotonic() + 30
+    while "eap-self" not in site.primary.tmad("cert", "list").stdout:
+        assert time.monotonic() < deadline, "the primary makes no certificate of the EAP server"
+    site.replay()
+    nas = site.radius.nas(port=site.standby.radius_port)
+
+    def hold() -> None:
+        site.primary.tmad("cert", "hold", device.serial)
+        site.replay()
+
+    login(nas, site.radius.peer(device, tls=version), again=1).check(2, resumed=1)
+    refused = login(nas, site.radius.peer(device, tls=version), again=1, between=hold)
+    refused.check_refused()
+    assert (refused.logins, refused.resumed) == (1, 1)
+    site.primary.tmad("cert", "release", device.serial)
+    site.replay()
+    login(nas, site.radius.peer(device, tls=version)).check()
+    log = site.standby.log.read_text()
+    assert "Traceback" not in log
+    assert device.serial in log  # what cannot be journaled is logged
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -150,6 +185,8 @@ def test_the_primary_s_new_crl_is_served_and_until_then_the_last_good_one(
         ("cert", "hold", "{serial}"),
         ("enroll-secret", "create", "--endpoint", "scep/default"),
         ("crl", "build", "issuing"),
+        ("user", "create", "alice"),
+        ("radius-client", "rotate", "lab"),
     ],
 )
 def test_what_would_change_something_is_refused_in_words(
