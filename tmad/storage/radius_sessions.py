@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tmad.storage.statement import Statement
 from tmad.storage.tables import certificates as c
@@ -106,7 +107,8 @@ class DisconnectRow:
 _NAMES = tuple(field.name for field in fields(SessionRow))
 _COLUMNS = tuple(t.c[name] for name in _NAMES)
 _JOB_COLUMNS = tuple(j.c[field.name] for field in fields(DisconnectRow))
-_LIVE = t.c.state != "closed"
+# In the words of the partial indexes: with a parameter no planner could use them.
+_LIVE = t.c.state != sa.literal_column("'closed'")
 
 
 def _param(name: str) -> sa.BindParameter[Any]:
@@ -114,6 +116,29 @@ def _param(name: str) -> sa.BindParameter[Any]:
 
 
 _INSERT = Statement(t.insert(), columns=_NAMES)
+# What accounting tells.
+_TOLD = (
+    "state",
+    "nas_port",
+    "session_key",
+    "ssid",
+    "calling_station",
+    "calling_sent",
+    "called_station",
+    "framed_address",
+    "octets_in",
+    "octets_out",
+    "seconds",
+    "cause",
+    "seen_at",
+    "stale_at",
+    "closed_at",
+)
+_UPDATE = Statement(
+    t.update()
+    .where(t.c.id == _param("key"))
+    .values({name: _param(f"new_{name}") for name in _TOLD})
+)
 _BY_ID = Statement(sa.select(*_COLUMNS).where(t.c.id == _param("key")))
 _SAME_NAS = (t.c.tenant == _param("owner"), t.c.client == _param("nas"))
 _BY_KEY = Statement(
@@ -167,11 +192,13 @@ _COUNT = Statement(
         sa.or_(t.c.state == "open", t.c.admitted_at > _param("recent")),
     )
 )
-_INSERT_ACCOUNTING = sa.text(
-    "INSERT INTO radius_accounting (tenant, client, digest, session_id, status, at, data)"
-    " VALUES (:tenant, :client, :digest, :session_id, :status, :at, :data)"
-    " ON CONFLICT (digest) DO NOTHING"
-).bindparams(sa.bindparam("at", type_=a.c.at.type))
+_ACCOUNTING = ("tenant", "client", "digest", "session_id", "status", "at", "data")
+_INSERT_ACCOUNTING = {
+    dialect.__name__.rpartition(".")[2]: Statement(
+        dialect.insert(a).on_conflict_do_nothing(index_elements=["digest"]), columns=_ACCOUNTING
+    )
+    for dialect in (sqlite, postgresql)
+}
 _INSERT_DISCONNECT = sa.text(
     "INSERT INTO radius_disconnects"
     " (tenant, session_id, reason, actor, attempts, due_at, outcome, created_at)"
@@ -234,9 +261,9 @@ def by_station(
 
 
 def update(connection: sa.Connection, row: SessionRow) -> None:
-    """Write a session back."""
-    values = {name: getattr(row, name) for name in _NAMES if name != "id"}
-    connection.execute(t.update().where(t.c.id == row.id).values(values))
+    """Write back what accounting may change of a session."""
+    values = {f"new_{name}": getattr(row, name) for name in _TOLD}
+    _UPDATE.run(connection, values | {"key": row.id})
 
 
 def lock(connection: sa.Connection, row: SessionRow) -> SessionRow:
@@ -439,7 +466,7 @@ def insert_accounting(
         "at": at,
         "data": data,
     }
-    return connection.execute(_INSERT_ACCOUNTING, values).rowcount == 1
+    return _INSERT_ACCOUNTING[connection.dialect.name].run(connection, values) == 1
 
 
 def find_accounting(

@@ -480,7 +480,8 @@ radius_sessions = sa.Table(
     sa.Column("stale_at", Instant, nullable=False),  # gone, unless it is heard of before
     sa.Column("closed_at", Instant),
     sa.Index("ix_radius_sessions_tenant_id", "tenant", "id"),
-    sa.Index("ix_radius_sessions_tenant_client_key", "tenant", "client", "session_key"),
+    # With the id, since the newest is asked for: else SQLite walks the index before this one.
+    sa.Index("ix_radius_sessions_tenant_client_key", "tenant", "client", "session_key", "id"),
     sa.Index(
         "ix_radius_sessions_serial",
         "issuer_id",
@@ -500,6 +501,7 @@ radius_sessions = sa.Table(
         "tenant",
         "client",
         "calling_station",
+        "id",
         sqlite_where=sa.text("state <> 'closed'"),
         postgresql_where=sa.text("state <> 'closed'"),
     ),

@@ -251,7 +251,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_radius_sessions_station",
         "radius_sessions",
-        ["tenant", "client", "calling_station"],
+        ["tenant", "client", "calling_station", "id"],
         unique=False,
         sqlite_where=sa.text("state <> 'closed'"),
         postgresql_where=sa.text("state <> 'closed'"),
@@ -259,7 +259,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_radius_sessions_tenant_client_key",
         "radius_sessions",
-        ["tenant", "client", "session_key"],
+        ["tenant", "client", "session_key", "id"],
         unique=False,
     )
     op.create_index(
