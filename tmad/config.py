@@ -351,6 +351,8 @@ class HTTPGateway(Section):
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
             raise ValueError("url must be an http or https URL without fragment")
+        if not re.fullmatch(r"[!-~]+", _PLACEHOLDER.sub("x", self.url)):
+            raise ValueError("url must be ASCII without spaces; write others as %XX")
         if "{{" in parts.netloc or "@" in parts.netloc:
             raise ValueError("the host in url must be fixed, without user and password")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not self.plain_http:

@@ -386,6 +386,17 @@ def test_old_codes_are_pruned(world: World) -> None:
     assert drive(world.codes.prune()) == 2
 
 
+def test_a_mistake_of_ours_is_journaled_without_the_text(world: World) -> None:
+    world.tray.faults = [ZeroDivisionError("123456")]  # type: ignore[list-item]
+    drive(world.codes.send_login_code(world.bob, "sms"))
+    last = world.journal.events[-1]
+    assert (last.kind, last.data["rule"], last.data["why"]) == (
+        "code.delivery-failed",
+        "otp.delivery.broken",
+        "ZeroDivisionError",
+    )
+
+
 def test_a_broken_journal_is_logged_and_ends_there(world: World) -> None:
     async def broken(*events: Event) -> None:
         raise away("journal.unwritable")

@@ -198,6 +198,19 @@ def test_a_broken_line_is_tried_once_more() -> None:
     assert (fault.code, fault.rule) == (FaultCode.UNAVAILABLE, "otp.delivery.gateway")
 
 
+def test_secret_1_a_failure_that_cites_the_url_is_not_repeated() -> None:
+    gateway = Gateway(method="GET", url="https://sms.example.test/?to={{to}}&text={{text}}")
+
+    def broken(reactor: object, settings: object) -> Any:
+        raise ValueError(f"Invalid URI {gateway.urls}")
+
+    gateway.delivery._agent = broken
+    gateway.urls = ["123456"]
+    fault = gateway.send().fault
+    assert fault.private == "ValueError"
+    assert "123456" not in repr(fault.__dict__)
+
+
 def test_a_silent_gateway_is_given_up() -> None:
     gateway = Gateway(timeout_seconds=3)
     outcome = gateway.send()
@@ -214,6 +227,8 @@ def test_a_silent_gateway_is_given_up() -> None:
         ({"url": "https://{{to}}.example.test/"}, "host"),
         ({"url": "https://u:p@sms.example.test/"}, "without user"),
         ({"url": "https://sms.example.test/#x"}, "fragment"),
+        ({"url": "https://sms.example.test/a b"}, "without spaces"),
+        ({"url": "https://sms.example.test/ä"}, "ASCII"),
         ({"url": "https://sms.example.test/", "body": '{"x": "{{text}}"}'}, "{{to}}"),
         ({"url": "https://sms.example.test/", "body": "{{to}} {{text}}"}, "not JSON"),
         ({"url": "https://sms.example.test/", "body": '{"x": "{{code}}"}'}, "not known"),

@@ -379,6 +379,14 @@ def test_rfc_6030_figure_10_one_device_may_have_several_keys() -> None:
     assert [seed.serial for seed in found.seeds] == ["T1", "T1-8"]
 
 
+def test_several_keys_of_one_package_are_all_taken() -> None:
+    """The schema allows one; a file that has two must not lose the second in silence."""
+    package = key(serial="T1")
+    again = package[package.index("<Key ") : package.index("</KeyPackage>")]
+    data = container(package.replace("</KeyPackage>", f"{again.replace('7', '9', 1)}</KeyPackage>"))
+    assert [seed.serial for seed in load(data).seeds] == ["T1", "T1-9"]
+
+
 def test_a_key_without_device_is_named_by_its_id() -> None:
     data = container(key().replace("<DeviceInfo><SerialNo>T1</SerialNo></DeviceInfo>", ""))
     assert only(load(data))[0] == "7"

@@ -128,17 +128,17 @@ class Container:
                 f"more than {MOST_TOKENS} tokens in one file; divide it",
                 rule="otp.file.tokens",
             )
-        serial = package.value("DeviceInfo", "SerialNo")
-        key = package.find("Key")
-        if key is None:
+        device = package.value("DeviceInfo", "SerialNo")
+        keys = [child for child in package.children if child.name == "Key"]
+        if not keys:
             # RFC 6030, 4: a package may describe a device without a key.
             self._note(f"line {package.line}: a device without a key was ignored")
-            return
-        serial = self._distinct(serial, key)
-        try:
-            self._found(self._token(serial, key))
-        except ValueError as error:
-            self._wrong(key.line, serial, str(error))
+        for key in keys:
+            serial = self._distinct(device, key)
+            try:
+                self._found(self._token(serial, key))
+            except ValueError as error:
+                self._wrong(key.line, serial, str(error))
 
     def _distinct(self, serial: str, key: Element) -> str:
         """Return a name for a key; a device that has several is told apart by the keys' ids."""

@@ -67,7 +67,7 @@ class HTTPDelivery:
                 )
             except FAILURES as error:
                 if last:
-                    raise _away(f"{type(error).__name__}: {error}") from None
+                    raise _away(_why(error)) from None
             else:
                 self._judge(status, answer)
                 return ""
@@ -111,6 +111,12 @@ class HTTPDelivery:
 
 def _agent(reactor: IReactorTime, settings: HTTPGateway) -> IAgent:
     return verifying_agent(reactor, settings.ca_file, settings.timeout_seconds)
+
+
+def _why(error: BaseException) -> str:
+    # A ValueError may cite the URL, which may hold the code.
+    name = type(error).__name__
+    return name if isinstance(error, ValueError) else f"{name}: {error}"
 
 
 def _word(path: Path | None) -> str:

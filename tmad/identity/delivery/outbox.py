@@ -7,6 +7,7 @@ person asks for another code.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -118,7 +119,7 @@ class Outbox:
         while True:
             tries += 1
             try:
-                reference = await self._ways[message.kind].send(message.to, message.text)
+                reference = await self._send(message)
             except Fault as fault:
                 pause = max(_PAUSES[min(tries, len(_PAUSES)) - 1], fault.retry_after or 0)
                 late = self._now() + timedelta(seconds=pause) >= deadline
@@ -129,6 +130,28 @@ class Outbox:
             else:
                 await self._journal.write(_delivered(message, tries, reference))
                 return
+
+    async def _send(self, message: Message) -> str:
+        try:
+            return await self._ways[message.kind].send(message.to, message.text)
+        except Exception as error:
+            if isinstance(error, Fault):
+                raise
+            # Not the exception's own words: they may cite the message.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(
+                "sending {kind} is broken: {error} in {file}, line {line}",
+                kind=message.kind,
+                error=type(error).__name__,
+                file=place.filename,
+                line=place.lineno,
+            )
+            raise Fault(
+                FaultCode.INTERNAL,
+                "a mistake of ours; the log shows it",
+                private=type(error).__name__,
+                rule="otp.delivery.broken",
+            ) from None
 
 
 def _note_failure(failure: Failure) -> None:
