@@ -34,6 +34,7 @@ from tmad.storage import (
     otp_tokens,
     people,
     private_keys,
+    radius_sessions,
     requests,
     service_certificates,
     status,
@@ -307,6 +308,39 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "radius_sessions",
+        [
+            {"id": f"N{n:06}", "tenant": tenants[n % 2], "client": f"nas-{n % 40}",
+             # One of ten is live.
+             "state": "closed" if n % 10 else "open", "nas_address": "192.0.2.1",
+             "nas_identifier": "", "nas_port": str(n), "session_key": f"K{n}",
+             "user_name": "", "person": f"p-{n:06}", "device": f"d-{n:06}", "issuer_id": 1,
+             "serial": _digest(n), "method": "eap-tls", "policy": "", "ssid": "",
+             "calling_station": f"{n:012x}", "calling_sent": "", "called_station": "",
+             "framed_address": "", "octets_in": 0, "octets_out": 0, "seconds": 0, "cause": "",
+             "admitted_at": now, "seen_at": now, "interim": 0, "stale_at": now + n * day,
+             "closed_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "radius_accounting",
+        [
+            {"tenant": tenants[n % 2], "client": "nas", "digest": _digest(n),
+             "session_id": f"N{n:06}", "status": 1, "at": now + n * day, "data": "{}"}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "radius_disconnects",
+        [
+            {"tenant": tenants[n % 2], "session_id": f"N{n:06}", "reason": "", "actor": "",
+             "attempts": 0, "due_at": now if n < 10 else None, "outcome": "", "created_at": now,
+             "finished_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
         "login_failures",
         [
             {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
@@ -363,6 +397,16 @@ NOW = clock()
 LATER = NOW + timedelta(days=1)
 MIDDLE = ROWS // 2
 DEEP = {"after": MIDDLE, "limit": PAGE}
+
+SESSION = radius_sessions.SessionRow(
+    id=f"N{MIDDLE:06}", tenant="default", client=f"nas-{MIDDLE % 40}", state="open",
+    nas_address="192.0.2.1", nas_identifier="", nas_port="", session_key=f"K{MIDDLE}",
+    user_name="", person=None, device=None, issuer_id=None, serial=None, anchor=None,
+    anchor_issuer=None, anchor_serial=None, method="", policy="", ssid="",
+    calling_station=f"{MIDDLE:012x}", calling_sent="", called_station="", framed_address="",
+    octets_in=0, octets_out=0, seconds=0, cause="", admitted_at=NOW, seen_at=NOW, ends_at=None,
+    interim=0, stale_at=LATER, closed_at=None,
+)  # fmt: skip
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -454,6 +498,40 @@ HOT: dict[str, Call] = {
     ),
     "failures, reset": call(login_failures.reset, "default", f"person:p-{MIDDLE:06}"),
     "failures, prune": call(login_failures.prune, "source:", NOW - timedelta(days=1)),
+    # sessions
+    "session": call(radius_sessions.by_id, f"N{MIDDLE:06}"),
+    "session by number": call(
+        radius_sessions.by_key, "default", f"nas-{MIDDLE % 40}", "", f"K{MIDDLE}"
+    ),
+    "session by station": call(
+        radius_sessions.by_station, "default", f"nas-{MIDDLE % 40}", "", f"{MIDDLE:012x}", ""
+    ),
+    "session, supersede": call(radius_sessions.supersede, SESSION),
+    "session, write back": call(radius_sessions.update, SESSION),
+    "session, heir": call(radius_sessions.has_heir, SESSION),
+    "session, end": call(radius_sessions.end, f"N{MIDDLE:06}", NOW),
+    "sessions of a person": call(radius_sessions.count_live, "default", f"p-{MIDDLE:06}", "x", NOW),
+    "sessions, stale": call(radius_sessions.close_stale, NOW, PAGE),
+    "sessions, page of all": call(
+        radius_sessions.find, "default", live=False, before=f"N{MIDDLE:06}", limit=PAGE
+    ),
+    "sessions, live page": call(radius_sessions.find, "default", limit=PAGE // 2),
+    "sessions of a certificate": call(radius_sessions.bad_certificates, PAGE, 1, _digest(MIDDLE)),
+    "sessions of somebody": call(
+        radius_sessions.bad_people, NOW, PAGE, "default", f"p-{MIDDLE:06}"
+    ),
+    "sessions, prune": call(radius_sessions.prune, NOW - timedelta(days=9000), PAGE),
+    "accounting, again": call(
+        radius_sessions.has_accounting, (_digest(MIDDLE), _digest(1), _digest(2))
+    ),
+    "accounting of a session": call(
+        radius_sessions.find_accounting, "default", f"N{MIDDLE:06}", 0, PAGE
+    ),
+    "accounting, deep page": call(radius_sessions.find_accounting, "default", None, MIDDLE, PAGE),
+    "accounting, prune": call(radius_sessions.prune_accounting, NOW + 7 * timedelta(days=1), PAGE),
+    "disconnect, next": call(radius_sessions.next_disconnect),
+    "disconnects, claim": call(radius_sessions.claim_disconnects, NOW, LATER, PAGE),
+    "disconnects of a session": call(radius_sessions.find_disconnects, f"N{MIDDLE:06}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
 }
 
