@@ -261,8 +261,9 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             seal,
             now,
             codes=codes,
-            later=_later,
+            later=lambda work: reactor.callLater(0, _run, work),
             clock_is_wrong=HostClock(now).is_wrong,
+            pause=lambda seconds: deferLater(reactor, seconds),
         ),
         radius_clients=RadiusClients(database, journal, changes, seal, now),
         admission=admission,
@@ -306,7 +307,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     )
 
 
-def _later(work: Coroutine[Deferred[Any], Any, object]) -> None:
+def _run(work: Coroutine[Deferred[Any], Any, object]) -> None:
     """Run what nobody waits for; a failure goes to the log."""
     ensureDeferred(work).addErrback(lambda failure: log.failure("left undone", failure))
 

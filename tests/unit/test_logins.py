@@ -611,15 +611,31 @@ def test_each_refusal_is_journaled_with_its_reason_and_no_secret(token: LoginWor
     assert "999999" not in shown
 
 
-def test_whoever_goes_on_against_a_lock_is_noted_once_a_minute(world: LoginWorld) -> None:
+def test_a_source_that_goes_on_is_noted_once_a_minute(world: LoginWorld) -> None:
+    """What is tried against a lock counts for its source, so that no flood is journaled."""
+    rules = LoginRules(lock=LockRules(source_failures=20))
     for _ in range(100):
-        world.refused(world.login("wrong", mode="password"))
-    rules = [fault.rule for fault in world.journal.refused]
-    assert rules.count("login.password") == 10
-    assert rules.count("login.locked") == 1
+        world.refused(world.login("wrong", rules=rules))
+    noted = [fault.rule for fault in world.journal.refused]
+    counts = [noted.count(f"login.{rule}") for rule in ("password", "locked", "source")]
+    assert counts == [10, 10, 1]
     world.clock.advance(minutes=1)
+    world.refused(world.login("wrong", rules=rules))
+    assert [fault.rule for fault in world.journal.refused].count("login.source") == 2
+
+
+def test_t_otp_07_refusals_come_at_few_instants(world: LoginWorld) -> None:
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    world.logins._pause = pause
     world.refused(world.login("wrong", mode="password"))
-    assert [fault.rule for fault in world.journal.refused].count("login.locked") == 2
+    world.refused(world.login("wrong", "nobody", mode="otp"))
+    world.allowed(world.login(PASSWORD, mode="password"))
+    assert len(waited) == 2
+    assert all(0 < seconds <= 0.05 for seconds in waited)
 
 
 def test_the_public_answer_is_the_same_whatever_was_wrong(token: LoginWorld) -> None:

@@ -39,6 +39,7 @@ class Attempt:
     rules: LoginRules
     source: str
     via: str
+    began: float  # by the monotonic clock
     person: PersonRow | None
     tokens: tuple[TokenRow, ...]
 

@@ -81,15 +81,15 @@ class Lockout:
                 return rule
         return ""
 
-    def fail(self, now: datetime, *, is_judged: bool) -> tuple[str, ...]:
+    def fail(self, now: datetime, obstacle: str) -> tuple[str, ...]:
         """Count a failure; return the subjects that it has locked.
 
-        What was not judged, because of an obstacle, writes as much but counts nothing: time
-        must not tell which of the two it was.
+        What was not judged, because of an obstacle, writes as much but counts for the source
+        alone: time must not tell which of the two it was.
         """
         mine, rules = self._subjects, self._rules
         until = now + timedelta(minutes=rules.minutes) if rules.minutes else rows.FOR_EVER
-        by = 1 if is_judged else 0
+        by = 0 if obstacle else 1
         locked = []
         for subject in (mine.person, *mine.tokens):
             if rows.count(
@@ -110,7 +110,7 @@ class Lockout:
             self._tenant,
             mine.source,
             now=now,
-            by=by,
+            by=0 if obstacle == "login.source" else 1,
             limit=rules.source_failures,
             locked_until=now + window if rules.source_failures else None,
             oldest=now - window,

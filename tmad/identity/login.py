@@ -8,7 +8,8 @@ Nothing that succeeded is remembered: the next login is judged anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -41,8 +42,9 @@ _PROMPT_LIVES: Final = timedelta(minutes=5)
 # A code that was mistyped may be typed again, where tries are left.
 _ANOTHER_TRY: Final = frozenset({"otp.wrong", "otp.replayed", "login.code"})
 _FORGOTTEN: Final = timedelta(days=2)  # longer than a source may have to wait
+_TICK: Final = 0.05  # seconds
 _NOTED_EACH: Final = timedelta(minutes=1)
-_NOTED_SUBJECTS: Final = 10_000
+_NOTED_SOURCES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +99,8 @@ class _Outcome:
 class Logins:
     """Judges the logins of people.
 
-    ``later`` runs what nobody waits for. ``clock_is_wrong`` tells that time steps mean nothing
-    just now (O-23).
+    ``later`` runs what nobody waits for, when the present answer is out. ``clock_is_wrong``
+    tells that time steps mean nothing just now (O-23). ``pause`` lets seconds go by.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Logins:
         codes: SentCodes | None = None,
         later: Callable[[Coroutine[Deferred[Any], Any, object]], object],
         clock_is_wrong: Callable[[], bool] = lambda: False,
+        pause: Callable[[float], Awaitable[object]] | None = None,
     ) -> None:
         self.journal = journal
         self._database = database
@@ -123,6 +126,7 @@ class Logins:
         self._codes = codes
         self._later = later
         self._factors = Factors(checks, tokens, now, clock_is_wrong)
+        self._pause = pause
         self._noted: dict[tuple[str, str], datetime] = {}
 
     async def begin(
@@ -210,6 +214,7 @@ class Logins:
     async def _attempt(
         self, tenant: str, name: str, rules: LoginRules, source: str, via: str
     ) -> Attempt:
+        began = time.monotonic()
         spellings = naming.spellings(name, rules.realms)
         person, tokens = await self._database.lookup(_find, tenant, spellings)
         return Attempt(
@@ -218,6 +223,7 @@ class Logins:
             rules=rules,
             source=source,
             via=via,
+            began=began,
             person=person,
             tokens=tokens,
         )
@@ -312,7 +318,7 @@ class Logins:
         if not rule and evidence.is_final:
             rule, factor = self._use_up(connection, attempt, evidence, now)
         if rule:
-            return _Outcome(rule, locked=guard.fail(now, is_judged=not obstacle))
+            return _Outcome(rule, locked=guard.fail(now, obstacle))
         if evidence.is_final:
             guard.succeed()
         return _Outcome("", person, factor)
@@ -371,17 +377,24 @@ class Logins:
                 object=persons.subject(attempt.key),
                 data={"login": attempt.rules.mode},
             )
+        await self._wait_for_tick(attempt)
         return fault
 
+    async def _wait_for_tick(self, attempt: Attempt) -> None:
+        """Refuse at one of few instants: the microseconds that a row more costs do not show."""
+        if self._pause is not None:
+            elapsed = time.monotonic() - attempt.began
+            await self._pause(_TICK - elapsed % _TICK)
+
     def _is_worth_noting(self, rule: str, attempt: Attempt) -> bool:
-        """Whoever goes on against a lock is noted once a minute, not each time."""
-        if rule not in ("login.locked", "login.source", "otp.locked"):
+        """A source that has to wait and goes on is noted once a minute, not each time."""
+        if rule != "login.source":
             return True
         now = self._now()
-        key = (attempt.tenant, attempt.source if rule == "login.source" else attempt.key)
+        key = (attempt.tenant, attempt.source)
         if now - self._noted.get(key, now - _NOTED_EACH) < _NOTED_EACH:
             return False
-        if len(self._noted) >= _NOTED_SUBJECTS:
+        if len(self._noted) >= _NOTED_SOURCES:
             self._noted.clear()
         self._noted[key] = now
         return True
