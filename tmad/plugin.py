@@ -89,7 +89,7 @@ class Relay(Protocol):
     count: int
 
     async def ask(self, worker: int, question: bytes) -> bytes:
-        """Return what another worker answers; Fault(UNAVAILABLE) when it does not."""
+        """Return what another worker answers, nothing for silence; Fault(UNAVAILABLE)."""
 
 
 class Edge(Protocol):

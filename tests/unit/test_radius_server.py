@@ -446,12 +446,9 @@ class _Relay:
         self.count = 2
 
     async def ask(self, worker: int, question: bytes) -> bytes:
-        found = None
-        if not self.pair.is_cut and worker < 2:
-            found = await self.pair.worlds[worker].exchange.answer_worker(question)
-        if found is None:
-            raise Fault(FaultCode.UNAVAILABLE, "no answer")
-        return found
+        if self.pair.is_cut or worker >= 2:
+            raise Fault(FaultCode.UNAVAILABLE, "there is no such worker")
+        return await self.pair.worlds[worker].exchange.answer_worker(question) or b""
 
 
 def test_a_packet_reaches_the_worker_that_holds_its_conversation() -> None:
@@ -481,6 +478,15 @@ def test_a_conversation_whose_worker_is_gone_is_answered_as_unknown() -> None:
     pair.is_cut = True
     assert codes(here.send(access((codec.STATE, pair.state(1))))) == [2]
     assert len(here.core.asked) == 1  # the real one knows no such State and rejects
+
+
+def test_the_silence_of_the_owner_is_kept() -> None:
+    """What its conversation ignores must not be rejected by another worker."""
+    pair = Pair()
+    here, there = pair.worlds
+    there.core.reply = None
+    assert here.outcome(access((codec.STATE, pair.state(1)))) == "dropped-silent"
+    assert here.core.asked == []
 
 
 def test_a_worker_believes_no_question_that_the_secret_did_not_sign() -> None:

@@ -64,7 +64,10 @@ class Relay(DatagramProtocol):
         return port
 
     async def ask(self, worker: int, question: bytes) -> bytes:
-        """Return what another worker answers; Fault(UNAVAILABLE) when it does not."""
+        """Return what another worker answers, nothing when it is silent or slow.
+
+        Fault(UNAVAILABLE) when there is no such worker, so that nobody else will answer either.
+        """
         if self._descriptor is None or worker == self.index or not 0 <= worker < self.count:
             raise _unavailable(worker, "there is no such worker")
         if len(self._waiting) >= _MOST_WAITING:
@@ -75,12 +78,9 @@ class Relay(DatagramProtocol):
         answer.addTimeout(_PATIENCE, self._reactor, lambda _, __: b"")
         try:
             self._send(worker, _HEAD.pack(_QUESTION, self.index, token) + question)
-            found = await answer
+            return await answer
         finally:
             self._waiting.pop(token, None)
-        if not found:
-            raise _unavailable(worker, "no answer")
-        return found
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: N802  Twisted's name
         if len(datagram) < _HEAD.size:
@@ -100,14 +100,13 @@ class Relay(DatagramProtocol):
             self._descriptor = None
 
     async def _serve(self, worker: int, token: bytes, question: bytes) -> None:
+        found = None
         try:
             found = await self._answer(question)
         except Fault as fault:
             log.warn("{name} of another worker: {why}", name=self._name, why=str(fault))
-            return
         except Exception:
             log.failure("{name} of another worker", name=self._name)
-            return
         try:
             self._send(worker, _HEAD.pack(_ANSWER, self.index, token) + (found or b""))
         except Fault as fault:

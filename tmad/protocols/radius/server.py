@@ -218,12 +218,15 @@ class Exchange:
         texts = [text.encode() for text in (client.tenant, client.name, address)]
         head = _QUESTION.pack(kind == "radsec", *map(len, texts))
         try:
-            return await self.relay.ask(owner, head + b"".join(texts) + packet.octets)
+            reply = await self.relay.ask(owner, head + b"".join(texts) + packet.octets)
         except Fault as fault:
             log.debug("{why}", why=fault.private)
             # It has ended, and the conversation with it; ours says so to the client.
             secret = self.secret_of(kind, packet, client)
             return await self._access(packet, client, secret, address)
+        if not reply:
+            raise Dropped("silent")
+        return reply
 
     async def answer_worker(self, question: bytes) -> bytes | None:
         """Answer what another worker asks; None for silence."""
