@@ -14,7 +14,7 @@ from tests.support import drive
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.login import LoginRules, Prompt
-from tmad.identity.login_rules import LockRules
+from tmad.identity.login_rules import GroupMode, LockRules
 from tmad.storage import login_failures
 from tmad.storage.people import PersonRow
 from tmad.storage.tables import login_failures as failures_table
@@ -364,6 +364,30 @@ def test_an_emergency_code_where_the_rules_allow_it(token: LoginWorld, sms: SMS)
     prompt = drive(token.login(PASSWORD, mode="password-then-sms", emergency_codes=True))
     token.do_later()
     assert token.allowed(token.answer(prompt, "ABCDE12345")).factors == ("password", "emergency")
+
+
+def test_groups_may_have_to_present_something_else(token: LoginWorld, sms: SMS) -> None:
+    drive(token.person("carol", PASSWORD, groups=("Guests",)))
+    by_group = (
+        GroupMode(groups=("admins", "STAFF"), mode="password-otp"),
+        GroupMode(groups=("staff", "guests"), mode="password"),
+    )
+    rules = LoginRules(mode="otp", by_group=by_group)
+    token.allowed(token.login(PASSWORD + hotp(0), rules=rules))
+    assert token.refused(token.login(PASSWORD, rules=rules)) == "login.password"
+    token.allowed(token.login(PASSWORD, "carol", rules=rules))
+    drive(token.people.change_groups(ADMIN, "default", "carol", remove=["guests", "Guests"]))
+    assert token.refused(token.login(PASSWORD, "carol", rules=rules)) == "otp.none"
+    # MSCHAPv2 is one factor: not for those who need two
+    secret = Secret("another password")
+    drive(token.people.set_password(ADMIN, "default", "bob", secret, allow_mschap=True))
+    one = LoginRules(by_group=by_group[:1])
+    assert drive(token.logins.nt_hash("default", "bob", LoginRules())) is not None
+    assert drive(token.logins.nt_hash("default", "bob", one)) is None
+    conclusion = token.logins.conclude_mschap(
+        tenant="default", name="bob", is_right=True, rules=one, source="s", via="radius/test"
+    )
+    assert token.refused(conclusion) == "login.password"
 
 
 # -- locks -------------------------------------------------------------------------------------

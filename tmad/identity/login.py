@@ -190,7 +190,7 @@ class Logins:
         """
         attempt = await self._attempt(tenant, name, rules, "", "")
         person = attempt.person
-        if rules.mode != "password" or person is None or person.nt_hash is None:
+        if attempt.rules.mode != "password" or person is None or person.nt_hash is None:
             return None
         return self._seal.open(person.nt_hash, about=persons.about_nt_hash(tenant, person.name))
 
@@ -206,7 +206,8 @@ class Logins:
     ) -> Accepted:
         """Judge a login whose MSCHAPv2 response was right or wrong."""
         attempt = await self._attempt(tenant, name, rules, source, via)
-        evidence = Evidence(factors=("mschap",), mistake="" if is_right else "login.password")
+        is_enough = is_right and attempt.rules.mode == "password"
+        evidence = Evidence(factors=("mschap",), mistake="" if is_enough else "login.password")
         return await self._decide(attempt, evidence)
 
     # -- the decision -------------------------------------------------------------------------
@@ -220,7 +221,7 @@ class Logins:
         return Attempt(
             tenant=tenant,
             name=name,
-            rules=rules,
+            rules=rules.of_member(person.groups) if person and rules.by_group else rules,
             source=source,
             via=via,
             began=began,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,15 @@ class LockRules(BaseModel):
     )
 
 
+class GroupMode(BaseModel):
+    """Another mode for the members of some groups."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    groups: tuple[str, ...] = Field(min_length=1, max_length=100, description="Any of these.")
+    mode: Mode = Field(description="What their members must present.")
+
+
 class LoginRules(BaseModel):
     """What people must present, and what happens to those who cannot."""
 
@@ -50,6 +60,11 @@ class LoginRules(BaseModel):
         default="password",
         description="password; otp; pin-otp and password-otp in one field; password-then-otp,"
         " password-then-sms and password-then-mail by a challenge.",
+    )
+    by_group: tuple[GroupMode, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Other modes for members of groups; the first that fits holds.",
     )
     realms: tuple[str, ...] = Field(
         default=(), max_length=100, description="name@REALM and REALM\\name mean the name alone."
@@ -73,6 +88,14 @@ class LoginRules(BaseModel):
         default="Enter the code:", min_length=1, max_length=200, description="The challenge."
     )
     lock: LockRules = Field(default=LockRules())
+
+    def of_member(self, groups: Iterable[str]) -> LoginRules:
+        """Return the rules for somebody who is in these groups."""
+        mine = {group.casefold() for group in groups}
+        for rule in self.by_group:
+            if any(group.casefold() in mine for group in rule.groups):
+                return self.model_copy(update={"mode": rule.mode})
+        return self
 
     @property
     def windows(self) -> otp.Windows:
