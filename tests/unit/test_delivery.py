@@ -248,6 +248,16 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], why: str) -> None
 # -- SMPP ------------------------------------------------------------------------------------
 
 
+class Line(StringTransport):
+    """A transport that tells a good-bye from a cut."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        super().abortConnection()
+
+
 class Centre:
     """The other end of SMPP, in memory."""
 
@@ -271,7 +281,7 @@ class Centre:
         if self.refuses:
             return fail(ConnectionRefusedError())
         self.protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
-        self.transport = StringTransport()
+        self.transport = Line()
         self.protocol.makeConnection(self.transport)
         self.stream = codec.Stream()
         return succeed(self.protocol)
@@ -826,3 +836,28 @@ def test_secret_files_that_others_may_read_are_refused(tmp_path: Path) -> None:
     centre = Centre(tmp_path)
     os.chmod(tmp_path / "smpp", 0o644)
     assert centre.send().fault.rule == "seal.file-mode"
+
+
+def test_close_does_not_wait_for_a_peer_that_hangs(centre: Centre) -> None:
+    centre.bound()
+    centre.say(codec.SUBMIT_SM | codec.RESPONSE, 2, b"x\0")
+    closing = Outcome(centre.delivery.close())
+    centre.timer.advance(10)  # no answer to unbind
+    assert centre.transport.aborted
+    centre.hang_up()
+    assert closing.value is None
+    assert centre.timer.getDelayedCalls() == []
+
+
+def test_close_does_not_wait_for_a_peer_that_answers_and_stays(centre: Centre) -> None:
+    centre.bound()
+    centre.say(codec.SUBMIT_SM | codec.RESPONSE, 2, b"x\0")
+    centre.read()
+    closing = Outcome(centre.delivery.close())
+    [(_, _, sequence, _)] = centre.read()
+    centre.say(codec.UNBIND | codec.RESPONSE, sequence)
+    assert closing.is_open
+    centre.timer.advance(2)
+    assert centre.transport.aborted
+    centre.hang_up()
+    assert closing.value is None

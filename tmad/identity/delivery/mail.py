@@ -63,6 +63,8 @@ class MailDelivery:
                 self._settings.timeout_seconds, self._reactor
             )
         except FAILURES as error:
+            # A peer that hangs does not answer a good-bye, either.
+            conversation.abort()
             raise _away(f"{type(error).__name__}: {error}") from None
         finally:
             conversation.hang_up()
@@ -196,6 +198,12 @@ class _Conversation(Protocol):
         """End the connection, politely if the line is free."""
         if self.transport is not None:
             self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         self._received += data

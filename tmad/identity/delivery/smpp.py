@@ -40,6 +40,7 @@ _UCS2: Final = 8
 _LATER: Final = {0x08: 5.0, 0x14: 10.0, 0x45: 5.0, 0x58: 5.0, 0x64: 10.0}
 _FIRST_PAUSE: Final = 1.0  # seconds before the centre is asked again
 _LONGEST_PAUSE: Final = 60.0
+_GOODBYE: Final = 2.0
 
 Connect = Callable[[Factory], Deferred[Any]]
 
@@ -197,6 +198,9 @@ class _Session(Protocol):
                 # The connection ends either way.
                 log.debug("no answer to unbind: {why}", why=fault.private)
             self._hang_up()
+            self._stop_timer()
+            # A peer that says no good-bye of its own is not waited for.
+            self._timer = self._reactor.callLater(_GOODBYE, self._abort)
             await self._lost
 
     # -- Twisted's side ---------------------------------------------------------------------
@@ -211,8 +215,7 @@ class _Session(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         self.is_bound = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._stop_timer()
         pending, self._pending = self._pending, {}
         for waiting in pending.values():
             waiting.errback(_away("the connection ended"))
@@ -249,7 +252,7 @@ class _Session(Protocol):
             found = await answer.addTimeout(self._settings.timeout_seconds, self._reactor)
         except TimeoutError:
             # A centre that does not answer is no longer there, whatever TCP thinks.
-            self._hang_up()
+            self._abort()
             raise _away("no answer in time") from None
         finally:
             self._pending.pop(number, None)
@@ -259,7 +262,8 @@ class _Session(Protocol):
         raise _refused("PDU", found.status or 0xFF)
 
     def _keep_alive(self) -> None:
-        self._timer = self._reactor.callLater(self._settings.enquire_seconds, self._enquire)
+        if self.is_bound:
+            self._timer = self._reactor.callLater(self._settings.enquire_seconds, self._enquire)
 
     def _enquire(self) -> None:
         idle = self._reactor.seconds() - self._used_at
@@ -286,6 +290,16 @@ class _Session(Protocol):
         self.is_bound = False
         if self.transport is not None:
             self.transport.loseConnection()
+
+    def _abort(self) -> None:
+        self.is_bound = False
+        transport: Any = self.transport
+        if transport is not None and not self._lost.called:
+            transport.abortConnection()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
 
 def encoded(text: str, alphabet: str) -> tuple[int, bytes]:
