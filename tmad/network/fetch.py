@@ -86,6 +86,8 @@ class Fetcher:
                     return await self._body(url, response, largest, deadline)
                 url = _redirected(url, response)
         except _FAILURES as error:
+            if self._reactor.seconds() >= deadline:
+                raise _failure(url, f"no whole answer in {_TIMEOUT:g} s") from error
             raise _failure(url, f"{type(error).__name__}: {error}") from error
         raise _failure(url, f"more than {_REDIRECTS} redirects")
 
