@@ -22,7 +22,13 @@ FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 # "tmlo" as a number: the class of the advisory locks that keep one person's logins in a row.
 _LOCK_CLASS = 0x746D6C6F
-_LOCK = sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, :number)")
+_LOCK = Statement(
+    sa.select(
+        sa.func.pg_advisory_xact_lock(
+            sa.literal_column(str(_LOCK_CLASS)), sa.bindparam("number", type_=sa.Integer)
+        )
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def in_a_row(connection: sa.Connection, tenant: str, subject: str) -> None:
     if connection.dialect.name == "postgresql":
         # Two subjects of one number wait for each other, which does no harm.
         number = zlib.crc32(f"{tenant}/{subject}".encode()) - 0x8000_0000
-        connection.execute(_LOCK, {"number": number})
+        _LOCK.rows(connection, {"number": number})
 
 
 def find_three(
