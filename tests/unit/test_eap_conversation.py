@@ -325,6 +325,21 @@ class TestLimits:
         world.now += 61
         assert fails(conversation, respond(8, TLS, b"\x00")) == "eap.limit"
 
+    def test_a_person_has_time_to_find_the_phone(self, world: EAPWorld) -> None:
+        world.core.codes["alice"] = "123456"
+        inner = Inner("gtc", password="correct horse", answers=["123456"])
+        peer = world.peer(method=TTLS, inner=inner)
+        conversation = world.converse(("eap-ttls",))
+        step = drive(conversation.receive(b""))
+        while len(peer.prompts) < 2:
+            reply = peer.answer(step.eap)
+            if len(peer.prompts) < 2:
+                step = drive(conversation.receive(reply or b""))
+        assert step.timeout == 120
+        world.now += 119
+        step = drive(conversation.receive(reply or b""))
+        assert step.outcome == "success"
+
 
 class TestSilence:
     def test_before_anything_was_said_it_is_nothing(self, world: EAPWorld) -> None:

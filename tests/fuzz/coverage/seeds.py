@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs7, p
 from cryptography.x509 import ocsp
 
 from tests import scep_client as client
+from tests.eap_peer import Peer, write_avps
 from tests.fuzz import test_fuzz_smpp, test_fuzz_tokenfiles
 from tests.fuzz.coverage import keys
 from tests.support import Clock, drive
@@ -382,3 +383,21 @@ def token_file_seeds() -> Iterator[bytes]:
 def smpp_seeds() -> Iterator[bytes]:
     """Yield what an SMS centre sends."""
     yield from test_fuzz_smpp.SEEDS
+
+
+def eap_seeds() -> Iterator[bytes]:
+    """Yield what each decoder of EAP reads; the first octet says which one it is for."""
+    response = bytes((49,)) + bytes(16 + 8 + 24 + 1) + b"alice"
+    tlvs = bytes.fromhex("800300020001 000c003800000001") + bytes(52)
+    for number, octets in enumerate(
+        (
+            Peer.respond(7, 1, b"alice@example.test"),
+            b"alice\x00networkid=lab",
+            b"\xc0\x00\x00\x10\x00" + bytes(40),
+            write_avps((0, 1, b"alice"), (0, 2, b"secret"), (311, 25, bytes(50))),
+            tlvs,
+            b"\x02\x07" + (4 + len(response)).to_bytes(2) + response,
+            bytes(50),
+        )
+    ):
+        yield bytes((number,)) + octets

@@ -44,6 +44,7 @@ from tmad.identity import tokenfiles
 from tmad.identity.delivery import smpp_codec
 from tmad.identity.tokenfiles import Format, Wishes
 from tmad.protocols.ocsp import codec as ocsp
+from tmad.protocols.radius.eap import codec as eap
 from tmad.protocols.scep import codec as scep
 from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
@@ -523,6 +524,25 @@ def _keys_of(*models: type[BaseModel]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def _eap() -> Run:
+    decoders: tuple[Callable[[bytes], object], ...] = (
+        eap.decode,
+        eap.identity,
+        eap.fragment,
+        eap.avps,
+        eap.extensions,
+        eap.mschapv2,
+        partial(eap.mschap2_response, name=b"alice"),
+    )
+
+    def run(data: bytes) -> None:
+        # The first octet chooses: what is no AVP at all says nothing about AVPs.
+        if data:
+            malformed_only(partial(decoders[data[0] % len(decoders)], data[1:]))
+
+    return run
+
+
 TARGETS: Mapping[str, Target] = {
     "der": Target(_der, seeds.der_seeds),
     "ber": Target(_ber, seeds.ber_seeds),
@@ -571,4 +591,5 @@ TARGETS: Mapping[str, Target] = {
         ("<KeyPackage>", "</Key>", "<!DOCTYPE x>", "<PlainValue>", "&#x41;", "serial,secret,type"),
     ),
     "smpp": Target(_smpp, seeds.smpp_seeds, 512),
+    "eap": Target(_eap, seeds.eap_seeds, 1_024),
 }

@@ -40,6 +40,7 @@ METHODS: Final = (
 MOST_ROUNDS: Final = 60
 MOST_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 30
+PERSON_SECONDS: Final = 120  # to find a phone and type what it shows
 _WIRELESS: Final = 19  # NAS-Port-Type: Wireless-802.11
 _EAP_OVERHEAD: Final = 4  # octets: the IEEE 802.1X header (RFC 3579, 2.4)
 
@@ -177,14 +178,19 @@ class Conversation:
                 keys=turn.keys,
                 admitted=turn.admitted,
             )
-        if framed_mtu is not None and self._dialogue.method is not None:
-            self._dialogue.method.fit(min(self._fragment_size, framed_mtu - _EAP_OVERHEAD))
+        method, seconds = self._dialogue.method, ANSWER_SECONDS
+        if method is not None:
+            if framed_mtu is not None:
+                method.fit(min(self._fragment_size, framed_mtu - _EAP_OVERHEAD))
+            if method.asks_person:
+                seconds = PERSON_SECONDS
+                self._deadline = max(self._deadline, self._clock() + MOST_SECONDS + seconds)
         identifier = self._outstanding = response.identifier + 1 & 0xFF
         return Step(
             eap=codec.request(identifier, asked.type, turn.data),
             outcome="continue",
             method=self.method,
-            timeout=ANSWER_SECONDS,
+            timeout=seconds,
         )
 
 

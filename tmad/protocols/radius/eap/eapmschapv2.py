@@ -17,6 +17,7 @@ class EAPMSCHAPv2:
     """Challenges the peer, shows it that the server knows the password, too, and lets it in."""
 
     type = codec.Type.MSCHAPV2
+    asks_person = False
 
     def __init__(
         self, hooks: Hooks, name: str, *, random: Callable[[int], bytes] = secrets.token_bytes

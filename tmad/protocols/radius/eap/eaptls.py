@@ -38,6 +38,11 @@ class TLSMethod:
         return bytes((codec.START,))
 
     @property
+    def asks_person(self) -> bool:
+        """Return whether a person is being asked inside."""
+        return False
+
+    @property
     def ending(self) -> Fault | None:
         """Return the refusal that the peer has been told, and has not acknowledged yet."""
         return self._ending if isinstance(self._ending, Fault) else None

@@ -17,6 +17,7 @@ class GTC:
     """Asks for the password, then for whatever else the core wants to know."""
 
     type = codec.Type.GTC
+    asks_person = True
 
     def __init__(self, hooks: Hooks, name: str) -> None:
         self._hooks = hooks

@@ -81,6 +81,10 @@ class Method(Protocol):
     def name(self) -> str:
         """Return what policies call it; more exact once the inner method is known."""
 
+    @property
+    def asks_person(self) -> bool:
+        """Return whether what was asked last is answered by a person, and takes time."""
+
     async def start(self, identity: str) -> bytes:
         """Return the data of the first request."""
 

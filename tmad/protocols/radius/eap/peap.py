@@ -49,6 +49,12 @@ class PEAP(TLSMethod):
     async def _open(self) -> Session:
         return await self._engine.tunnel()
 
+    @property
+    def asks_person(self) -> bool:
+        """Return whether a person is being asked inside."""
+        inner = self._inner.method
+        return inner is not None and inner.asks_person
+
     def close(self) -> None:
         """Free the TLS session, and one inside."""
         super().close()
