@@ -79,28 +79,30 @@ def peer_of(transport: Transport) -> str:
 class Channel(TwistedProtocol):
     """Serves one connection; ``deadline`` is when the site calls ``expire``."""
 
+    # How each connection begins. On the class, because most end after one request.
+    deadline = _NEVER
+    source = ""
+    peer = ""
+    _unread = b""
+    _scanned = 0
+    _head: Head | None = None
+    _door: Door | None = None
+    _body: Body | ChunkedBody | None = None
+    _ready_size = 0
+    _rest: memoryview | None = None  # of a large body
+    _is_busy = False  # an answer is being made
+    _is_clogged = False  # the peer does not read
+    _is_paused = False  # we do not read
+    _is_yielding = False
+    _closes = False  # after what is being written
+    _is_over = False  # nothing is read or served any more
+    _has_ended = False  # the peer sends nothing more
+    _discarded = 0
+    _socket: socket | None = None  # while nothing is in Twisted's buffer
+
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.deadline = _NEVER
-        self.source = ""
-        self.peer = ""
-        self._unread = b""
-        self._scanned = 0
-        self._head: Head | None = None
-        self._door: Door | None = None
-        self._body: Body | ChunkedBody | None = None
         self._ready: list[bytes] = []
-        self._ready_size = 0
-        self._rest: memoryview | None = None  # of a large body
-        self._is_busy = False  # an answer is being made
-        self._is_clogged = False  # the peer does not read
-        self._is_paused = False  # we do not read
-        self._is_yielding = False
-        self._closes = False  # after what is being written
-        self._is_over = False  # nothing is read or served any more
-        self._has_ended = False  # the peer sends nothing more
-        self._discarded = 0
-        self._socket: socket | None = None  # while nothing is in Twisted's buffer
 
     # -- Twisted's side ---------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ log = Logger()
 
 # So many connections in one turn, then others are served.
 _IN_A_TURN = 32
-_READ = 65_536
+_READ = 32_768
 # Stands where a protocol belongs until there is one.
 _NOBODY: Any = Protocol()
 
@@ -88,9 +88,14 @@ class Connection(tcp.Connection):
         if self.dataBuffer or self._tempDataLen or self.producer is not None:
             super().loseConnection()  # type: ignore[no-untyped-call]  # untyped
         elif self.connected and not self._aborting:
-            # Without the shutdown before the close: nobody else has this socket.
-            self._shouldShutdown = False
-            self.connectionLost(connectionDone)
+            if self._has_joined:
+                self.stopReading()  # type: ignore[no-untyped-call]  # untyped
+            # No shutdown before the close: nobody else has this socket.
+            self.connected, self.disconnected = 0, 1
+            self.socket.close()
+            protocol = self.protocol
+            del self.protocol, self.socket, self.fileno
+            protocol.connectionLost(connectionDone)
 
     def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802  Twisted's name
         """Return the peer's address."""
@@ -114,16 +119,19 @@ class Port(tcp.Port):
         """Accept what waits."""
         factory: Any = self.factory
         accept, build, reactor = self.socket.accept, factory.buildProtocol, self.reactor
+        # First all are accepted, then all are served: the others' requests arrive meanwhile.
+        waiting: list[Connection] = []
         for _ in range(_IN_A_TURN):
             try:
                 accepted, address = accept()
             except BlockingIOError:
-                return
+                break
             except OSError:
                 # Out of descriptors, or the peer has gone: Twisted knows what to do.
                 super().doRead()  # type: ignore[no-untyped-call]  # untyped
-                return
-            connection = Connection(accepted, address, reactor)
+                break
+            waiting.append(Connection(accepted, address, reactor))
+        for connection in waiting:
             try:
                 connection.begin(build(None))
             except Exception as error:
