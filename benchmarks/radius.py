@@ -5,7 +5,8 @@
 Full EAP-TLS logins, resumed ones, and passwords. FreeRADIUS stands there twice: "plain", as its
 documentation configures it, and "recording", with a CRL to look into, a durable row for each
 login and, for passwords, a durable counter: nearer to what tmad does, which decides from its
-database, journals each login and never takes a one-time code twice.
+database, journals each login and never takes a one-time code twice. tmad's passwords are HOTP
+codes, FreeRADIUS's stand in a file.
 
 The load generator is eap_load.c (needs cc and libssl-dev), 16 conversations at a time; it
 verifies every answer and compares the keys. Rounds are interleaved and medians printed; beside
@@ -17,6 +18,9 @@ gives from the same CPU time (floor 1, goal 2).
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
+import hmac
 import secrets
 import statistics
 import tempfile
@@ -25,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.support import family, processor_seconds
 from tests.daemon import Daemon
@@ -32,6 +37,7 @@ from tests.eap_load import Generator
 from tests.freeradius import FreeRADIUS
 from tests.pki import Identity
 from tests.radius import RadiusNode
+from tests.system.commands import commands_of
 
 PARALLEL = 16
 DEVICES = 512  # with a session each; certificates are fewer
@@ -113,12 +119,17 @@ def compare(bench: Generator, home: Path, keys: str, options: argparse.Namespace
     others: list[FreeRADIUS] = []
     try:
         node = RadiusNode(daemon)
+        # The same address as the node's open client, and a longer prefix.
+        node.secret = node.add_client(
+            "bench", "127.0.0.1/32", "--method", "eap-tls", "--method", "pap",
+            "--set", "login.mode=otp",
+        )  # fmt: skip
+        people = People(daemon)
         devices = [node.issue(f"r{n}.example.test", kind=keys) for n in range(CERTIFICATES)]
         own = node.issue("radius.example.test", profile="tls-server", kind=keys)
         servers = [tmad(daemon, node)]
-        people = {f"user{n}": secrets.token_hex(6) for n in range(PEOPLE)}
         for name, equal in (("plain", False), ("recording", True)):
-            other = freeradius(home / name, daemon, own, people, equal=equal)
+            other = freeradius(home / name, daemon, own, people.passwords, equal=equal)
             others.append(other)
             servers.append(Server(name, other.port, other.secret, lambda o=other: [o.pid]))
         who = bench.lines(
@@ -127,12 +138,62 @@ def compare(bench: Generator, home: Path, keys: str, options: argparse.Namespace
         )
         loads = [Load(f"full {v}", "full", v, options.logins) for v in options.versions]
         loads += [Load(f"resumed {v}", "resume", v, DEVICES) for v in options.versions]
+        loads.append(Load("PAP, one-time", "pap", "-", options.logins))
+
+        def files(server: Server, load: Load) -> Path:
+            if load.mode != "pap":
+                return who
+            pairs = people.codes(load.count) if server.name == "tmad" else people.static()
+            return bench.lines(f"{server.name}.people", pairs)
+
         print(f"\n{keys} keys, {options.workers} worker(s)")
-        measure(bench, servers, loads, who, node.authority, options.rounds)
+        measure(bench, servers, loads, files, node.authority, options.rounds)
     finally:
         for other in others:
             other.stop()
         daemon.kill()
+
+
+class People:
+    """People with an HOTP token each, and with a password for who keeps no counters."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._seeds: dict[str, bytes] = {}
+        self._used: dict[str, int] = {}
+        self._turn = 0
+        with commands_of(daemon) as tmad:
+            for number in range(PEOPLE):
+                name = f"user{number}"
+                tmad.run("user", "create", name)
+                token = tmad.json("otp", "create", name, "--kind", "hotp", "--no-qr")
+                seed = parse_qs(urlsplit(token["uri"]).query)["secret"][0]
+                self._seeds[name] = base64.b32decode(seed + "=" * (-len(seed) % 8))
+                self._used[name] = 0
+                tmad.run("otp", "activate", token["serial"], hotp(self._seeds[name], 0))
+        self.passwords = {name: secrets.token_hex(6) for name in self._seeds}
+
+    def codes(self, count: int) -> list[tuple[object, object]]:
+        """Return logins, everybody's in turn, each with the code after the one before."""
+        names = list(self._seeds)
+        logins: list[tuple[object, object]] = []
+        for _ in range(count):
+            name = names[self._turn % len(names)]
+            self._turn += 1
+            self._used[name] += 1
+            logins.append((name, hotp(self._seeds[name], self._used[name])))
+        return logins
+
+    def static(self) -> list[tuple[object, object]]:
+        """Return the same with passwords."""
+        return list(self.passwords.items())
+
+
+def hotp(seed: bytes, counter: int) -> str:
+    """Return a code of six digits (RFC 4226, 5.3)."""
+    digest = hmac.digest(seed, counter.to_bytes(8, "big"), hashlib.sha1)
+    place = digest[-1] & 15
+    number = int.from_bytes(digest[place : place + 4], "big") & 0x7FFF_FFFF
+    return f"{number % 1_000_000:06}"
 
 
 def tmad(daemon: Daemon, node: RadiusNode) -> Server:
@@ -167,7 +228,7 @@ def measure(
     bench: Generator,
     servers: list[Server],
     loads: list[Load],
-    who: Path,
+    files: Callable[[Server, Load], Path],
     authority: Path,
     rounds: int,
 ) -> None:
@@ -176,7 +237,7 @@ def measure(
     for _ in range(rounds):
         for load in loads:
             for server in servers:
-                one = sample(bench, server, load, who, authority)
+                one = sample(bench, server, load, files(server, load), authority)
                 found.setdefault((load.name, server.name), []).append(one)
     head = "".join(f"{server.name:>26}" for server in servers)
     print(f"{'':14}{head}   tmad gives for one of each")
