@@ -30,6 +30,19 @@ def test_commands_exist(name: str) -> None:
         check(shlex.split(line, comments=True)[1:], f"{name}: {line}")
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    """A claim that names the test that shows it must name one that is there."""
+    sources = [*(ROOT / "tests").rglob("test_*.py")]
+    present = set()
+    for source in sources:
+        present |= set(re.findall(r"^ *def (test_\w+)\(", source.read_text("utf-8"), re.MULTILINE))
+    for page in PAGES:
+        for line in page.read_text("utf-8").splitlines():
+            if line.startswith("|"):
+                for name in re.findall(r"`(test_\w+)`", line):
+                    assert name in present, f"{page.name}: {name}"
+
+
 def commands(page: Path) -> Iterator[str]:
     """Yield each tmad command of a page's shell blocks, continuation lines joined."""
     for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text("utf-8"), re.DOTALL):

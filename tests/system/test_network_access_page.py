@@ -1,0 +1,42 @@
+"""The lines of docs/network-access.md, run as an administrator would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "network-access.md"
+
+
+def test_from_nothing_to_wifi(tmp_path: Path) -> None:
+    [block] = re.findall(
+        r"## From nothing to Wi-Fi\n\n```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
+    )
+    block = block.replace("/var/lib/tmad", str(tmp_path / "node"))
+    said = ""
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        if words == ["tmad", "run"]:
+            break
+        serial = re.search(r"^serial +([0-9a-f]+)", said, re.MULTILINE)
+        if "SERIAL" in words:
+            assert serial is not None, said
+            words[words.index("SERIAL")] = serial[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "tmad.cli.main", *words[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TMAD_CONFIG": str(tmp_path / "node" / "tmad.toml")},
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        said += done.stdout
+    assert "secret" in said
+    assert "staff" in said.partition("radius-policy default")[2]
+    assert (tmp_path / "laptop-1.example.test.key").exists()
