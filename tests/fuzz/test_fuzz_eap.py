@@ -59,14 +59,14 @@ _tlvs = st.lists(
 
 def read(decode: Any, *given_: Any) -> Any:
     """Decode; None for a Fault that is as it should be."""
-    begin = time.perf_counter()
+    begin = time.thread_time()
     try:
         found = decode(*given_)
     except Fault as fault:
         if fault.code is not FaultCode.MALFORMED:
             raise
         found = None
-    assert time.perf_counter() - begin < _LIMIT
+    assert time.thread_time() - begin < _LIMIT
     return found
 
 
@@ -168,14 +168,14 @@ def the_world() -> EAPWorld:
 
 def talk(conversation: Any, eap: bytes) -> Any:
     """Give it a packet; None if it is ignored."""
-    begin = time.perf_counter()
+    begin = time.thread_time()
     try:
         step = drive(conversation.receive(eap))
     except Fault as fault:
         if fault.code is not FaultCode.MALFORMED:
             raise
         step = None
-    assert time.perf_counter() - begin < _LIMIT * 2  # a whole TLS flight, on a busy machine
+    assert time.thread_time() - begin < _LIMIT * 4  # a TLS flight, perhaps a new context
     if step is not None:
         assert (step.outcome == "failure") == (step.fault is not None)
         assert step.outcome != "success", "nobody has proved anything"
@@ -298,6 +298,6 @@ def _plain(world: EAPWorld) -> Any:
     ],
 )
 def test_eap_the_worst_are_cheap(decode: Any, data: bytes) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     read(decode, data)
-    assert time.perf_counter() - begin < 0.02
+    assert time.thread_time() - begin < 0.02

@@ -99,14 +99,14 @@ def test_g_bad_3_no_head_and_no_chunks_are_slow() -> None:
         b"GET http://" + b"a" * 20_000 + b"\r\n\r\n",
     ]
     for octets in hostile:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for _ in range(5):
             try:
                 decode_head(octets)
             except Refused:
                 continue
-        assert time.perf_counter() - begin < 0.25, octets[:20]
+        assert time.thread_time() - begin < 0.25, octets[:20]
     body = ChunkedBody(1 << 20)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert body.take(b"1\r\nx\r\n" * 10_000) is None
-    assert time.perf_counter() - begin < 0.5
+    assert time.thread_time() - begin < 0.5

@@ -74,14 +74,14 @@ _request = st.builds(
 
 def read(data: bytes) -> codec.OCSPRequest | None:
     """Decode; None for a Fault that is as it should be."""
-    begin = time.perf_counter()
+    begin = time.thread_time()
     try:
         request = codec.decode(data)
     except Fault as fault:
         if fault.code is not FaultCode.MALFORMED:
             raise
         request = None
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
     return request
 
 
@@ -146,13 +146,13 @@ def test_ocsp_what_we_read_pyasn1_reads_too(data: bytes) -> None:
 @example(b"%" * 16_000)
 @example(b"/M" + b"=" * 16_000)
 def test_ocsp_02_any_path(path: bytes) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     try:
         check(codec.decode_path(path))
     except Fault as fault:
         if fault.code is not FaultCode.MALFORMED:
             raise
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
 
 
 def _many(count: int) -> bytes:
@@ -182,6 +182,6 @@ def test_t_ocsp_03_the_worst_requests_are_cheap(data: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     read(data)
-    assert time.perf_counter() - begin < 0.005
+    assert time.thread_time() - begin < 0.005

@@ -526,6 +526,15 @@ def test_conversations_belong_to_their_client_and_end_in_time() -> None:
     slow = table.open("site", "02", "a person", patience=120)
     reactor.advance(119)
     assert table.find(slow.state, "site") is slow
+    asked = table.open("site", "02", "a code inside EAP")
+    reactor.advance(25)
+    assert table.find(asked.state, "site") is asked
+    table.wait(asked, 120)
+    reactor.advance(119)
+    assert table.find(asked.state, "site") is asked
+    table.wait(asked, 30)
+    reactor.advance(31)
+    assert table.find(asked.state, "site") is None
     done = table.open("site", "02", "x")
     table.finish(done)
     assert table.find(done.state, "site") is done

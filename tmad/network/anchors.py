@@ -85,7 +85,7 @@ class TrustAnchorDocument(BaseModel):
     def _certificates_are_authorities(cls, pem: str) -> str:
         try:
             found = x509.load_pem_x509_certificates(pem.encode())
-        except ValueError as error:
+        except (ValueError, x509.InvalidVersion) as error:
             raise ValueError(f"not PEM certificates: {error}") from None
         if len(found) > _MOST_CERTIFICATES:
             raise ValueError(f"more than {_MOST_CERTIFICATES} certificates")

@@ -57,7 +57,7 @@ def load(data: bytes) -> x509.CertificateRevocationList:
         )
         # Whatever is wrong inside shows now, not at a login.
         _ = crl.issuer, crl.extensions, crl.last_update_utc, crl.next_update_utc, len(crl)
-    except (*UNREADABLE, UnsupportedAlgorithm, OverflowError) as error:
+    except (*UNREADABLE, x509.InvalidVersion, UnsupportedAlgorithm, OverflowError) as error:
         raise Fault(
             FaultCode.MALFORMED,
             "not a CRL",

@@ -113,6 +113,14 @@ class Conversations:
         held.touched = now
         return held
 
+    def wait(self, held: Held, seconds: float) -> None:
+        """Leave the client this long for its next message, where that is longer than usual."""
+        if seconds > self._idle:
+            held.idle = seconds
+            held.lifetime = max(held.lifetime, self._seconds() - held.begun + seconds)
+        else:
+            held.idle = self._idle
+
     def finish(self, held: Held) -> None:
         """Keep it a little longer, only to repeat its last answer."""
         held.is_over = True

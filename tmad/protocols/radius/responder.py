@@ -156,6 +156,7 @@ class Responder:
         message = list(codec.eap_attributes(step.eap))
         if step.outcome == "continue":
             waits = step.timeout or _EAP_SECONDS
+            self._conversations.wait(held, waits)
             return Reply(
                 code=Code.ACCESS_CHALLENGE,
                 attributes=[
