@@ -1,1 +1,0 @@
-"""LDAP: people, devices, authorities and their certificates, read live from the database."""
