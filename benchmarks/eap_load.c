@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PACKET = 4096, FLIGHT = 65536, FRAGMENT = 1398, TRIES = 4, DIGEST = 16 };
+enum { PACKET = 4096, FLIGHT = 65536, FRAGMENT = 1398, TRIES = 8, DIGEST = 16 };
 enum { REQUEST = 1, ACCEPT = 2, REJECT = 3, CHALLENGE = 11 };
 enum { LENGTH_FLAG = 0x80, MORE_FLAG = 0x40, START_FLAG = 0x20, EAP_TLS = 13 };
 
