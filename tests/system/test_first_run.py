@@ -102,11 +102,11 @@ def test_init_keeps_secrets_to_their_owner(init: Tmad, tmp_path: Path) -> None:
 def test_init_makes_what_is_missing(init: Tmad, tmad: Tmad) -> None:
     init()
     assert tmad("endpoint", "delete", "scep/default").returncode == 0
-    assert tmad("profile", "delete", "user").returncode == 0
+    assert tmad("profile", "delete", "code-signing").returncode == 0
     again = init()
     assert again.returncode == 0
     assert "endpoint scep/default" in again.stdout
-    assert "1 profiles: user" in again.stdout
+    assert "1 profiles: code-signing" in again.stdout
     assert init().returncode == 3
 
 

@@ -170,6 +170,10 @@ class Changes:
         waiting, self._waiting = self._waiting, []
 
         def answered(outcome: object) -> None:
+            if isinstance(outcome, Failure):
+                # Whoever came meanwhile would only wait once more for a database that is away.
+                waiting.extend(self._waiting)
+                self._waiting = []
             for answer in waiting:
                 if isinstance(outcome, Failure):
                     answer.errback(outcome)
