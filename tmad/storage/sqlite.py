@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import sqlite3
 import threading
 import time
@@ -187,7 +188,8 @@ def _begin(connection: sa.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
                 raise
-        time.sleep(_LOCK_PAUSE)
+        # Relative, unlike time.sleep, which fails when somebody moves the clocks meanwhile.
+        select.select((), (), (), _LOCK_PAUSE)
 
 
 def _protect(path: Path, create: bool) -> None:
