@@ -526,7 +526,7 @@ radius_accounting = sa.Table(
     sa.Column("at", Instant, nullable=False),  # of the event, as far as the client said
     sa.Column("data", sa.Text, nullable=False),  # JSON
     sa.Index("ix_radius_accounting_tenant_id", "tenant", "id"),
-    sa.Index("ix_radius_accounting_session_id", "session_id"),
+    sa.Index("ix_radius_accounting_tenant_session_id", "tenant", "session_id", "id"),
 )
 
 # Sessions that must end: kept until the NAS has confirmed it or time is up.

@@ -124,10 +124,13 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest", name=op.f("uq_radius_accounting_digest")),
     )
     op.create_index(
-        "ix_radius_accounting_session_id", "radius_accounting", ["session_id"], unique=False
+        "ix_radius_accounting_tenant_id", "radius_accounting", ["tenant", "id"], unique=False
     )
     op.create_index(
-        "ix_radius_accounting_tenant_id", "radius_accounting", ["tenant", "id"], unique=False
+        "ix_radius_accounting_tenant_session_id",
+        "radius_accounting",
+        ["tenant", "session_id", "id"],
+        unique=False,
     )
     op.create_table(
         "radius_client_states",
