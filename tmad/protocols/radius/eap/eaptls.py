@@ -1,9 +1,11 @@
 """EAP-TLS: both ends show a certificate (RFC 5216; RFC 9190 for TLS 1.3).
 
-``TLSMethod`` is also what TTLS and PEAP are made of.
+``TLSMethod`` is also what TTLS and PEAP are made of (tunnel.py).
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 from tmad.errors import Fault
 from tmad.network.decision import Admitted, TLSLogin
@@ -15,7 +17,7 @@ from tmad.protocols.radius.eap.tls import Engine, Session
 _LABEL = b"client EAP encryption"
 
 
-class TLSMethod:
+class TLSMethod(ABC):
     """Fragments, the handshake and alerts; what follows is up to the method."""
 
     type: int
@@ -122,12 +124,13 @@ class TLSMethod:
 
     # -- what the method does -----------------------------------------------------------------
 
+    @abstractmethod
     async def _open(self) -> Session:
-        raise NotImplementedError
+        """Begin the handshake."""
 
+    @abstractmethod
     async def _finished(self, session: Session) -> Turn:
         """Go on after the handshake."""
-        raise NotImplementedError
 
     async def _received(self) -> Turn:
         """Read what came through the tunnel."""

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from tmad.errors import Fault
 from tmad.network.decision import Admitted
 from tmad.protocols.radius.eap import codec
-from tmad.protocols.radius.eap.dialogue import Asked, Dialogue, Makers
-from tmad.protocols.radius.eap.eaptls import TLSMethod
+from tmad.protocols.radius.eap.dialogue import Asked, Makers
 from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
+from tmad.protocols.radius.eap.tunnel import TunnelMethod
 
 _LABEL = b"client EAP encryption"
 _NONCE_OCTETS = 32
 
 
-class PEAP(TLSMethod):
+class PEAP(TunnelMethod):
     """The server shows a certificate; inside, identity and one EAP method as anywhere."""
 
     type = codec.Type.PEAP
@@ -37,34 +37,13 @@ class PEAP(TLSMethod):
         makers: Makers,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        super().__init__(engine, hooks, fragment_size)
-        self._inner = Dialogue(makers)
+        super().__init__(engine, hooks, fragment_size, makers=makers)
         self._random = random
         self._is_asking = False
         self._result: Fault | Turn | None = None  # of the inner method, told but not answered
         self._binding: codec.CryptoBinding | None = None
         self._compound = _Compound(b"", b"")
         self.name = "peap"
-
-    async def _open(self) -> Session:
-        return await self._engine.tunnel()
-
-    @property
-    def asks_person(self) -> bool:
-        """Return whether a person is being asked inside."""
-        inner = self._inner.method
-        return inner is not None and inner.asks_person
-
-    def close(self) -> None:
-        """Free the TLS session, and one inside."""
-        super().close()
-        if self._inner.method is not None:
-            self._inner.method.close()
-
-    def stage(self) -> str:
-        """Return how far it has come."""
-        inner = self._inner.method
-        return f"{inner.name}: {inner.stage()}" if inner is not None else super().stage()
 
     async def _finished(self, session: Session) -> Turn:
         if session.is_13:

@@ -10,11 +10,11 @@ import hmac
 from tmad.events import Secret
 from tmad.network.decision import Admitted
 from tmad.protocols.radius.eap import codec, eapmschapv2, mschapv2
-from tmad.protocols.radius.eap.dialogue import Dialogue, Makers
-from tmad.protocols.radius.eap.eaptls import TLSMethod
+from tmad.protocols.radius.eap.dialogue import Makers
 from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
+from tmad.protocols.radius.eap.tunnel import TunnelMethod
 
 _LABEL = b"ttls keying material"
 _CHALLENGE_LABEL = b"ttls challenge"
@@ -22,7 +22,7 @@ PAP = "eap-ttls-pap"
 MSCHAPV2 = "eap-ttls-mschapv2"
 
 
-class TTLS(TLSMethod):
+class TTLS(TunnelMethod):
     """The server shows a certificate, the client says the rest inside."""
 
     type = codec.Type.TTLS
@@ -37,32 +37,11 @@ class TTLS(TLSMethod):
         makers: Makers,
     ) -> None:
         """``allowed`` are names of inner methods; ``makers`` makes those that are EAP."""
-        super().__init__(engine, hooks, fragment_size)
+        super().__init__(engine, hooks, fragment_size, makers=makers)
         self._allowed = allowed
-        self._inner = Dialogue(makers)
         self._identifier = 0
         self._admits: tuple[str, str] | None = None  # name and method, once the peer agrees
         self.name = "eap-ttls"
-
-    async def _open(self) -> Session:
-        return await self._engine.tunnel()
-
-    @property
-    def asks_person(self) -> bool:
-        """Return whether a person is being asked inside."""
-        inner = self._inner.method
-        return inner is not None and inner.asks_person
-
-    def close(self) -> None:
-        """Free the TLS session, and one inside."""
-        super().close()
-        if self._inner.method is not None:
-            self._inner.method.close()
-
-    def stage(self) -> str:
-        """Return how far it has come."""
-        inner = self._inner.method
-        return f"{inner.name}: {inner.stage()}" if inner is not None else super().stage()
 
     async def _finished(self, session: Session) -> Turn:
         # In TLS 1.3 what the client has to say may come with the end of its handshake.
