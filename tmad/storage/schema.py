@@ -11,7 +11,7 @@ from tmad.events import utc_now
 from tmad.storage.postgresql import PostgreSQL
 from tmad.storage.sqlite import SQLite
 
-HEAD = "0002"
+HEAD = "0003"
 
 # "tmad" as a number: the advisory lock that lets one migration run at a time.
 _MIGRATION_LOCK = 0x746D6164

@@ -572,3 +572,48 @@ anchor_crls = sa.Table(
     sa.Column("next_update", Instant),
     sa.Column("fetched_at", Instant, nullable=False),
 )
+
+# The SNMP engine of a node: what managers hold against replays (RFC 3414, 2.2).
+snmp_engines = sa.Table(
+    "snmp_engines",
+    metadata,
+    sa.Column("node", sa.Text, primary_key=True),
+    sa.Column("engine_id", sa.LargeBinary, nullable=False),
+    sa.Column("boots", sa.BigInteger, nullable=False),
+)
+
+# Users of SNMPv3; the keys are localized to each engine, sealed, and no passphrase is kept.
+snmp_users = sa.Table(
+    "snmp_users",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("authentication", sa.Text, nullable=False),  # "sha256", "sha384", "sha512", …
+    sa.Column("privacy", sa.Text, nullable=False),  # "aes128", "aes256"
+    sa.Column("keys", sa.LargeBinary, nullable=False),  # sealed
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# Who was told what: one row for each record of the journal and notification.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", RowID, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("notification", sa.Text, nullable=False),
+    sa.Column("writer", sa.Text, nullable=False),  # the record's place in the journal
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # "waiting", "delivered", "failed"
+    sa.Column("attempts", sa.SmallInteger, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("due_at", Instant),  # NULL: nothing more to do
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("done_at", Instant),
+    sa.UniqueConstraint("notification", "tenant", "writer", "seq"),
+    sa.Index("ix_deliveries_tenant_notification", "tenant", "notification", "id"),
+    sa.Index(
+        "ix_deliveries_due_at",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+)

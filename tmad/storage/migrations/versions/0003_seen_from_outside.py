@@ -1,0 +1,68 @@
+"""What others see and hear of tmad, and the enrolment protocols besides SCEP."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+# SQLite autoincrements only a column declared INTEGER PRIMARY KEY.
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    """Create the tables and indexes of the outside view and of enrolment."""
+    op.create_table(
+        "deliveries",
+        sa.Column("id", ROW_ID, autoincrement=True, nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("notification", sa.Text(), nullable=False),
+        sa.Column("writer", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.SmallInteger(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("done_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint(
+            "notification",
+            "tenant",
+            "writer",
+            "seq",
+            name=op.f("uq_deliveries_notification_tenant_writer_seq"),
+        ),
+    )
+    op.create_index(
+        "ix_deliveries_due_at",
+        "deliveries",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_deliveries_tenant_notification",
+        "deliveries",
+        ["tenant", "notification", "id"],
+        unique=False,
+    )
+    op.create_table(
+        "snmp_engines",
+        sa.Column("node", sa.Text(), nullable=False),
+        sa.Column("engine_id", sa.LargeBinary(), nullable=False),
+        sa.Column("boots", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("node", name=op.f("pk_snmp_engines")),
+    )
+    op.create_table(
+        "snmp_users",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("authentication", sa.Text(), nullable=False),
+        sa.Column("privacy", sa.Text(), nullable=False),
+        sa.Column("keys", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_snmp_users")),
+    )
