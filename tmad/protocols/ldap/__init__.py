@@ -1,0 +1,1 @@
+"""LDAP: people, devices, authorities and their certificates, read live from the database."""

@@ -1,0 +1,710 @@
+"""LDAP messages (RFC 4511): strict BER in, DER out; paging, sorting and their controls
+(RFC 2696, 2891), passwords excepted, which are Secrets from here on.
+
+Only what RFC 4511, 5.1 allows is read: definite lengths, primitive strings. Padded lengths are
+legal, and Windows sends them. Everything is iterative and bounded: how deep, how many, how long.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from tmad.errors import Fault, FaultCode
+from tmad.events import Secret
+from tmad.protocols.ldap.filters import (
+    DEPTH,
+    NODES,
+    And,
+    Approx,
+    AtLeast,
+    AtMost,
+    Equal,
+    Extensible,
+    Filter,
+    Item,
+    Not,
+    Or,
+    Present,
+    Substrings,
+    Unknown,
+)
+
+HIGHEST_ID: Final = 2**31 - 1  # RFC 4511, 4.1.1
+MOST_ATTRIBUTES: Final = 512
+MOST_CONTROLS: Final = 16
+
+PAGED: Final = "1.2.840.113556.1.4.319"
+SORT: Final = "1.2.840.113556.1.4.473"
+SORTED: Final = "1.2.840.113556.1.4.474"
+MANAGE_DSA_IT: Final = "2.16.840.1.113730.3.4.2"
+CANCEL: Final = "1.3.6.1.1.8"
+WHO_AM_I: Final = "1.3.6.1.4.1.4203.1.11.3"
+START_TLS: Final = "1.3.6.1.4.1.1466.20037"
+DISCONNECTION: Final = "1.3.6.1.4.1.1466.20036"
+
+
+class Result(enum.IntEnum):
+    """Result codes that this server uses (RFC 4511, appendix A; RFC 3909; RFC 2891)."""
+
+    SUCCESS = 0
+    OPERATIONS_ERROR = 1
+    PROTOCOL_ERROR = 2
+    TIME_LIMIT = 3
+    SIZE_LIMIT = 4
+    COMPARE_FALSE = 5
+    COMPARE_TRUE = 6
+    AUTH_METHOD_NOT_SUPPORTED = 7
+    STRONGER_AUTH_REQUIRED = 8
+    ADMIN_LIMIT = 11
+    UNAVAILABLE_CRITICAL_EXTENSION = 12
+    CONFIDENTIALITY_REQUIRED = 13
+    NO_SUCH_ATTRIBUTE = 16
+    UNDEFINED_ATTRIBUTE_TYPE = 17
+    INAPPROPRIATE_MATCHING = 18
+    INVALID_ATTRIBUTE_SYNTAX = 21
+    NO_SUCH_OBJECT = 32
+    INVALID_DN_SYNTAX = 34
+    INAPPROPRIATE_AUTHENTICATION = 48
+    INVALID_CREDENTIALS = 49
+    INSUFFICIENT_ACCESS = 50
+    BUSY = 51
+    UNAVAILABLE = 52
+    UNWILLING = 53
+    OTHER = 80
+    CANCELED = 118
+    NO_SUCH_OPERATION = 119
+    TOO_LATE = 120
+    CANNOT_CANCEL = 121
+
+
+FAULTS: Final[Mapping[FaultCode, Result]] = {
+    FaultCode.MALFORMED: Result.PROTOCOL_ERROR,
+    FaultCode.UNSUPPORTED: Result.UNWILLING,
+    FaultCode.BAD_ALGORITHM: Result.UNWILLING,
+    FaultCode.BAD_INTEGRITY: Result.INVALID_CREDENTIALS,
+    FaultCode.BAD_TIME: Result.UNWILLING,
+    FaultCode.BAD_PROOF: Result.INVALID_CREDENTIALS,
+    FaultCode.UNAUTHENTICATED: Result.INVALID_CREDENTIALS,
+    FaultCode.FORBIDDEN: Result.INSUFFICIENT_ACCESS,
+    FaultCode.REJECTED: Result.UNWILLING,
+    FaultCode.NOT_FOUND: Result.NO_SUCH_OBJECT,
+    FaultCode.CONFLICT: Result.UNWILLING,
+    FaultCode.RATE_LIMITED: Result.BUSY,
+    FaultCode.UNAVAILABLE: Result.UNAVAILABLE,
+    FaultCode.INTERNAL: Result.OTHER,
+}
+
+
+class Bind(NamedTuple):
+    """Who the client wants to be; ``mechanism`` is empty for a simple bind."""
+
+    version: int
+    name: str
+    mechanism: str
+    secret: Secret | None  # the password, or what came with the mechanism, if anything did
+
+
+class Unbind(NamedTuple):
+    """The client goes away."""
+
+
+class Scope(enum.IntEnum):
+    """How far a search reaches."""
+
+    BASE = 0
+    ONE = 1
+    SUBTREE = 2
+
+
+class Search(NamedTuple):
+    """What to look for; limits of 0 mean that the client sets none.
+
+    ``scope`` is as sent: one that there is not is refused where there is an answer to give.
+    """
+
+    base: str
+    scope: int
+    size_limit: int
+    time_limit: int
+    types_only: bool
+    filter: Filter
+    attributes: tuple[str, ...]
+
+
+class Compare(NamedTuple):
+    """Whether an entry's attribute has a value."""
+
+    name: str
+    attribute: str
+    value: bytes
+
+
+class Abandon(NamedTuple):
+    """Stop an operation, and say nothing."""
+
+    message_id: int
+
+
+class Extended(NamedTuple):
+    """An operation that is named by an OID."""
+
+    name: str
+    value: bytes | None
+
+
+class Write(NamedTuple):
+    """A Modify, Add, Delete or ModifyDN: only refused here. ``answer`` is its answer's tag."""
+
+    answer: int
+
+
+Operation: TypeAlias = Bind | Unbind | Search | Compare | Abandon | Extended | Write
+
+
+class Control(NamedTuple):
+    """What is asked, or said, beside an operation."""
+
+    oid: str
+    critical: bool
+    value: bytes | None
+
+
+class Message(NamedTuple):
+    """One request."""
+
+    id: int
+    operation: Operation
+    controls: tuple[Control, ...]
+
+
+class SortKey(NamedTuple):
+    """One thing to sort by; ``rule`` is empty for the attribute's own."""
+
+    attribute: str
+    rule: str
+    reverse: bool
+
+
+_BOOLEAN: Final = 0x01
+_INTEGER: Final = 0x02
+_OCTETS: Final = 0x04
+_ENUMERATED: Final = 0x0A
+_SEQUENCE: Final = 0x30
+_SET: Final = 0x31
+_CONTROLS: Final = 0xA0
+
+_BIND: Final = 0x60
+_UNBIND: Final = 0x42
+_SEARCH: Final = 0x63
+_ABANDON: Final = 0x50
+_COMPARE: Final = 0x6E
+_EXTENDED: Final = 0x77
+# The four that change something, and the tags of their answers.
+_WRITES: Final[Mapping[int, int]] = {0x66: 0x67, 0x68: 0x69, 0x4A: 0x6B, 0x6C: 0x6D}
+
+BIND_RESPONSE: Final = 0x61
+SEARCH_ENTRY: Final = 0x64
+SEARCH_DONE: Final = 0x65
+COMPARE_RESPONSE: Final = 0x6F
+EXTENDED_RESPONSE: Final = 0x78
+
+
+def malformed(what: str) -> Fault:
+    """Return the Fault for octets that are not LDAP."""
+    return Fault(FaultCode.MALFORMED, what, rule="ldap.malformed")
+
+
+def length_of(buffer: bytes | bytearray, position: int = 0) -> int:
+    """Return how long the message is that begins here, or 0 while that is not yet known.
+
+    Raise Fault(MALFORMED) when no message begins like that.
+    """
+    size = len(buffer) - position
+    if size < 2:
+        if size and buffer[position] != _SEQUENCE:
+            raise malformed("a message is a SEQUENCE")
+        return 0
+    if buffer[position] != _SEQUENCE:
+        raise malformed("a message is a SEQUENCE")
+    length = buffer[position + 1]
+    if length < 0x80:
+        return length + 2
+    octets = length - 0x80
+    if not 1 <= octets <= 4:
+        raise malformed("a message has a definite length of at most four octets")
+    if size < 2 + octets:
+        return 0
+    return int.from_bytes(buffer[position + 2 : position + 2 + octets]) + 2 + octets
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+def _element(data: bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Return an element's tag, and where its content begins and ends."""
+    if position + 2 > end:
+        raise malformed("an element is missing")
+    length = data[position + 1]
+    start = position + 2
+    if length >= 0x80:
+        octets = length - 0x80
+        if not 1 <= octets <= 4:
+            raise malformed("a length is indefinite or longer than four octets")
+        start += octets
+        length = int.from_bytes(data[position + 2 : start])
+    stop = start + length
+    if stop > end:
+        raise malformed("an element reaches beyond what holds it")
+    return data[position], start, stop
+
+
+def _expect(data: bytes, position: int, end: int, tag: int) -> tuple[int, int]:
+    found, start, stop = _element(data, position, end)
+    if found != tag:
+        raise malformed(f"tag {tag:#04x} is expected, not {found:#04x}")
+    return start, stop
+
+
+def _integer(data: bytes, start: int, stop: int) -> int:
+    """Return a number that is not negative and fits in 31 bits."""
+    if not 1 <= stop - start <= 5:
+        raise malformed("a number is too long or empty")
+    number = int.from_bytes(data[start:stop], signed=True)
+    if not 0 <= number <= HIGHEST_ID:
+        raise malformed("a number is out of its range")
+    return number
+
+
+def _boolean(data: bytes, start: int, stop: int) -> bool:
+    if stop - start != 1:
+        raise malformed("a BOOLEAN has one octet")
+    return data[start] != 0
+
+
+def _text(data: bytes, start: int, stop: int) -> str:
+    try:
+        return data[start:stop].decode()
+    except UnicodeDecodeError:
+        raise malformed("a string is not UTF-8") from None
+
+
+def decode(data: bytes) -> Message:
+    """Return the request that these octets are; raise Fault(MALFORMED)."""
+    end = len(data)
+    position, stop = _expect(data, 0, end, _SEQUENCE)
+    if stop != end:
+        raise malformed("octets follow the message")
+    start, position = _expect(data, position, end, _INTEGER)
+    number = _integer(data, start, position)
+    tag, start, position = _element(data, position, end)
+    read = _READERS.get(tag)
+    if read is not None:
+        operation = read(data, start, position)
+    elif tag in _WRITES:
+        operation = Write(_WRITES[tag])
+    else:
+        raise malformed(f"there is no operation {tag:#04x}")
+    controls: tuple[Control, ...] = ()
+    if position != end:
+        start, position = _expect(data, position, end, _CONTROLS)
+        if position != end:
+            raise malformed("something follows the controls")
+        controls = _controls(data, start, end)
+    if number == 0:
+        raise malformed("message number 0 is the server's")
+    return Message(number, operation, controls)
+
+
+def _controls(data: bytes, position: int, end: int) -> tuple[Control, ...]:
+    found: list[Control] = []
+    while position != end:
+        if len(found) == MOST_CONTROLS:
+            raise malformed("too many controls")
+        start, position = _expect(data, position, end, _SEQUENCE)
+        stop = position
+        first, here = _expect(data, start, stop, _OCTETS)
+        oid, critical, value = _text(data, first, here), False, None
+        if here != stop and data[here] == _BOOLEAN:
+            first, here = _expect(data, here, stop, _BOOLEAN)
+            critical = _boolean(data, first, here)
+        if here != stop:
+            first, here = _expect(data, here, stop, _OCTETS)
+            value = data[first:here]
+        if here != stop:
+            raise malformed("a control has too much in it")
+        found.append(Control(oid, critical, value))
+    return tuple(found)
+
+
+def _bind(data: bytes, position: int, end: int) -> Bind:
+    start, position = _expect(data, position, end, _INTEGER)
+    version = _integer(data, start, position)
+    start, position = _expect(data, position, end, _OCTETS)
+    name = _text(data, start, position)
+    tag, start, position = _element(data, position, end)
+    if position != end:
+        raise malformed("a bind has too much in it")
+    if tag == 0x80:
+        return Bind(version, name, "", Secret(data[start:position]))
+    if tag != 0xA3:
+        # RFC 4511, 4.2: a choice that may grow; it is answered, not a broken message.
+        return Bind(version, name, f"[{tag & 0x1F}]", None)
+    start, position = _expect(data, start, end, _OCTETS)
+    mechanism = _text(data, start, position)
+    secret = None
+    if position != end:
+        start, position = _expect(data, position, end, _OCTETS)
+        secret = Secret(data[start:position])
+    if position != end or not mechanism:
+        raise malformed("SASL credentials are a mechanism and what it needs")
+    return Bind(version, name, mechanism, secret)
+
+
+def _unbind(data: bytes, start: int, stop: int) -> Unbind:
+    if start != stop:
+        raise malformed("an unbind is empty")
+    return Unbind()
+
+
+def _search(data: bytes, position: int, end: int) -> Search:
+    start, position = _expect(data, position, end, _OCTETS)
+    base = _text(data, start, position)
+    start, position = _expect(data, position, end, _ENUMERATED)
+    scope = _integer(data, start, position)
+    start, position = _expect(data, position, end, _ENUMERATED)
+    if _integer(data, start, position) > 3:
+        raise malformed("there is no such way to treat aliases")
+    start, position = _expect(data, position, end, _INTEGER)
+    size_limit = _integer(data, start, position)
+    start, position = _expect(data, position, end, _INTEGER)
+    time_limit = _integer(data, start, position)
+    start, position = _expect(data, position, end, _BOOLEAN)
+    types_only = _boolean(data, start, position)
+    wanted, position = _filter(data, position, end)
+    position, stop = _expect(data, position, end, _SEQUENCE)
+    if stop != end:
+        raise malformed("a search has too much in it")
+    attributes: list[str] = []
+    while position != end:
+        if len(attributes) == MOST_ATTRIBUTES:
+            raise malformed("too many attributes are asked for")
+        start, position = _expect(data, position, end, _OCTETS)
+        attributes.append(_text(data, start, position))
+    return Search(base, scope, size_limit, time_limit, types_only, wanted, tuple(attributes))
+
+
+def _compare(data: bytes, position: int, end: int) -> Compare:
+    start, position = _expect(data, position, end, _OCTETS)
+    name = _text(data, start, position)
+    position, stop = _expect(data, position, end, _SEQUENCE)
+    if stop != end:
+        raise malformed("a compare has too much in it")
+    return Compare(name, *_assertion(data, position, end))
+
+
+def _abandon(data: bytes, start: int, stop: int) -> Abandon:
+    return Abandon(_integer(data, start, stop))
+
+
+def _extended(data: bytes, position: int, end: int) -> Extended:
+    start, position = _expect(data, position, end, 0x80)
+    name, value = _text(data, start, position), None
+    if position != end:
+        start, position = _expect(data, position, end, 0x81)
+        value = data[start:position]
+    if position != end:
+        raise malformed("an extended operation has too much in it")
+    return Extended(name, value)
+
+
+_READERS: Final[Mapping[int, Callable[[bytes, int, int], Operation]]] = {
+    _BIND: _bind,
+    _UNBIND: _unbind,
+    _SEARCH: _search,
+    _ABANDON: _abandon,
+    _COMPARE: _compare,
+    _EXTENDED: _extended,
+}
+
+
+# -- filters ----------------------------------------------------------------------------------
+
+_AND, _OR, _NOT, _SUBSTRINGS, _PRESENT, _EXTENSIBLE = 0xA0, 0xA1, 0xA2, 0xA4, 0x87, 0xA9
+_ASSERTIONS: Final[Mapping[int, Callable[[str, bytes], Item]]] = {
+    0xA3: Equal,
+    0xA5: AtLeast,
+    0xA6: AtMost,
+    0xA8: Approx,
+}
+
+
+class _Group(NamedTuple):
+    """An and, or or not that is being read."""
+
+    tag: int
+    end: int
+    parts: list[Filter]
+
+    def close(self) -> Filter:
+        if self.tag == _AND:
+            return And(tuple(self.parts))
+        if self.tag == _OR:
+            return Or(tuple(self.parts))
+        if len(self.parts) != 1:
+            raise malformed("a not has one filter")
+        return Not(self.parts[0])
+
+
+def _filter(data: bytes, position: int, end: int) -> tuple[Filter, int]:
+    """Return the filter that begins here, and where it ends."""
+    groups: list[_Group] = []
+    nodes = 0
+    limit = end
+    while True:
+        tag, start, stop = _element(data, position, limit)
+        nodes += 1
+        if nodes > NODES:
+            raise malformed("the filter has too many items")
+        done: Filter
+        if tag in (_AND, _OR, _NOT):
+            if len(groups) == DEPTH:
+                raise malformed("the filter is nested too deeply")
+            group = _Group(tag, stop, [])
+            if start != stop:
+                groups.append(group)
+                position, limit = start, stop
+                continue
+            done = group.close()
+        elif tag == _SUBSTRINGS:
+            done = _substrings(data, start, stop)
+            nodes += len(done.middle) + 1
+        else:
+            done = _item(data, tag, start, stop)
+        position = stop
+        # What is complete may have been the last part of those around it.
+        while groups:
+            groups[-1].parts.append(done)
+            if groups[-1].end != position:
+                limit = groups[-1].end
+                break
+            done = groups.pop().close()
+        else:
+            return done, position
+
+
+def _item(data: bytes, tag: int, start: int, stop: int) -> Item:
+    kind = _ASSERTIONS.get(tag)
+    if kind is not None:
+        return kind(*_assertion(data, start, stop))
+    if tag == _PRESENT:
+        return Present(_text(data, start, stop))
+    if tag == _EXTENSIBLE:
+        return _extensible(data, start, stop)
+    if tag & 0xC0 != 0x80:
+        raise malformed("a filter has a context tag")
+    return Unknown(tag)
+
+
+def _assertion(data: bytes, position: int, end: int) -> tuple[str, bytes]:
+    start, position = _expect(data, position, end, _OCTETS)
+    attribute = _text(data, start, position)
+    start, position = _expect(data, position, end, _OCTETS)
+    if position != end:
+        raise malformed("an assertion is an attribute and a value")
+    return attribute, data[start:position]
+
+
+def _substrings(data: bytes, position: int, end: int) -> Substrings:
+    start, position = _expect(data, position, end, _OCTETS)
+    attribute = _text(data, start, position)
+    position, stop = _expect(data, position, end, _SEQUENCE)
+    if stop != end or position == end:
+        raise malformed("substrings have at least one piece")
+    initial = final = None
+    middle: list[bytes] = []
+    first = position
+    while position != end:
+        here = position
+        tag, start, position = _element(data, position, end)
+        piece = data[start:position]
+        if tag == 0x80 and here == first:
+            initial = piece
+        elif tag == 0x81:
+            middle.append(piece)
+        elif tag == 0x82 and position == end:
+            final = piece
+        else:
+            raise malformed("the pieces of a substring are out of order")
+        if len(middle) > NODES:
+            raise malformed("the filter has too many items")
+    return Substrings(attribute, initial, tuple(middle), final)
+
+
+def _extensible(data: bytes, position: int, end: int) -> Extensible:
+    found: dict[int, tuple[int, int]] = {}
+    last = 0x80
+    while position != end:
+        tag, start, position = _element(data, position, end)
+        if not last < tag <= 0x84:
+            raise malformed("an extensible match is out of order")
+        found[tag] = start, position
+        last = tag
+    if 0x83 not in found or not found.keys() & {0x81, 0x82}:
+        raise malformed("an extensible match has a value, and a rule or an attribute")
+    value, stop = found[0x83]
+    return Extensible(
+        _text(data, *found[0x81]) if 0x81 in found else "",
+        _text(data, *found[0x82]) if 0x82 in found else "",
+        data[value:stop],
+        _boolean(data, *found[0x84]) if 0x84 in found else False,
+    )
+
+
+# -- control values ---------------------------------------------------------------------------
+
+
+def decode_paged(value: bytes | None) -> tuple[int, bytes]:
+    """Return the page size and the cookie of a paged search (RFC 2696, 2)."""
+    data = value or b""
+    position, end = _expect(data, 0, len(data), _SEQUENCE)
+    start, position = _expect(data, position, end, _INTEGER)
+    size = _integer(data, start, position)
+    start, position = _expect(data, position, end, _OCTETS)
+    if position != end or end != len(data):
+        raise malformed("the paging control has too much in it")
+    return size, data[start:position]
+
+
+def encode_paged(size: int, cookie: bytes) -> Control:
+    """Return the control that goes with a page: an estimate of the whole (0: none), a cookie."""
+    return Control(PAGED, False, sequence(tlv(_INTEGER, _number(size)), tlv(_OCTETS, cookie)))
+
+
+def decode_sort(value: bytes | None) -> tuple[SortKey, ...]:
+    """Return what a search is to be sorted by (RFC 2891, 1.1); at most ten keys."""
+    data = value or b""
+    position, end = _expect(data, 0, len(data), _SEQUENCE)
+    if end != len(data):
+        raise malformed("octets follow the sort control")
+    keys: list[SortKey] = []
+    while position != end:
+        start, position = _expect(data, position, end, _SEQUENCE)
+        stop = position
+        first, here = _expect(data, start, stop, _OCTETS)
+        attribute, rule, reverse = _text(data, first, here), "", False
+        if here != stop and data[here] == 0x80:
+            first, here = _expect(data, here, stop, 0x80)
+            rule = _text(data, first, here)
+        if here != stop:
+            first, here = _expect(data, here, stop, 0x81)
+            reverse = _boolean(data, first, here)
+        if here != stop or len(keys) == 10:
+            raise malformed("a sort key has too much in it, or there are too many")
+        keys.append(SortKey(attribute, rule, reverse))
+    if not keys:
+        raise malformed("there is nothing to sort by")
+    return tuple(keys)
+
+
+def encode_sorted(result: Result, attribute: str = "") -> Control:
+    """Return the control that says whether the search was sorted (RFC 2891, 1.2)."""
+    named = tlv(0x80, attribute.encode()) if attribute else b""
+    return Control(SORTED, False, sequence(tlv(_ENUMERATED, bytes((result,))), named))
+
+
+def decode_cancel(value: bytes | None) -> int:
+    """Return which operation to cancel (RFC 3909, 2)."""
+    data = value or b""
+    position, end = _expect(data, 0, len(data), _SEQUENCE)
+    start, position = _expect(data, position, end, _INTEGER)
+    if position != end or end != len(data):
+        raise malformed("a cancel names one operation")
+    return _integer(data, start, position)
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+def tlv(tag: int, content: bytes) -> bytes:
+    """Return one element."""
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    if size < 0x100:
+        return bytes((tag, 0x81, size)) + content
+    if size < 0x10000:
+        return bytes((tag, 0x82, size >> 8, size & 0xFF)) + content
+    return bytes((tag, 0x84)) + size.to_bytes(4) + content
+
+
+def sequence(*parts: bytes) -> bytes:
+    """Return a SEQUENCE."""
+    return tlv(_SEQUENCE, b"".join(parts))
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1)
+
+
+def message(number: int, operation: bytes, controls: Iterable[Control] = ()) -> bytes:
+    """Return a whole message around an encoded operation."""
+    if 0 <= number < 0x80:
+        content = b"\x02\x01" + bytes((number,)) + operation
+    else:
+        content = tlv(_INTEGER, _number(number)) + operation
+    sent = b"".join([_control(each) for each in controls])
+    if sent:
+        content += tlv(_CONTROLS, sent)
+    return tlv(_SEQUENCE, content)
+
+
+def _control(control: Control) -> bytes:
+    parts = [tlv(_OCTETS, control.oid.encode())]
+    if control.critical:
+        parts.append(b"\x01\x01\xff")
+    if control.value is not None:
+        parts.append(tlv(_OCTETS, control.value))
+    return sequence(*parts)
+
+
+def result(tag: int, code: int, matched: str = "", text: str = "", more: bytes = b"") -> bytes:
+    """Return an LDAPResult as the answer ``tag``; ``more`` is what an answer has beyond it."""
+    content = b"".join(
+        (
+            b"\x0a\x01",
+            bytes((code,)),
+            tlv(_OCTETS, matched.encode()),
+            tlv(_OCTETS, text.encode()),
+            more,
+        )
+    )
+    return tlv(tag, content)
+
+
+def extended(code: Result, text: str = "", *, name: str = "", value: bytes | None = None) -> bytes:
+    """Return an ExtendedResponse."""
+    more = tlv(0x8A, name.encode()) if name else b""
+    if value is not None:
+        more += tlv(0x8B, value)
+    return result(EXTENDED_RESPONSE, code, text=text, more=more)
+
+
+def disconnection(code: Result, text: str) -> bytes:
+    """Return the last message before the server hangs up (RFC 4511, 4.4.1)."""
+    return message(0, extended(code, text, name=DISCONNECTION))
+
+
+def attribute(description: str, values: Iterable[bytes]) -> bytes:
+    """Return one PartialAttribute; without values it is only named."""
+    found = b"".join([tlv(_OCTETS, value) for value in values])
+    return sequence(tlv(_OCTETS, description.encode()), tlv(_SET, found))
+
+
+def entry(name: str, attributes: Iterable[bytes]) -> bytes:
+    """Return a SearchResultEntry around encoded attributes."""
+    return tlv(
+        SEARCH_ENTRY,
+        tlv(_OCTETS, name.encode()) + tlv(_SEQUENCE, b"".join(attributes)),
+    )
