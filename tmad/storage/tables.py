@@ -593,27 +593,34 @@ snmp_users = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
 )
 
-# Who was told what: one row for each record of the journal and notification.
+# Messages to people and services about what the journal holds (tmad/lifecycle/notify.py).
 deliveries = sa.Table(
     "deliveries",
     metadata,
     sa.Column("id", RowID, primary_key=True, autoincrement=True),
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("notification", sa.Text, nullable=False),
-    sa.Column("writer", sa.Text, nullable=False),  # the record's place in the journal
-    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),  # what receivers know it by
     sa.Column("state", sa.Text, nullable=False),  # "waiting", "delivered", "failed"
+    sa.Column("events", sa.Integer, nullable=False),  # how many it tells of
+    sa.Column("kinds", sa.Text, nullable=False),  # JSON: kind -> number
+    sa.Column("records", sa.Text, nullable=False),  # JSON: the first ones' writer and seq
     sa.Column("attempts", sa.SmallInteger, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("due_at", Instant),  # NULL: nothing more to do
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("done_at", Instant),
-    sa.UniqueConstraint("notification", "tenant", "writer", "seq"),
     sa.Index("ix_deliveries_tenant_notification", "tenant", "notification", "id"),
     sa.Index(
         "ix_deliveries_due_at",
         "due_at",
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_deliveries_done_at",
+        "done_at",
+        sqlite_where=sa.text("done_at IS NOT NULL"),
+        postgresql_where=sa.text("done_at IS NOT NULL"),
     ),
 )
