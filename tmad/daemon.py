@@ -30,6 +30,8 @@ from tmad.edge.sockets import Sockets, most_connections
 from tmad.edge.timers import Timers
 from tmad.edge.tls import ClientCertificates, ServerTLS
 from tmad.errors import Fault
+from tmad.events import utc_now
+from tmad.lifecycle.workers import Door, Worker
 from tmad.plugin import Settings
 from tmad.service import Core, installed, open_core, protocols
 from tmad.storage import changes
@@ -47,6 +49,7 @@ _ANCHOR_SECONDS = 60.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
+_FIGURES_SECONDS = 10.0
 _OPS_CONNECTIONS = 32
 
 
@@ -165,6 +168,8 @@ class Daemon:
         for name, seconds, function in once:
             timers.every(seconds, function, name=name, lease=True)
         timers.every(_TLS_SECONDS, self._refresh_tls, name="tls")
+        services.figures.watch(self._describe)
+        timers.every(_FIGURES_SECONDS, services.figures.sample, name="figures")
 
     def _site(self, kind: str, doors: Doors, **options: Any) -> Site:
         settings = self.settings
@@ -305,6 +310,32 @@ class Daemon:
         self.metrics.lag.set(self._lag)
         self.metrics.connections.set(self._connections.total)
         self.metrics.cut_off.set(sum(site.cut_off for site in self._sites.values()))
+
+    def _describe(self) -> Worker:
+        """Say how this process does, for everybody who shows figures of the node."""
+        assert self.core is not None
+        now = utc_now()
+        alive = 0.0 if self.started is None else time.monotonic() - self.started
+        return Worker(
+            index=self.index,
+            run=os.environ.get(process.SUPERVISOR, "") or str(os.getpid()),
+            pid=os.getpid(),
+            started_at=now - timedelta(seconds=alive),
+            sampled_at=now,
+            lag=self._lag,
+            connections=self._connections.total,
+            waiting=self.core.services.database.waiting,
+            doors=tuple(
+                Door(
+                    protocol=meter.protocol,
+                    door=meter.door,
+                    outcomes={str(word): number for word, number in meter.outcomes.items()},
+                    buckets=tuple(meter.buckets),
+                    seconds=meter.seconds,
+                )
+                for meter in self.metrics.doors
+            ),
+        )
 
     # -- stop ---------------------------------------------------------------------------------
 

@@ -241,7 +241,8 @@ def begin(stream: TextIO = sys.stderr) -> LogWriter:
     return writer
 
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# Upper bounds of what DoorMeter.time counts, in seconds.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class DoorMeter:
@@ -251,7 +252,7 @@ class DoorMeter:
         self.protocol = protocol
         self.door = door
         self.outcomes: dict[int | str, int] = {}
-        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
 
     def count(self, outcome: int | str) -> None:
@@ -260,7 +261,7 @@ class DoorMeter:
 
     def time(self, seconds: float) -> None:
         """Add how long a request took."""
-        self.buckets[bisect_left(_BUCKETS, seconds)] += 1
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 
@@ -287,6 +288,11 @@ class Metrics(Collector):
         """Return the meter of a door; call it when a door is mounted, never for a request."""
         return self._doors.setdefault((protocol, door), DoorMeter(protocol, door))
 
+    @property
+    def doors(self) -> tuple[DoorMeter, ...]:
+        """The meters of every door of this process."""
+        return tuple(self._doors.values())
+
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
         """Yield the doors' numbers, as prometheus_client asks for them."""
         requests = CounterMetricFamily(
@@ -303,7 +309,7 @@ class Metrics(Collector):
             for outcome, number in sorted(meter.outcomes.items(), key=str):
                 requests.add_metric((meter.protocol, meter.door, str(outcome)), number)
             total, cumulated = 0, []
-            for bound, number in zip((*map(str, _BUCKETS), "+Inf"), meter.buckets, strict=True):
+            for bound, number in zip((*map(str, BUCKETS), "+Inf"), meter.buckets, strict=True):
                 total += number
                 cumulated.append((bound, total))
             if total:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tmad.events import Clock
     from tmad.identity.login import Logins
     from tmad.journal import Journal
+    from tmad.lifecycle.figures import Sampler
     from tmad.managed.objects import Objects
     from tmad.network.anchors import TrustAnchors
     from tmad.network.clients import RadiusClients
@@ -60,6 +61,7 @@ class Services:
     admission: Admission
     anchors: TrustAnchors
     sessions: Sessions
+    figures: Sampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

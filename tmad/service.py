@@ -47,6 +47,7 @@ from tmad.identity.people import People
 from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
+from tmad.lifecycle.figures import Sampler
 from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.network import anchors, policy
 from tmad.network.anchors import TrustAnchors
@@ -269,6 +270,14 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         admission=admission,
         anchors=trust_anchors,
         sessions=sessions,
+        figures=Sampler(
+            database,
+            hierarchy,
+            keyring,
+            now,
+            node=settings.node.name,
+            data=settings.node.data,
+        ),
     )
     return Core(
         settings=settings,

@@ -27,6 +27,7 @@ from tmad.storage import (
     crls,
     devices,
     enroll_secrets,
+    figures,
     issuers,
     journal,
     login_failures,
@@ -533,6 +534,10 @@ HOT: dict[str, Call] = {
     "disconnects, claim": call(radius_sessions.claim_disconnects, NOW, LATER, PAGE),
     "disconnects of a session": call(radius_sessions.find_disconnects, f"N{MIDDLE:06}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
+    # figures
+    "heads of CRLs": call(figures.find_crl_heads, [1, 2, 3]),
+    "what waits": call(figures.waiting, ["default", "other"]),
+    "how far the journal is": call(figures.journal_state),
 }
 
 
@@ -549,3 +554,23 @@ def test_the_check_itself_sees_a_table_that_is_read_whole(explained: Explained) 
         ).all()
 
     assert explained.explain(careless)
+
+
+def test_certificates_are_counted_in_indexes_alone(explained: Explained) -> None:
+    """A count walks what it counts, but never the rows, which hold whole certificates."""
+    if not isinstance(explained.driver, sqlite3.Connection):
+        pytest.skip("PostgreSQL chooses by its statistics, and by what was vacuumed")
+    plans = []
+    for function, arguments in (
+        (figures.signed, (1, NOW, [LATER])),
+        (figures.ending, ("default", NOW, [LATER])),
+    ):
+        explained.sent.statements.clear()
+        function(explained.connection, *arguments)
+        for sql, values in list(explained.sent.statements):
+            rows = sqlite3.Connection.execute(
+                explained.driver, f"EXPLAIN QUERY PLAN {sql}", values
+            ).fetchall()
+            plans += [row[3] for row in rows]
+    assert len(plans) >= 4
+    assert all("COVERING INDEX" in plan for plan in plans), plans

@@ -140,6 +140,11 @@ class Database:
         return STANDBY if self._writes.trouble.startswith(STANDBY) else "failed"
 
     @property
+    def waiting(self) -> dict[str, int]:
+        """How many jobs wait in each queue of this process."""
+        return {lane.name: lane.waiting for lane in self._lanes}
+
+    @property
     def in_one_connection(self) -> bool:
         """Whether this database lives in memory, seen by a single connection."""
         return self._sqlite is not None and not self._sqlite.path

@@ -145,6 +145,16 @@ class Lane:
                 target=self._serve, args=(session,), name=f"{name}-{number}", daemon=True
             ).start()
 
+    @property
+    def name(self) -> str:
+        """What this queue is for."""
+        return self._name
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs no thread has taken yet."""
+        return len(self._queue)
+
     def submit(self, job: Job) -> Deferred[Any]:
         """Queue a job; the Deferred fires in the reactor's thread once it has its outcome."""
         with self._changed:

@@ -1,0 +1,1 @@
+"""What happens by itself, and what is told to others about it."""
