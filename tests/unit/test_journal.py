@@ -279,3 +279,59 @@ def test_a_clock_that_went_back_is_counted_and_not_hidden(journal: Journal, cloc
     report = drive(journal.verify({}))
     assert report.is_intact
     assert report.clock_steps == 1
+
+
+def test_a_transfer_moves_the_cursor_with_what_it_wrote(
+    journal: Journal, database: Database
+) -> None:
+    drive(journal.write(*(event(number) for number in range(1, 6))))
+    taken: list[str] = []
+
+    def take(connection: sa.Connection, records: list[Record]) -> None:
+        connection.execute(sa.text("UPDATE journal_writers SET node = 'taken'"))
+        taken.extend(record.object for record in records)
+
+    assert drive(journal.transfer("mail", take, 3)) == 3
+    assert drive(journal.transfer("mail", take, 3)) == 2
+    assert drive(journal.transfer("mail", take, 3)) == 0
+    assert taken == ["1", "2", "3", "4", "5"]
+
+
+def test_a_transfer_that_fails_takes_nothing(journal: Journal, database: Database) -> None:
+    drive(journal.write(event(1)))
+
+    def refuse(connection: sa.Connection, records: list[Record]) -> None:
+        connection.execute(sa.text("UPDATE journal_writers SET node = 'taken'"))
+        raise Fault(FaultCode.UNAVAILABLE, "not now")
+
+    with pytest.raises(Fault):
+        drive(journal.transfer("mail", refuse))
+    nodes = drive(
+        database.read(lambda c: c.execute(sa.text("SELECT node FROM journal_writers")).scalar_one())
+    )
+    assert nodes == "node1"
+    taken: list[Record] = []
+    assert drive(journal.transfer("mail", lambda connection, records: taken.extend(records))) == 1
+    assert [record.object for record in taken] == ["1"]
+
+
+def test_what_is_skipped_is_not_delivered_later(journal: Journal) -> None:
+    drive(journal.write(event(1), event(2)))
+    drive(journal.skip("mail"))
+    drive(journal.write(event(3)))
+    taken: list[Record] = []
+    drive(journal.transfer("mail", lambda connection, records: taken.extend(records)))
+    assert [record.object for record in taken] == ["3"]
+
+
+def test_committed_records_are_counted_by_kind(journal: Journal, database: Database) -> None:
+    drive(journal.write(event(1), event(2), event(3, kind="certificate.revoked")))
+
+    def rolled_back(connection: sa.Connection) -> None:
+        journal.append(connection, event(4))
+        raise Fault(FaultCode.REJECTED, "no")
+
+    with pytest.raises(Fault):
+        drive(database.write(rolled_back))
+    drive(database.write(journal.append, event(5), dry_run=True))
+    assert journal.counts == {"certificate.issued": 2, "certificate.revoked": 1}
