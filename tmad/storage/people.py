@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+import unicodedata
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,7 +46,7 @@ class PersonRow:
         return self.disabled_at is None and (self.valid_until is None or now < self.valid_until)
 
 
-_COLUMNS = tuple(t.c)
+_COLUMNS = tuple([t.c[each.name] for each in fields(PersonRow)])
 _NAMES = tuple(column.name for column in _COLUMNS)
 _GROUPS = _NAMES.index("groups")
 _KEY = (t.c.tenant == sa.bindparam("key_tenant"), t.c.name == sa.bindparam("key_name"))
@@ -64,6 +65,12 @@ _REHASH = Statement(
     .where(*_KEY, t.c.password_hash == sa.bindparam("old"))
     .values(password_hash=sa.bindparam("new"))
 )
+
+
+def folded(text: str) -> str:
+    """Return a text as people are found by it: compatibility forms, case, spaces made equal."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.split())
 
 
 def by_name(connection: sa.Connection, tenant: str, name: str) -> PersonRow | None:
@@ -155,6 +162,9 @@ def rehash(connection: sa.Connection, tenant: str, name: str, old: str, new: str
 def _values(person: PersonRow) -> dict[str, Any]:
     values = {name: getattr(person, name) for name in _NAMES}
     values["groups"] = json.dumps(sorted(person.groups), ensure_ascii=False)
+    values["cn_key"] = folded(person.full_name or person.name)
+    # The last word of a name is its surname, as far as anybody can tell from one line.
+    values["sn_key"] = values["cn_key"].rpartition(" ")[2]
     return values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -69,3 +71,50 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_snmp_users")),
     )
+    op.create_index(
+        "ix_certificates_tenant_owner_not_after",
+        "certificates",
+        ["tenant", "owner", "not_after"],
+        unique=False,
+    )
+    op.add_column("people", sa.Column("cn_key", sa.Text(), server_default="", nullable=False))
+    op.add_column("people", sa.Column("sn_key", sa.Text(), server_default="", nullable=False))
+    op.drop_index(op.f("ix_people_tenant_mail"), table_name="people")
+    op.create_index(
+        "ix_people_tenant_cn_key_name",
+        "people",
+        ["tenant", "cn_key", "name"],
+        unique=False,
+        postgresql_ops={"cn_key": "text_pattern_ops"},
+    )
+    op.create_index(
+        "ix_people_tenant_mail_name",
+        "people",
+        ["tenant", "mail", "name"],
+        unique=False,
+        postgresql_ops={"mail": "text_pattern_ops"},
+    )
+    op.create_index(
+        "ix_people_tenant_sn_key_name",
+        "people",
+        ["tenant", "sn_key", "name"],
+        unique=False,
+        postgresql_ops={"sn_key": "text_pattern_ops"},
+    )
+
+    people = sa.table(
+        "people", *[sa.column(c) for c in ("tenant", "name", "full_name", "cn_key", "sn_key")]
+    )
+    key = (people.c.tenant == sa.bindparam("its_tenant"), people.c.name == sa.bindparam("its_name"))
+    fill = people.update().where(*key).values(cn_key=sa.bindparam("cn"), sn_key=sa.bindparam("sn"))
+    connection = op.get_bind()
+    found = connection.execute(sa.select(people.c.tenant, people.c.name, people.c.full_name)).all()
+    for tenant, name, full_name in found:
+        cn = _folded(full_name or name)
+        sn = cn.rpartition(" ")[2]
+        connection.execute(fill, {"its_tenant": tenant, "its_name": name, "cn": cn, "sn": sn})
+
+
+def _folded(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
