@@ -1,11 +1,7 @@
-"""Search filters: what they are made of, and their three-valued logic (RFC 4511, 4.5.1.7).
-
-A filter says TRUE, FALSE or Undefined of an entry; only TRUE selects it. Undefined is None here.
-"""
+"""Search filters: what they are made of (RFC 4511, 4.5.1.7); evaluation.py judges by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 DEPTH = 32  # how deeply filters may be nested
@@ -90,35 +86,6 @@ class Unknown(NamedTuple):
 
 Item: TypeAlias = Present | Equal | Approx | AtLeast | AtMost | Substrings | Extensible | Unknown
 Filter: TypeAlias = And | Or | Not | Item
-
-
-def evaluate(wanted: Filter, test: Callable[[Item], bool | None]) -> bool | None:
-    """Return what a filter says when ``test`` says what each item does.
-
-    It recurses as deep as the decoder lets filters be.
-    """
-    if isinstance(wanted, And):
-        result: bool | None = True
-        for part in wanted.parts:
-            said = evaluate(part, test)
-            if said is False:
-                return False
-            if said is None:
-                result = None
-        return result
-    if isinstance(wanted, Or):
-        result = False
-        for part in wanted.parts:
-            said = evaluate(part, test)
-            if said:
-                return True
-            if said is None:
-                result = None
-        return result
-    if isinstance(wanted, Not):
-        said = evaluate(wanted.part, test)
-        return None if said is None else not said
-    return test(wanted)
 
 
 def items(wanted: Filter) -> list[Item]:
