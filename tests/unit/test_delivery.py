@@ -748,7 +748,65 @@ def test_a_refused_recipient(server: Server) -> None:
         pass
     server.answer("250 ok")
     server.answer("550 no such user")
-    assert (outcome.fault.code, outcome.fault.rule) == (FaultCode.REJECTED, "otp.delivery.refused")
+    assert (outcome.fault.code, outcome.fault.rule) == (
+        FaultCode.REJECTED,
+        "otp.delivery.recipient",
+    )
+
+
+def submit(server: Server, **options: Any) -> Outcome:
+    outcome = Outcome(
+        server.delivery.submit(
+            ("bob@example.test", "carol@example.test"), "Ünder a subject", "text", **options
+        )
+    )
+    for _ in server.up_to_data():
+        pass
+    assert server.answer("250 ok") == "RCPT TO:<bob@example.test>\r\n"
+    return outcome
+
+
+def test_one_message_for_several_people(server: Server) -> None:
+    outcome = submit(server, name="msg_1")
+    assert server.answer("250 ok") == "RCPT TO:<carol@example.test>\r\n"
+    assert server.answer("250 ok") == "DATA\r\n"
+    content = server.answer("354 go")
+    assert "To: bob@example.test, carol@example.test\r\n" in content
+    assert "Subject: =?utf-8?q?=C3=9Cnder_a_subject?=\r\n" in content
+    server.answer("250 queued")
+    assert (outcome.value.message_id, outcome.value.refused) == ("<msg_1@example.test>", ())
+
+
+def test_who_is_refused_does_not_keep_it_from_the_others(server: Server) -> None:
+    outcome = submit(server)
+    server.answer("550 nobody")
+    assert server.answer("250 ok") == "DATA\r\n"
+    server.answer("354 go")
+    server.answer("250 queued")
+    assert outcome.value.refused == ("bob@example.test",)
+
+
+def test_who_is_wanted_later_holds_up_all_until_it_waits_no_longer(server: Server) -> None:
+    outcome = submit(server)
+    server.answer("451 greylisted")
+    assert outcome.fault.code is FaultCode.UNAVAILABLE
+    assert server.transport.disconnecting
+
+
+def test_who_is_still_wanted_later_is_left_out(server: Server) -> None:
+    outcome = submit(server, waits=False)
+    server.answer("451 greylisted")
+    assert server.answer("250 ok") == "DATA\r\n"
+    server.answer("354 go")
+    server.answer("250 queued")
+    assert outcome.value.refused == ("bob@example.test",)
+
+
+def test_nobody_is_left(server: Server) -> None:
+    outcome = submit(server)
+    server.answer("550 nobody")
+    server.answer("550 nobody either")
+    assert outcome.fault.rule == "otp.delivery.recipient"
 
 
 def test_no_password_without_a_mechanism(tmp_path: Path) -> None:

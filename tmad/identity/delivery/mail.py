@@ -1,4 +1,4 @@
-"""Codes by mail: message submission (RFC 6409) over TLS, one connection a message.
+"""Codes and notifications by mail: submission (RFC 6409) over TLS, one connection a message.
 
 Not Twisted's SMTP client: its errors carry the session's log, with the password in it; it takes
 answers of any length; and what a man in the middle wrote before the TLS handshake it reads as
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from typing import Any, Final
@@ -35,6 +36,14 @@ _ADDRESS: Final = re.compile(r"[!#-'*+./0-9=?A-Z^_`a-z{|}~-]{1,64}@[A-Za-z0-9.-]
 Connect = Callable[[Factory], Deferred[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A message that the server has taken, but for those whom it ``refused``."""
+
+    message_id: str
+    refused: tuple[str, ...]
+
+
 class MailDelivery:
     """Sends by SMTP."""
 
@@ -55,27 +64,44 @@ class MailDelivery:
 
     async def send(self, to: str, text: Secret) -> str:
         """Hand a message over; return its Message-ID. See Delivery."""
-        recipient = _ascii_address(to)
-        message = self._message(recipient, text.reveal().decode())
+        submitted = await self.submit((to,), self._settings.subject, text.reveal().decode())
+        return submitted.message_id
+
+    async def submit(
+        self, to: Sequence[str], subject: str, text: str, *, name: str = "", waits: bool = True
+    ) -> Submitted:
+        """Hand one message over for several people.
+
+        ``name`` is what makes its Message-ID the same at each try. When the server wants one
+        of them later (4xx), nobody gets it now, unless ``waits`` is False: then the others do.
+        Fault(REJECTED) with the rule otp.delivery.recipient when nobody is left.
+        """
+        recipients = [_ascii_address(each) for each in to]
+        message = self._message(recipients, subject, text, name)
         conversation = _Conversation()
         try:
-            await ensureDeferred(self._submit(conversation, recipient, message)).addTimeout(
-                self._settings.timeout_seconds, self._reactor
-            )
+            refused = await ensureDeferred(
+                self._submit(conversation, recipients, message, waits)
+            ).addTimeout(self._settings.timeout_seconds, self._reactor)
         except FAILURES as error:
             # A peer that hangs does not answer a good-bye, either.
             conversation.abort()
             raise _away(f"{type(error).__name__}: {error}") from None
         finally:
             conversation.hang_up()
-        return str(message["Message-ID"])
+        return Submitted(str(message["Message-ID"]), tuple(refused))
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
     async def _submit(
-        self, conversation: _Conversation, recipient: str, message: EmailMessage
-    ) -> None:
+        self,
+        conversation: _Conversation,
+        recipients: Sequence[str],
+        message: EmailMessage,
+        waits: bool,
+    ) -> list[str]:
+        """Return the recipients that the server did not want."""
         settings = self._settings
         factory: Any = Factory()
         factory.buildProtocol = lambda _: conversation
@@ -93,10 +119,20 @@ class MailDelivery:
         if settings.user:
             await self._authenticate(conversation, features)
         await conversation.say(f"MAIL FROM:<{settings.sender}>", 250)
-        await conversation.say(f"RCPT TO:<{recipient}>", 250, 251)
+        refused = []
+        for recipient in recipients:
+            try:
+                await conversation.say(f"RCPT TO:<{recipient}>", 250, 251)
+            except Fault as fault:
+                if waits and fault.code is FaultCode.UNAVAILABLE:
+                    raise
+                refused.append(recipient)
+                if len(refused) == len(recipients):
+                    raise _unwanted(fault) from None
         await conversation.say("DATA", 354)
         await conversation.say_data(message.as_bytes())
         conversation.write("QUIT")
+        return refused
 
     async def _greet(self, conversation: _Conversation) -> dict[str, str]:
         lines = await conversation.say(f"EHLO {self._host}", 250)
@@ -118,13 +154,16 @@ class MailDelivery:
         else:
             raise _refused("the mail server offers neither AUTH PLAIN nor AUTH LOGIN")
 
-    def _message(self, recipient: str, text: str) -> EmailMessage:
+    def _message(
+        self, recipients: Sequence[str], subject: str, text: str, name: str
+    ) -> EmailMessage:
+        domain = self._settings.sender.partition("@")[2]
         message = EmailMessage()
         message["From"] = self._settings.sender
-        message["To"] = recipient
-        message["Subject"] = self._settings.subject
+        message["To"] = ", ".join(recipients)
+        message["Subject"] = subject
         message["Date"] = format_datetime(self._now())
-        message["Message-ID"] = make_msgid(domain=self._settings.sender.partition("@")[2])
+        message["Message-ID"] = f"<{name}@{domain}>" if name else make_msgid(domain=domain)
         # RFC 3834, 5: no vacation answers to a machine.
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text, cte="quoted-printable")
@@ -263,6 +302,16 @@ def _ascii_address(to: str) -> str:
             rule="otp.delivery.address",
         )
     return address
+
+
+def _unwanted(fault: Fault) -> Fault:
+    return Fault(
+        fault.code,
+        fault.detail,
+        private=fault.private,
+        rule="otp.delivery.recipient",
+        values=fault.values,
+    )
 
 
 def _refused(what: str) -> Fault:
