@@ -606,17 +606,43 @@ snmp_engines = sa.Table(
     sa.Column("node", sa.Text, primary_key=True),
     sa.Column("engine_id", sa.LargeBinary, nullable=False),
     sa.Column("boots", sa.BigInteger, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
 )
-
-# Users of SNMPv3; the keys are localized to each engine, sealed, and no passphrase is kept.
 snmp_users = sa.Table(
     "snmp_users",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("authentication", sa.Text, nullable=False),  # "sha256", "sha384", "sha512", …
-    sa.Column("privacy", sa.Text, nullable=False),  # "aes128", "aes256"
+    sa.Column("privacy", sa.Text, nullable=False),  # "aes128", "aes256", …
     sa.Column("keys", sa.LargeBinary, nullable=False),  # sealed
+    sa.Column("view", sa.Text, nullable=False),  # subtrees, separated by spaces
     sa.Column("created_at", Instant, nullable=False),
+)
+snmp_communities = sa.Table(
+    "snmp_communities",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("prefixes", sa.Text, nullable=False),  # separated by spaces
+    sa.Column("view", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# What is wrong just now, or was lately: one row for each condition and what it is about.
+alarms = sa.Table(
+    "alarms",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # "crl-stale", "hsm-lost", …
+    sa.Column("object", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("since", Instant, nullable=False),
+    sa.Column("cleared_at", Instant),  # NULL: it is so now
+    # What the journal was told last, and when it was told that something is wrong, or well.
+    sa.Column("told", sa.Text, nullable=False),  # the severity, or "cleared"
+    sa.Column("raised_told_at", Instant),
+    sa.Column("cleared_told_at", Instant),
 )
 
 # Messages to people and services about what the journal holds (tmad/lifecycle/notify.py).

@@ -17,6 +17,20 @@ ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Create the tables and indexes of the outside view and of enrolment."""
     op.create_table(
+        "alarms",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("object", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("severity", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("cleared_at", sa.BigInteger(), nullable=True),
+        sa.Column("told", sa.Text(), nullable=False),
+        sa.Column("raised_told_at", sa.BigInteger(), nullable=True),
+        sa.Column("cleared_told_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("name", "object", name=op.f("pk_alarms")),
+    )
+    op.create_table(
         "deliveries",
         sa.Column("id", ROW_ID, autoincrement=True, nullable=False),
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -56,10 +70,20 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_table(
+        "snmp_communities",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("prefixes", sa.Text(), nullable=False),
+        sa.Column("view", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_snmp_communities")),
+    )
+    op.create_table(
         "snmp_engines",
         sa.Column("node", sa.Text(), nullable=False),
         sa.Column("engine_id", sa.LargeBinary(), nullable=False),
         sa.Column("boots", sa.BigInteger(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("node", name=op.f("pk_snmp_engines")),
     )
     op.create_table(
@@ -68,6 +92,7 @@ def upgrade() -> None:
         sa.Column("authentication", sa.Text(), nullable=False),
         sa.Column("privacy", sa.Text(), nullable=False),
         sa.Column("keys", sa.LargeBinary(), nullable=False),
+        sa.Column("view", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_snmp_users")),
     )
