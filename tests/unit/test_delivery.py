@@ -772,7 +772,7 @@ def test_one_message_for_several_people(server: Server) -> None:
     assert server.answer("250 ok") == "DATA\r\n"
     content = server.answer("354 go")
     assert "To: bob@example.test, carol@example.test\r\n" in content
-    assert "Subject: =?utf-8?q?=C3=9Cnder_a_subject?=\r\n" in content
+    assert "Subject: =?utf-8?q?=C3=9Cnder?= a subject\r\n" in content
     server.answer("250 queued")
     assert (outcome.value.message_id, outcome.value.refused) == ("<msg_1@example.test>", ())
 
