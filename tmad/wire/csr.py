@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,6 +21,8 @@ DEPTH = 32
 
 _EXTENSION_REQUEST = der.oid("1.2.840.113549.1.9.14")
 _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")
+# Ed25519's name and no octets: what a request has in the place of a signature that it lacks.
+_UNSIGNED = der.sequence(der.oid("1.3.101.112")) + der.tlv(der.BIT_STRING, b"\0")
 _TEMPLATE_NAME = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2")
 
 
@@ -74,9 +77,49 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
     """
     parts = _cut(csr_der)
     attributes = cms.read_attributes(der.Reader(b"".join(parts.attributes)))
-    _bound_extensions(attributes.get(_EXTENSION_REQUEST, ()))
+    content = _read(parts.in_order(), attributes.get(_EXTENSION_REQUEST, ()))
+    _check_signature(parts, content.public_key, policy)
+    return CSR(
+        der=csr_der,
+        subject=content.subject,
+        public_key=content.public_key,
+        names=content.names,
+        wanted=content.wanted,
+        challenge=_challenge(attributes.get(_CHALLENGE_PASSWORD, ())),
+        template=content.template,
+    )
+
+
+class Content(NamedTuple):
+    """What a request asks for, whatever form it has; the fields are those of :class:`CSR`."""
+
+    subject: x509.Name
+    public_key: CertificatePublicKeyTypes
+    names: tuple[x509.GeneralName, ...]
+    wanted: tuple[x509.Extension[x509.ExtensionType], ...]
+    template: str
+
+
+def read_content(subject_der: bytes, key_der: bytes, extensions_der: bytes | None) -> Content:
+    """Read what another form of request (CRMF, RFC 4211) asks for; nobody has proved anything.
+
+    ``subject_der`` is a Name, ``key_der`` a SubjectPublicKeyInfo, ``extensions_der`` Extensions.
+    Faults as :func:`decode`.
+    """
+    requests = () if extensions_der is None else (extensions_der,)
+    attributes = b""
+    if extensions_der is not None:
+        attributes = der.sequence(_EXTENSION_REQUEST, der.tlv(der.SET, extensions_der))
+    info = der.sequence(der.integer(0), subject_der, key_der, der.explicit(0, attributes))
+    content = _read(der.sequence(info, _UNSIGNED), requests)
+    _check_curve(content.public_key, key_der)
+    return content
+
+
+def _read(request_der: bytes, requests: tuple[bytes, ...]) -> Content:
+    _bound_extensions(requests)
     try:
-        request = x509.load_der_x509_csr(parts.in_order())
+        request = x509.load_der_x509_csr(request_der)
     except ValueError as error:
         fault = der.malformed("not a certification request", "wire.csr")
         fault.private = str(error)
@@ -90,7 +133,6 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
             private=str(error),
             rule="wire.csr.key",
         ) from None
-    _check_signature(parts, public_key, policy)
     try:
         subject = request.subject
         extensions = tuple(request.extensions)
@@ -104,15 +146,13 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
     for extension in extensions:
         if isinstance(extension.value, x509.SubjectAlternativeName):
             names = tuple(extension.value)
-    return CSR(
-        der=csr_der,
+    return Content(
         subject=subject,
         public_key=public_key,
         names=names,
         wanted=tuple(
             [e for e in extensions if not isinstance(e.value, x509.SubjectAlternativeName)]
         ),
-        challenge=_challenge(attributes.get(_CHALLENGE_PASSWORD, ())),
         template=_template(extensions),
     )
 
@@ -147,15 +187,19 @@ def _unreadable(what: str) -> Fault:
     )
 
 
-def _check_signature(parts: _Parts, key: CertificatePublicKeyTypes, policy: Policy) -> None:
+def _check_curve(key: CertificatePublicKeyTypes, key_der: bytes) -> None:
     if isinstance(key, ec.EllipticCurvePublicKey):
-        named = Algorithm.read(der.read(parts.key, der.SEQUENCE)).parameters[:1]
+        named = Algorithm.read(der.read(key_der, der.SEQUENCE)).parameters[:1]
         if named != bytes((der.OBJECT_IDENTIFIER,)):
             # RFC 5480, 2.1.1: the curve is named, not written out (CVE-2020-0601,
             # CVE-2022-0778); the library accepts the latter for curves that it knows.
             raise Fault(
                 FaultCode.BAD_ALGORITHM, "the elliptic curve must be named", rule="wire.csr.curve"
             )
+
+
+def _check_signature(parts: _Parts, key: CertificatePublicKeyTypes, policy: Policy) -> None:
+    _check_curve(key, parts.key)
     try:
         signatures.verify_whole(key, parts.algorithm, parts.signature, parts.signed, policy)
     except Fault as fault:

@@ -292,5 +292,17 @@ def sign(
     raise Fault(FaultCode.BAD_ALGORITHM, "this kind of key does not sign messages here")
 
 
+def algorithm_for(key: CertificatePublicKeyTypes, digest: Digest) -> Algorithm:
+    """Return how :func:`sign` names a signature of this key's private half, ``plain_rsa`` off."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return Algorithm(_name_of(_RSA, digest), der.NULL_DER)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return Algorithm(_name_of(_ECDSA, digest))
+    for oid, kind in _PURE.items():
+        if isinstance(key, kind):
+            return Algorithm(oid)
+    raise Fault(FaultCode.BAD_ALGORITHM, "this kind of key does not sign messages here")
+
+
 def _name_of(table: Mapping[bytes, Digest | None], digest: Digest) -> bytes:
     return next(oid for oid, named in table.items() if named is digest)

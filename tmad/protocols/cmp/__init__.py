@@ -1,0 +1,1 @@
+"""Certificate Management Protocol: RFC 9810, 9811, 9483, 9481."""
