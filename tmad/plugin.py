@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tmad.identity.login import Logins
     from tmad.journal import Journal
     from tmad.lifecycle.figures import Sampler
+    from tmad.lifecycle.log_collectors import LogCollectors
     from tmad.managed.objects import Objects
     from tmad.network.anchors import TrustAnchors
     from tmad.network.clients import RadiusClients
@@ -62,6 +63,7 @@ class Services:
     anchors: TrustAnchors
     sessions: Sessions
     figures: Sampler
+    log_collectors: LogCollectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

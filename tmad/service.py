@@ -48,6 +48,7 @@ from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.lifecycle.figures import Sampler
+from tmad.lifecycle.log_collectors import LOG_COLLECTOR, LogCollectors
 from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.network import anchors, policy
 from tmad.network.anchors import TrustAnchors
@@ -170,6 +171,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             RADIUS_CLIENT,
             anchors.kind(),
             policy.kind(),
+            LOG_COLLECTOR,
         ),
     )
     endpoints = Endpoints(objects, option_models)
@@ -270,6 +272,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         admission=admission,
         anchors=trust_anchors,
         sessions=sessions,
+        log_collectors=LogCollectors(database, changes, journal, now),
         figures=Sampler(
             database,
             hierarchy,

@@ -26,6 +26,7 @@ KINDS = (
     "profile",
     "endpoint",
     "grant",
+    "log-collector",
     "radius-client",
     "radius-policy",
     "trust-anchor",
@@ -40,7 +41,7 @@ PERMISSIONS: frozenset[str] = frozenset(
         f"authority.{verb}"
         for verb in ("create", "renew", "rekey", "install", "withdraw", "import")
     }
-    | {"crl.build", "crl.read"}
+    | {"crl.build", "crl.read", "log-collector.test"}
     | {"secret.create", "secret.read", "secret.revoke"}
     | {"audit.read", "audit.verify", "hsm.read", "status.read"}
     | {"configuration.export", "configuration.apply"}

@@ -25,6 +25,7 @@ ORDER = (
     "profile",
     "grant",
     "endpoint",
+    "log-collector",
     "radius-client",
     "trust-anchor",
     "radius-policy",
