@@ -121,13 +121,13 @@ tmad.managed.objects.Objects.delete(authority)         authority.delete      A
 tmad.managed.objects.Objects.delete(profile)           profile.delete        A
 tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
 tmad.managed.objects.Objects.delete(grant)             grant.delete          A
-tmad.managed.objects.Objects.get(log-collector)        log-collector.read   AO U S
-tmad.managed.objects.Objects.list(log-collector)       log-collector.read   AO U S
-tmad.managed.objects.Objects.revisions(log-collector)  log-collector.read   AO U S
-tmad.managed.objects.Objects.put(log-collector)        log-collector.write  A
-tmad.managed.objects.Objects.delete(log-collector)     log-collector.delete A
-tmad.lifecycle.log_collectors.LogCollectors.testing    log-collector.test   A
-tmad.lifecycle.log_collectors.LogCollectors.waiting    log-collector.read   AO U S
+tmad.managed.objects.Objects.get(log-collector)        log-collector.read    AO U S
+tmad.managed.objects.Objects.list(log-collector)       log-collector.read    AO U S
+tmad.managed.objects.Objects.revisions(log-collector)  log-collector.read    AO U S
+tmad.managed.objects.Objects.put(log-collector)        log-collector.write   A
+tmad.managed.objects.Objects.delete(log-collector)     log-collector.delete  A
+tmad.lifecycle.log_collectors.LogCollectors.testing    log-collector.test    A
+tmad.lifecycle.log_collectors.LogCollectors.waiting    log-collector.read    AO U S
 tmad.network.anchors.TrustAnchors.lists                trust-anchor.read     AO U S
 tmad.network.anchors.TrustAnchors.refresh              trust-anchor.write    A
 tmad.network.decision.Admission.test                   radius-policy.read    AO U S
