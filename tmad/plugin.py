@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tmad.ca.service_certificates import ServiceCertificates
     from tmad.ca.status import StatusSource
     from tmad.events import Clock
+    from tmad.identity.credentials import EnrollSecrets
     from tmad.identity.login import Logins
     from tmad.journal import Journal
     from tmad.lifecycle.figures import Sampler
@@ -51,6 +52,7 @@ class Services:
     keyring: Keyring
     objects: Objects
     endpoints: Endpoints
+    secrets: EnrollSecrets
     hierarchy: Hierarchy
     service_certificates: ServiceCertificates
     authority: Authority

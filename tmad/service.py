@@ -55,6 +55,7 @@ from tmad.network.anchors import TrustAnchors
 from tmad.network.clients import RADIUS_CLIENT, RadiusClients
 from tmad.network.decision import Admission
 from tmad.network.fetch import Fetcher
+from tmad.network.manufacturers import DeviceMakers
 from tmad.network.sessions import Sessions
 from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
 from tmad.signer.algorithms import KeyAlgorithm
@@ -194,6 +195,25 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     status = StatusSource(database)
     revocation = Revocation(database, journal, now)
     blocklist = Blocklist(settings.node.key_blocklist) if settings.node.key_blocklist else None
+    outbox = Outbox(
+        reactor, journal, now, ways(settings.delivery, reactor, host=settings.node.host)
+    )
+    codes = Codes(database, journal, seal, now, outbox, settings.delivery)
+    passwords = Passwords(seal, settings.passwords, reactor)
+    tokens = Tokens(database, journal, passwords, seal, now)
+    logins = Logins(
+        database,
+        journal,
+        passwords,
+        tokens,
+        seal,
+        now,
+        codes=codes,
+        later=lambda work: reactor.callLater(0, _run, work),
+        clock_is_wrong=HostClock(now).is_wrong,
+        pause=lambda seconds: deferLater(reactor, seconds),
+    )
+    trust_anchors = TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
     authority = Authority(
         database=database,
         journal=journal,
@@ -205,11 +225,12 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         secrets=secrets,
         now=now,
         webhooks=webhooks,
+        logins=logins,
+        manufacturers=DeviceMakers(trust_anchors, changes, () if blocklist is None else blocklist),
         blocklist=blocklist,
         reactor=reactor,
     )
     sessions = Sessions(database, journal, now)
-    trust_anchors = TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
     admission = Admission(
         database=database,
         changes=changes,
@@ -220,12 +241,6 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         open_session=sessions.open_in,
         blocklist=blocklist,
     )
-    outbox = Outbox(
-        reactor, journal, now, ways(settings.delivery, reactor, host=settings.node.host)
-    )
-    codes = Codes(database, journal, seal, now, outbox, settings.delivery)
-    passwords = Passwords(seal, settings.passwords, reactor)
-    tokens = Tokens(database, journal, passwords, seal, now)
     # A key that another process has destroyed is not kept in this one's memory.
     changes.listen("service_certificates", lambda key: keyring.forget("*"))
     services = Services(
@@ -237,6 +252,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         keyring=keyring,
         objects=objects,
         endpoints=endpoints,
+        secrets=secrets,
         hierarchy=hierarchy,
         service_certificates=ServiceCertificates(
             database,
@@ -256,18 +272,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
-        logins=Logins(
-            database,
-            journal,
-            passwords,
-            tokens,
-            seal,
-            now,
-            codes=codes,
-            later=lambda work: reactor.callLater(0, _run, work),
-            clock_is_wrong=HostClock(now).is_wrong,
-            pause=lambda seconds: deferLater(reactor, seconds),
-        ),
+        logins=logins,
         radius_clients=RadiusClients(database, journal, changes, seal, now),
         admission=admission,
         anchors=trust_anchors,

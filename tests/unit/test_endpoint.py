@@ -107,7 +107,7 @@ def test_a_closed_endpoint_looks_like_none(world: World) -> None:
         ({"profile": "absent"}, "endpoint.scep-routers"),
         ({"renewal": {"profiles": ["absent"]}}, "endpoint.scep-routers"),
         ({"authenticate": []}, "authenticate"),
-        ({"authenticate": ["password"]}, "authenticate.0"),
+        ({"authenticate": ["kerberos"]}, "authenticate.0"),
         ({"authenticate": ["webhook"]}, "document"),
         ({"webhook": {"url": "http://mdm.example.test"}}, "webhook.url"),
         ({"challenge": {"lifetime_hours": 800}}, "challenge"),

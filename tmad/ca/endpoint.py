@@ -6,16 +6,18 @@ across tenants, since a URL names no tenant.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tmad import documents
 from tmad.ca.requests import EndpointID
 from tmad.errors import Fault, FaultCode
 from tmad.identity.credentials import ChallengePolicy, Door
+from tmad.identity.login_rules import LoginRules
 from tmad.identity.webhook import Webhook
 from tmad.managed.catalogue import Kind, Reference, Stored
 from tmad.managed.objects import Objects
@@ -23,6 +25,8 @@ from tmad.managed.objects import Objects
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+_SERIAL = "serial:"
+_HEX = re.compile(r"[1-9a-f][0-9a-f]{0,39}")
 LABEL = r"[a-z0-9][a-z0-9-]{0,50}"
 PROTOCOL = r"[a-z][a-z0-9]{0,10}"
 
@@ -65,7 +69,20 @@ class EndpointLimits(_Part):
     pending: int = Field(default=1000, ge=0, description="Requests that wait at one time.")
 
 
-Method = Literal["challenge", "certificate", "webhook", "manual"]
+class PeopleRules(_Part):
+    """Which people may enrol with their password, and for whom."""
+
+    groups: tuple[str, ...] = Field(
+        default=(), max_length=100, description="Members of any of these; empty: everybody."
+    )
+    names: Literal["own", "any"] = Field(
+        default="own",
+        description="own: CN and UID are the person's name, every address the person's. any: "
+        "whatever the profile allows, for accounts that set up devices.",
+    )
+
+
+Method = Literal["challenge", "password", "certificate", "manufacturer", "webhook", "manual"]
 
 
 class EndpointDocument(_Part):
@@ -88,6 +105,27 @@ class EndpointDocument(_Part):
     )
     renewal: Renewal = Renewal()
     challenge: ChallengePolicy = ChallengePolicy()
+    login: LoginRules = Field(
+        default=LoginRules(), description="What a person's password must be, and when it locks."
+    )
+    people: PeopleRules = PeopleRules()
+    manufacturers: tuple[str, ...] = Field(
+        default=(),
+        description="Trust anchors whose devices enrol with the certificate that they were made "
+        "with (802.1AR).",
+    )
+    manufacturer_serial: bool = Field(
+        default=True,
+        description="The subject must have the serialNumber of the manufacturer's certificate: "
+        "without it, one device can enrol as any other.",
+    )
+    registration_authorities: tuple[str, ...] = Field(
+        default=(),
+        description="Whose certificates may ask for others: names of profiles, or serial:HEX.",
+    )
+    server_keys: bool = Field(
+        default=False, description="The appliance makes key pairs for applicants that ask for it."
+    )
     webhook: Webhook | None = None
     limits: EndpointLimits = EndpointLimits()
     idempotency_minutes: int = Field(
@@ -104,7 +142,26 @@ class EndpointDocument(_Part):
     def _webhook_is_told(self) -> EndpointDocument:
         if "webhook" in self.authenticate and self.webhook is None:
             raise ValueError("authenticate says webhook, but there is no webhook table")
+        if ("manufacturer" in self.authenticate) != bool(self.manufacturers):
+            raise ValueError("authenticate says manufacturer where manufacturers names some")
+        modes = {self.login.mode, *(rule.mode for rule in self.login.by_group)}
+        if any("-then-" in mode for mode in modes):
+            raise ValueError("login: there is no second question here; use a mode of one field")
+        if self.server_keys and (self.approval == "manual" or "manual" in self.authenticate):
+            raise ValueError("server_keys: a key that waits for a person would have to be kept")
         return self
+
+    @field_validator("registration_authorities")
+    @classmethod
+    def _authorities_can_be_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each.startswith(_SERIAL) and not _HEX.fullmatch(each.removeprefix(_SERIAL)):
+                raise ValueError(f"{each!r} is not serial: and lower-case hexadecimal digits")
+        return value
+
+    def is_registration_authority(self, profile: str, serial: int) -> bool:
+        """Tell whether the holder of such a certificate may ask for others."""
+        return not {profile, f"{_SERIAL}{serial:x}"}.isdisjoint(self.registration_authorities)
 
     @property
     def id(self) -> EndpointID:
@@ -143,6 +200,10 @@ def kind(option_models: OptionModels) -> Kind:
         yield "profile", document.profile
         yield from (("profile", name) for name in document.renewal.profiles)
         yield from (("authority", name) for name in document.renewal.authorities)
+        yield from (("trust-anchor", name) for name in document.manufacturers)
+        for each in document.registration_authorities:
+            if not each.startswith(_SERIAL):
+                yield "profile", each
 
     def check(connection: Connection, tenant: str, name: str, document: EndpointDocument) -> None:
         if name != object_name(document.id):

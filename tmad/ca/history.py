@@ -38,7 +38,7 @@ class History:
         for row in rows:
             if row.idempotency == same and row.updated_at >= since:
                 return await self.answer(row)
-            if row.state == "pending" and record.is_of(row, record.digest_of(request.public_key)):
+            if row.state == "pending" and record.is_of(row, record.digest_of(request.key)):
                 # SCEP-47: MikroTik and IOS poll by sending a new request.
                 return await self.answer(row)
         return None

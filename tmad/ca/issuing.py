@@ -160,7 +160,7 @@ class Issuing:
             profile_revision=order.profile.revision,
             request_id=order.request.id if order.request else None,
             replaces_id=order.applicant.renews.row.id if order.applicant.renews else None,
-            owner=order.applicant.name,
+            owner=order.applicant.owner,
             subject=template.subject.rfc4514_string(),
             not_before=template.not_before,
             not_after=template.not_after,

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from tmad.ca import keycheck, names, record
 from tmad.ca.applicant import Applicant, Renewed, check_window
+from tmad.ca.belonging import check_names
 from tmad.ca.constraints import check as check_constraints
 from tmad.ca.issuing import Order
 from tmad.ca.keycheck import Blocklist
@@ -92,7 +93,7 @@ class Ordering:
             # Many clients leave the names out of a renewal: they are those of before.
             asked = _names_of(renews.certificate)
         key = keycheck.check(
-            request.public_key,
+            request.key,
             profile.document.keys,
             evidence=request.evidence,
             blocklist=self._blocklist,
@@ -110,6 +111,7 @@ class Ordering:
         check_constraints(permission.signer.chain, template.subject, template.names)
         if renews is not None:
             _check_same_holder(renews, template.subject, template.names)
+        check_names(applicant, endpoint.document, template.subject, template.names)
         if applicant.secret is not None:
             self._secrets.check_binding(
                 applicant.secret, template.subject, template.names, profile.name

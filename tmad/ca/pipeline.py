@@ -7,7 +7,8 @@ transactions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -19,15 +20,19 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from twisted.internet.defer import Deferred
 
 from tmad.ca import keycheck, record
-from tmad.ca.applicant import Applicant, Authenticator, Renewed
+from tmad.ca.applicant import Applicant, Renewed
+from tmad.ca.authentication import Authenticator, Proven
 from tmad.ca.history import History
 from tmad.ca.issuing import Issuing, Order
 from tmad.ca.keycheck import Blocklist
+from tmad.ca.keymaking import KeyMaker, check_allowed
 from tmad.ca.ordering import Ordering, Permission, check_road, forbid
 from tmad.ca.requests import (
     EndpointID,
     EnrollmentRequest,
+    GeneratedKey,
     Issued,
+    KeyWish,
     Outcome,
     Pending,
     Proof,
@@ -39,6 +44,7 @@ from tmad.events import JSON, Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import EnrollSecrets, new_id
+from tmad.identity.login import Logins
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.managed.objects import Objects
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
+    from tmad.ca.holders import Manufacturers
     from tmad.ca.status import StatusSource
 
 _DAY = timedelta(days=1)
@@ -81,6 +88,8 @@ class Authority:
         secrets: EnrollSecrets,
         now: Clock,
         webhooks: Webhooks | None = None,
+        logins: Logins | None = None,
+        manufacturers: Manufacturers | None = None,
         blocklist: Blocklist | None = None,
         reactor: Reactor | None = None,
     ) -> None:
@@ -96,6 +105,8 @@ class Authority:
             status=status,
             secrets=secrets,
             webhooks=webhooks,
+            logins=logins,
+            manufacturers=manufacturers,
             now=now,
         )
         self._history = History(database, now)
@@ -111,6 +122,7 @@ class Authority:
         self._issuing = Issuing(
             database=database, journal=journal, keyring=keyring, secrets=secrets, now=now
         )
+        self._key_maker = KeyMaker(journal, reactor)
         self._under_way: dict[bytes, list[Deferred[None]]] = {}
         self._workers = Workers("the key checks", threads=1, queue=256, reactor=reactor)
 
@@ -120,25 +132,35 @@ class Authority:
         A repeated request, even while the first is under way, gets the first one's answer.
         """
         endpoint = await self._endpoints.by_id(request.endpoint)
+        if isinstance(request.public_key, KeyWish):
+            return await self._journaled(self._serve_wish(request, endpoint), request, endpoint)
         same = record.idempotency(request)
         while same in self._under_way:
             await self._turn(same)
         self._under_way[same] = []
         try:
-            return await self._serve(request, endpoint, same)
-        except Fault as fault:
-            await self._refuse(fault, request, endpoint)
-            raise
+            return await self._journaled(self._serve(request, endpoint), request, endpoint)
         finally:
             for waiting in self._under_way.pop(same):
                 waiting.callback(None)
 
-    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
+    async def _journaled(
+        self, serving: Awaitable[Outcome], request: EnrollmentRequest, endpoint: Endpoint
+    ) -> Outcome:
+        try:
+            return await serving
+        except Fault as fault:
+            await self._refuse(fault, request, endpoint)
+            raise
+
+    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
+        proven = await self._authenticator.prove(request, endpoint)
+        same = record.idempotency(request, proven.identity)
         earlier = await self._history.earlier(request, endpoint, same)
         if earlier is not None:
             return earlier
         try:
-            return await self._decide(request, endpoint, same)
+            return await self._decide(request, endpoint, proven, same)
         except Fault as fault:
             if fault.code not in _BY_A_COPY and fault.rule != "request.duplicate":
                 raise
@@ -149,15 +171,38 @@ class Authority:
                 raise
             return earlier
 
-    async def _decide(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
-        applicant = await self._authenticator.authenticate(request, endpoint)
+    async def _serve_wish(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
+        """Serve who wants a key as well: no answer can be given twice, so there is no history."""
+        check_allowed(endpoint)
+        proven = await self._authenticator.prove(request, endpoint)
+        return await self._decide(request, endpoint, proven, os.urandom(32))
+
+    async def _decide(
+        self, request: EnrollmentRequest, endpoint: Endpoint, proven: Proven, same: bytes
+    ) -> Outcome:
+        applicant = await self._authenticator.authenticate(request, endpoint, proven)
         permission = await self._authorise(request, endpoint, applicant)
+        made = None
+        if isinstance(request.public_key, KeyWish):
+            made = await self._make_key(request.public_key, request, permission)
+            request = replace(request, public_key=made.public_key, proof=Proof.GENERATED_HERE)
         order = self._ordering.for_request(request, permission, same)
-        if isinstance(request.public_key, rsa.RSAPublicKey):
-            await self._workers.run(partial(keycheck.check_prime, request.public_key))
+        if made is None and isinstance(request.key, rsa.RSAPublicKey):
+            await self._workers.run(partial(keycheck.check_prime, request.key))
         if self._needs_approval(permission):
             return await self._pend(order)
-        return await self._issue(order)
+        outcome = await self._issue(order)
+        return outcome if made is None else replace(outcome, private_key=made)
+
+    async def _make_key(
+        self, wish: KeyWish, request: EnrollmentRequest, permission: Permission
+    ) -> GeneratedKey:
+        if self._needs_approval(permission):
+            # The key would have to be kept until somebody has decided.
+            raise forbid("keys.approval", "a key that waits for a person is not made")
+        return await self._key_maker.make(
+            wish, request, permission.endpoint, permission.profile, permission.applicant
+        )
 
     # -- 0 record -----------------------------------------------------------------------------
 
@@ -179,10 +224,7 @@ class Authority:
                 via=request.via,
                 endpoint=str(endpoint.id),
             )
-        if request.proof is Proof.NONE:
-            raise Fault(
-                FaultCode.BAD_PROOF, "possession of the key was not shown", rule="request.proof"
-            )
+        check_proof(request, applicant)
         profile = await self._ordering.profile(endpoint.tenant, document.profile)
         check_road(profile, request.via)
         issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
@@ -271,7 +313,7 @@ class Authority:
 
     # -- 5 issue ------------------------------------------------------------------------------
 
-    async def _issue(self, order: Order, *, dry_run: bool = False) -> Outcome:
+    async def _issue(self, order: Order, *, dry_run: bool = False) -> Issued:
         assert order.request is not None
         made = await self._issuing.make(order, dry_run=dry_run)
         return Issued(
@@ -431,6 +473,24 @@ class Authority:
     async def recover(self, patience: timedelta = PATIENCE) -> int:
         """Void the intents of processes that have died; return how many there were."""
         return await self._issuing.recover(patience)
+
+
+def check_proof(request: EnrollmentRequest, applicant: Applicant) -> None:
+    """Raise Fault(BAD_PROOF) unless possession of the key was shown by somebody who may say so."""
+    proof = request.proof
+    is_shown = proof in (Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE)
+    if proof is Proof.RA_VERIFIED:
+        # RFC 4211, 4: only whoever checks proofs for others.
+        is_shown = applicant.method == "registration-authority"
+    if proof is Proof.GENERATED_HERE:
+        is_shown = isinstance(request.public_key, KeyWish)
+    if not is_shown:
+        raise Fault(
+            FaultCode.BAD_PROOF,
+            "possession of the key was not shown",
+            rule="request.proof",
+            values={"proof": proof.value, "applicant": applicant.method},
+        )
 
 
 def _limited(rule: str, used: int, limit: int, *, retry_after: float) -> Fault:

@@ -22,6 +22,7 @@ from tmad.ca.requests import (
     EndpointID,
     EnrollmentRequest,
     Intent,
+    KeyWish,
     NoCredential,
     Proof,
     SignedBy,
@@ -51,7 +52,9 @@ class Standing:
 
 
 def spki_der(request: EnrollmentRequest) -> bytes:
-    """Return the public key of a request, encoded."""
+    """Return the public key of a request, encoded; nothing where it is to be made."""
+    if isinstance(request.public_key, KeyWish):
+        return b""
     return request.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -74,17 +77,20 @@ def signer(request: EnrollmentRequest) -> bytes:
     return digest_of(request.credential.certificate.public_key())
 
 
-def idempotency(request: EnrollmentRequest) -> bytes:
+def idempotency(request: EnrollmentRequest, identity: str = "") -> bytes:
     """Return what makes two messages the same request (GEN-24, SCEP-45).
 
-    The signer belongs to it: an answer is sealed to him.
+    The signer belongs to it: an answer is sealed to him; so does ``identity``, where a name and
+    a password or a MAC have shown it.
     """
-    parts = (
+    parts: tuple[bytes, ...] = (
         str(request.endpoint).encode(),
         request.transaction.encode(),
         fingerprint(request),
         signer(request),
     )
+    if identity:
+        parts += (identity.encode(),)
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
@@ -104,7 +110,7 @@ def row(
         endpoint=str(request.endpoint),
         via=request.via,
         transaction=request.transaction,
-        spki_sha256=digest_of(request.public_key),
+        spki_sha256=digest_of(request.key),
         fingerprint=fingerprint(request),
         idempotency=same,
         state=state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -9,8 +10,10 @@ from typing import NamedTuple, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tmad.events import Secret
+from tmad.signer.algorithms import KeyAlgorithm, PrivateKey
 
 
 class EndpointID(NamedTuple):
@@ -38,6 +41,7 @@ class Proof(StrEnum):
     CSR_SIGNATURE = "csr-signature"
     POP_SIGNATURE = "pop-signature"
     GENERATED_HERE = "generated-here"
+    RA_VERIFIED = "ra-verified"  # RFC 4211, 4: only a registration authority may say so
 
 
 class Intent(StrEnum):
@@ -60,16 +64,41 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedBy:
-    """The message was signed, verifiably, with the key of this certificate.
+class Password:
+    """A name and a password, as HTTP Basic carries them (RFC 7617).
 
-    The signature is checked by the codec; whether the certificate is ours, valid, not revoked
-    and allowed to renew here is the pipeline's question. ``challenge`` is what the message
-    carried besides.
+    They are a person's, or the password is an enrolment secret, whatever the name.
+    """
+
+    user: str
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SharedKey:
+    """A MAC under an enrolment secret that both sides know (RFC 9810, 5.1.3.1; RFC 10002, 6.2).
+
+    ``reference`` is the id of the secret. ``verify`` tells whether the message's MAC was made
+    with a secret, perhaps later; for an unknown reference it is asked about a random one.
+    """
+
+    reference: bytes
+    verify: Callable[[Secret], bool | Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """The message, or the TLS handshake, was signed with the key of this certificate.
+
+    The signature is checked by the codec; whether the certificate is ours or a manufacturer's,
+    valid, not revoked and allowed to ask here is the pipeline's question. ``challenge`` and
+    ``password`` are what came besides, and ``chain`` the certificates above, as far as shown.
     """
 
     certificate: x509.Certificate
     challenge: Secret | None = None
+    chain: tuple[x509.Certificate, ...] = ()
+    password: Password | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +108,38 @@ class Operator:
     actor: str
 
 
-Credential: TypeAlias = NoCredential | Challenge | SignedBy | Operator
+Credential: TypeAlias = NoCredential | Challenge | Password | SharedKey | SignedBy | Operator
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWish:
+    """Instead of a public key: the appliance shall make the key pair.
+
+    ``algorithms`` are the applicant's wish, the best first; empty: what the profile allows.
+    """
+
+    algorithms: tuple[KeyAlgorithm, ...] = ()
+
+
+class GeneratedKey:
+    """A private key that was made for an applicant; it is nowhere but here."""
+
+    __slots__ = ("_key", "algorithm", "public_key")
+
+    def __init__(self, key: PrivateKey, algorithm: KeyAlgorithm) -> None:
+        self._key = key
+        self.algorithm = algorithm
+        self.public_key: CertificatePublicKeyTypes = key.public_key()
+
+    def pkcs8(self) -> Secret:
+        """Return the key as PrivateKeyInfo (RFC 5958), not encrypted."""
+        return Secret(self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+    def __repr__(self) -> str:
+        return f"GeneratedKey({self.algorithm.value})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a GeneratedKey is never pickled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +148,13 @@ class EnrollmentRequest:
 
     ``evidence`` is the DER of the signed request (PKCS#10, CRMF) as received; ``requested_at``
     is set by the pipeline. ``selector`` is the protocol's own hint at a profile (SCEP-49).
+    With a KeyWish each request is a new one, also with the same ``transaction``: a key that was
+    handed out once is not there any more.
     """
 
     via: str
     endpoint: EndpointID
-    public_key: CertificatePublicKeyTypes
+    public_key: CertificatePublicKeyTypes | KeyWish
     subject: x509.Name
     names: tuple[x509.GeneralName, ...] = ()
     wanted: tuple[x509.Extension[x509.ExtensionType], ...] = ()
@@ -104,6 +166,12 @@ class EnrollmentRequest:
     selector: str = ""
     evidence: bytes = b""
 
+    @property
+    def key(self) -> CertificatePublicKeyTypes:
+        """Return the public key, where there is one by now."""
+        assert not isinstance(self.public_key, KeyWish), "the pipeline makes the key first"
+        return self.public_key
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Issued:
@@ -114,6 +182,7 @@ class Issued:
     certificate: x509.Certificate
     issuer_id: int
     replayed: bool = False  # the answer to a retransmission: nothing new was issued
+    private_key: GeneratedKey | None = None  # where the request had a KeyWish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
+from tmad.ca import holding
 from tmad.ca.status import GOOD, Reason, Status
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -26,11 +27,16 @@ from tmad.storage import status
 from tmad.storage.database import Database
 
 if TYPE_CHECKING:
+    from cryptography import x509
     from sqlalchemy import Connection
+
+    from tmad.ca.endpoint import Endpoint
 
 # What says since when a key was in wrong hands may lie in the past.
 COMPROMISES = frozenset({Reason.KEY_COMPROMISE, Reason.CA_COMPROMISE, Reason.AA_COMPROMISE})
 
+# A CA's own troubles; and a hold is ended by whoever looked into it, not by the holder.
+_NOT_FOR_HOLDERS = frozenset({Reason.CA_COMPROMISE, Reason.AA_COMPROMISE, Reason.CERTIFICATE_HOLD})
 _NEVER_A_STATUS = frozenset({Reason.REMOVE_FROM_CRL})
 # One transaction of a bulk revocation: long enough to be quick, short enough to let others in.
 _BATCH = 200
@@ -170,6 +176,52 @@ class Revocation:
         return await self._change(
             actor, tenant, _by_serial(tenant, issuer_id, serial), Wish(reason=None), dry_run
         )
+
+    async def revoke_by_holder(
+        self,
+        endpoint: Endpoint,
+        signer: x509.Certificate,
+        issuer_der: bytes,
+        serial: int,
+        reason: int,
+    ) -> Effect:
+        """Revoke a certificate for whoever has shown to hold ``signer`` (RFC 9810, 5.3.9).
+
+        The holder of a good certificate revokes those of its own key; a registration authority
+        what its endpoint issued. ``issuer_der`` is the issuer's name. Fault(UNAUTHENTICATED) for
+        a signer that is not good here, NOT_FOUND also for what belongs to others, and REJECTED
+        for reasons that only the CA may give.
+        """
+        actor = Actor(str(endpoint.id))
+        try:
+            return await self._database.write(
+                self._by_holder, actor, endpoint, signer, issuer_der, serial, reason
+            )
+        except Fault as fault:
+            if fault.rule:
+                await self._journal_refusal(fault, actor, endpoint.tenant, f"{serial:x}")
+            raise
+
+    def _by_holder(
+        self,
+        connection: Connection,
+        actor: Actor,
+        endpoint: Endpoint,
+        signer: x509.Certificate,
+        issuer_der: bytes,
+        serial: int,
+        reason: int,
+    ) -> Effect:
+        found = holding.find(connection, endpoint, signer, issuer_der, serial, self._now())
+        if reason in _NOT_FOR_HOLDERS:
+            raise Fault(
+                FaultCode.REJECTED,
+                "only the CA itself may revoke for this reason",
+                rule="revocation.reason",
+                values={"reason": str(int(reason))},
+            )
+        wish = Wish(reason=reason)
+        return self._apply(connection, actor, endpoint.tenant, _by_id(found.tenant, found.id), wish)
 
     def change_in(
         self, connection: Connection, actor: Actor, tenant: str, certificate_id: int, wish: Wish

@@ -29,6 +29,11 @@ def enroll_secret() -> None:
     type=click.File("rb"),
     help="Take the secret from a file instead of a random one.",
 )
+@click.option(
+    "--recoverable",
+    is_flag=True,
+    help="Keep it sealed: the client shows by a MAC that it knows it (CMP, CMC).",
+)
 @click.option("--grouped", is_flag=True, help="In groups of four, to be typed by people.")
 @with_core
 async def create(
@@ -40,6 +45,7 @@ async def create(
     profile: str,
     static: bool,
     secret_file: BinaryIO | None,
+    recoverable: bool,
     grouped: bool,
 ) -> None:
     """Make a secret and print it, this one time.
@@ -52,6 +58,8 @@ async def create(
     from tmad.identity import credentials
     from tmad.identity.binding import Binding
 
+    if grouped and recoverable:
+        raise click.UsageError("a MAC is made with the secret as it is: not with --grouped")
     bound_to = documents.parse(
         Binding, {"subject": list(subject), "names": list(names), "profile": profile}
     )
@@ -64,6 +72,7 @@ async def create(
         lifetime=lifetime,
         bound_to=bound_to,
         secret=given,
+        recoverable=recoverable,
         dry_run=core.dry_run,
     )
     if core.dry_run:
@@ -74,6 +83,7 @@ async def create(
     output.record(
         {
             "id": row.id,
+            **({"reference": row.id} if recoverable else {}),
             "endpoint": row.endpoint,
             "secret": credentials.grouped(secret) if grouped and not given else shown,
             "expires_at": row.expires_at,

@@ -53,6 +53,11 @@ class ChallengePolicy(BaseModel):
     )
     lifetime_hours: int = Field(default=24, ge=1, le=8760, description="Of a one-time secret.")
     longest_hours: int = Field(default=720, ge=1, le=87600, description="That may be asked for.")
+    recoverable: bool = Field(
+        default=False,
+        description="Allow secrets that are kept sealed, not as a digest: a MAC under a secret "
+        "(CMP, CMC) can be verified in no other way.",
+    )
     failures_per_minute: int = Field(
         default=10, ge=1, le=6000, description="Wrong secrets from one peer before it must wait."
     )
@@ -106,10 +111,13 @@ class EnrollSecrets:
         lifetime: timedelta | None = None,
         bound_to: Binding | None = None,
         secret: Secret | None = None,
+        recoverable: bool = False,
         dry_run: bool = False,
     ) -> tuple[EnrollSecret, Secret]:
         """Make a secret and return it, this one time, with its row.
 
+        A ``recoverable`` one is kept sealed as well, where the endpoint's policy allows it: who
+        knows it proves so by a MAC, naming the row's id as the reference.
         ``uses`` None makes a static secret, which the endpoint's policy must allow and which
         lives until it is revoked unless ``lifetime`` says less. Without ``secret`` it is random:
         160 bits as 32 letters and digits.
@@ -130,6 +138,13 @@ class EnrollSecrets:
                 rule="secret.static",
                 values={"endpoint": endpoint, "challenge.static": "false"},
             )
+        if recoverable and not door.policy.recoverable:
+            raise Fault(
+                FaultCode.REJECTED,
+                f"the endpoint {endpoint} allows no recoverable secrets",
+                rule="secret.recoverable",
+                values={"endpoint": endpoint, "challenge.recoverable": "false"},
+            )
         lifetime = _lifetime(door.policy, uses, lifetime)
         clear = _checked(secret) if secret else _random()
         now = self._now()
@@ -147,7 +162,8 @@ class EnrollSecrets:
             created_at=now,
         )
         digest = self.digest(endpoint, clear)
-        await self._database.write(self._insert, row, digest, dry_run=dry_run)
+        sealed = self._seal.seal(clear.reveal(), about=_about(row)) if recoverable else None
+        await self._database.write(self._insert, row, digest, sealed, dry_run=dry_run)
         return row, clear
 
     @guarded("secret.read")
@@ -181,8 +197,24 @@ class EnrollSecrets:
         row = rows.by_digest(connection, endpoint, digest)
         if row is None:
             raise refusal("secret.wrong", endpoint=endpoint)
-        self._check_usable(row)
+        self.check_usable(row)
         return row
+
+    def presented(
+        self, connection: Connection, endpoint: str, digest: bytes
+    ) -> EnrollSecret | None:
+        """Return the secret with this digest in whatever state; ``check_usable`` follows."""
+        return rows.by_digest(connection, endpoint, digest)
+
+    def shared(
+        self, connection: Connection, tenant: str, endpoint: str, reference: str
+    ) -> tuple[EnrollSecret, Secret] | None:
+        """Return the recoverable secret of a reference in whatever state, and what it is."""
+        row = rows.by_id(connection, tenant, reference)
+        if row is None or row.endpoint != endpoint:
+            return None
+        sealed = rows.sealed(connection, row.id)
+        return None if sealed is None else (row, self._seal.open(sealed, about=_about(row)))
 
     def check_binding(
         self,
@@ -244,8 +276,10 @@ class EnrollSecrets:
 
     # -- transactions -----------------------------------------------------------------------
 
-    def _insert(self, connection: Connection, row: EnrollSecret, digest: bytes) -> None:
-        rows.insert(connection, row, digest=digest)
+    def _insert(
+        self, connection: Connection, row: EnrollSecret, digest: bytes, sealed: bytes | None
+    ) -> None:
+        rows.insert(connection, row, digest=digest, sealed=sealed)
         expires = None if row.expires_at is None else row.expires_at.isoformat()
         data: dict[str, JSON] = {
             "endpoint": row.endpoint,
@@ -253,6 +287,8 @@ class EnrollSecrets:
             "expires_at": expires,
             "bound_to": json.loads(row.bound_to),
         }
+        if sealed is not None:
+            data["recoverable"] = True
         created = Event(
             kind="secret.created", tenant=row.tenant, actor=row.created_by, object=row.id, data=data
         )
@@ -288,7 +324,8 @@ class EnrollSecrets:
         )
         return True
 
-    def _check_usable(self, row: EnrollSecret) -> None:
+    def check_usable(self, row: EnrollSecret) -> None:
+        """Raise the neutral Fault for a secret that is revoked, used up or too old."""
         now = self._now()
         if row.revoked_at is not None:
             raise refusal("secret.revoked", secret=row.id, revoked_at=row.revoked_at.isoformat())
@@ -326,6 +363,10 @@ def new_id(now: datetime) -> str:
     """Return a ULID: 48 bits of milliseconds and 80 random bits, sorting by time."""
     number = int(now.timestamp() * 1000) << 80 | randomness.randbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _about(row: EnrollSecret) -> str:
+    return "enroll-secret " + json.dumps([row.id, row.tenant, row.endpoint])
 
 
 def _random() -> Secret:

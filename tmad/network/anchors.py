@@ -7,7 +7,7 @@ What somebody else has revoked is known only as well as the newest CRL says. Whe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -62,6 +62,12 @@ class TrustAnchorDocument(BaseModel):
     certificates: str = Field(
         max_length=_MOST_OCTETS,
         description="The CA's certificate and those of its sub-CAs, as PEM.",
+    )
+    uses: tuple[Literal["network", "enrollment"], ...] = Field(
+        default=("network",),
+        min_length=1,
+        description="network: its certificates may log in over RADIUS, as far as policies let "
+        "them. enrollment: endpoints that name it enrol its devices.",
     )
     revocation: Literal["required", "soft", "off"] = Field(
         default="required",
@@ -176,7 +182,7 @@ class TrustAnchors:
 
     async def certificates(self, tenant: str) -> list[x509.Certificate]:
         """Return what a tenant's clients may come from, beside our own authorities."""
-        return [each for anchor in await self._of(tenant) for each in anchor.certificates]
+        return [each for anchor in await self._for_network(tenant) for each in anchor.certificates]
 
     async def vouch(
         self,
@@ -184,13 +190,23 @@ class TrustAnchors:
         facts: Facts,
         chain: Sequence[x509.Certificate],
         at: datetime,
+        *,
+        enrolling: Collection[str] | None = None,
     ) -> Vouched | None:
         """Return which anchor a certificate comes from, or None.
 
         Raise Fault(UNAUTHENTICATED) when its path does not hold. ``chain`` is what the client
-        showed, its own certificate first.
+        showed, its own certificate first. Asked are the anchors for the network, or those of
+        these names that are for enrolling.
         """
-        anchors = await self._of(tenant)
+        if enrolling is None:
+            anchors = await self._for_network(tenant)
+        else:
+            anchors = tuple(
+                anchor
+                for anchor in await self._of(tenant)
+                if anchor.name in enrolling and "enrollment" in anchor.document.uses
+            )
         if not anchors:
             return None
         found = self._path(tenant, anchors, facts, chain)
@@ -248,6 +264,10 @@ class TrustAnchors:
                     self._paths.popitem(last=False)
                 return anchor, path
         return None
+
+    async def _for_network(self, tenant: str) -> tuple[_Anchor, ...]:
+        found = await self._of(tenant)
+        return tuple(anchor for anchor in found if "network" in anchor.document.uses)
 
     async def _of(self, tenant: str) -> tuple[_Anchor, ...]:
         found = self._kept.get(tenant)

@@ -1,4 +1,4 @@
-"""Enrolment secrets: rows that know a secret only by its keyed digest."""
+"""Enrolment secrets: rows that know a secret by its keyed digest, and few of them sealed."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ _BY_DIGEST = Statement(
         t.c.endpoint == sa.bindparam("door"), t.c.digest == sa.bindparam("hash")
     )
 )
+_SEALED = Statement(sa.select(t.c.sealed).where(t.c.id == sa.bindparam("key")))
 _USABLE = sa.and_(
     t.c.id == sa.bindparam("key"),
     t.c.revoked_at.is_(None),
@@ -95,6 +96,12 @@ def by_id(connection: sa.Connection, tenant: str, secret_id: str) -> EnrollSecre
 def by_digest(connection: sa.Connection, endpoint: str, digest: bytes) -> EnrollSecret | None:
     """Return the secret of an endpoint that has this digest, whatever its state."""
     return _one(_BY_DIGEST.rows(connection, {"door": endpoint, "hash": digest}))
+
+
+def sealed(connection: sa.Connection, secret_id: str) -> bytes | None:
+    """Return the sealed secret of a row that keeps one."""
+    rows = _SEALED.rows(connection, {"key": secret_id})
+    return None if not rows or rows[0][0] is None else bytes(rows[0][0])
 
 
 def find(

@@ -1,0 +1,223 @@
+"""What the holder of a certificate may ask for: by its own certificate, an RA's or a maker's.
+
+A certificate shows who asks only with all of: an issuer that this endpoint takes it from, a
+status that is good now, a period, and a profile or an anchor that the endpoint names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tmad.ca import names
+from tmad.ca.applicant import PERSON, Applicant, Renewed, check_window, refuse
+from tmad.ca.belonging import serial_number_of
+from tmad.ca.requests import Intent, SignedBy
+from tmad.events import Clock
+from tmad.identity.naming import device_key, person_key
+from tmad.storage import certificates, devices, people
+from tmad.storage.certificates import CertificateRow
+from tmad.storage.database import Database
+from tmad.storage.people import PersonRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tmad.ca.endpoint import Endpoint
+    from tmad.ca.hierarchy import Hierarchy
+    from tmad.ca.status import StatusSource
+
+_DEVICE = "device:"
+_PAGE = 200
+_NO_GRACE = timedelta(0)
+
+
+class Manufacturers(Protocol):
+    """Who knows other people's authorities and their CRLs (tmad/network/manufacturers.py)."""
+
+    async def vouch(
+        self,
+        tenant: str,
+        anchors: Sequence[str],
+        certificate: x509.Certificate,
+        chain: Sequence[x509.Certificate],
+        at: datetime,
+    ) -> str:
+        """Return which of the anchors a device's certificate comes from.
+
+        Raise Fault(UNAUTHENTICATED) for one that does not hold, or of which nobody can tell.
+        """
+
+
+class Holders:
+    """Judges certificates that somebody has shown to hold."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hierarchy: Hierarchy,
+        status: StatusSource,
+        now: Clock,
+        manufacturers: Manufacturers | None,
+    ) -> None:
+        self._database = database
+        self._hierarchy = hierarchy
+        self._status = status
+        self._now = now
+        self._manufacturers = manufacturers
+
+    async def of(self, shown: SignedBy, intent: Intent, endpoint: Endpoint) -> Applicant:
+        """Return who holds a certificate, as far as that helps here."""
+        row = await self._database.lookup(
+            certificates.by_sha256,
+            endpoint.tenant,
+            hashlib.sha256(shown.certificate.public_bytes(Encoding.DER)).digest(),
+        )
+        document = endpoint.document
+        if row is None:
+            return await self._foreign(shown, intent, endpoint)
+        if intent is Intent.ENROLL and document.is_registration_authority(row.profile, row.serial):
+            await self._check_authority(row, endpoint)
+            await self._check_good(row, _NO_GRACE)
+            name = f"registration-authority:{row.id}"
+            return Applicant(name=name, method="registration-authority", is_proven=True)
+        return await self._renewal(row, shown.certificate, endpoint, intent)
+
+    async def of_person(self, person: PersonRow, subject: x509.Name, endpoint: Endpoint) -> Renewed:
+        """Return the newest certificate of a person with this subject, which is to be renewed."""
+        now = self._now()
+        grace = timedelta(days=endpoint.document.renewal.grace_days)
+        found = await self._database.lookup(
+            _newest_of_person, endpoint.tenant, f"{PERSON}{person.name}", subject, now - grace
+        )
+        if found is None or found.certificate_der is None:
+            raise refuse(
+                "renewal.absent",
+                "this person has no certificate with this subject",
+                person=person.name,
+                subject=subject.rfc4514_string()[:255],
+            )
+        certificate = x509.load_der_x509_certificate(found.certificate_der)
+        applicant = await self._renewal(found, certificate, endpoint, Intent.RENEW)
+        assert applicant.renews is not None
+        return applicant.renews
+
+    async def _foreign(self, shown: SignedBy, intent: Intent, endpoint: Endpoint) -> Applicant:
+        """Believe a certificate that a manufacturer has put into its device, or none."""
+        certificate, document = shown.certificate, endpoint.document
+        is_first = intent is Intent.ENROLL
+        if self._manufacturers is None or not (is_first and document.manufacturers):
+            raise refuse(
+                "renewal.foreign",
+                "the signer's certificate was not issued here",
+                issuer=certificate.issuer.rfc4514_string(),
+            )
+        anchor = await self._manufacturers.vouch(
+            endpoint.tenant, document.manufacturers, certificate, shown.chain, self._now()
+        )
+        device = serial_number_of(certificate.subject)
+        known_by = device or f"serial-{certificate.serial_number:x}"
+        return Applicant(
+            name=f"manufacturer:{anchor}/{known_by}",
+            method="manufacturer",
+            is_proven=True,
+            device=device,
+        )
+
+    async def _renewal(
+        self,
+        row: CertificateRow,
+        certificate: x509.Certificate,
+        endpoint: Endpoint,
+        intent: Intent,
+    ) -> Applicant:
+        renewal = endpoint.document.renewal
+        if not renewal.enabled or (intent is Intent.ENROLL and not renewal.via_enroll):
+            raise refuse("renewal.disabled", "this endpoint does not renew so")
+        await self._check_authority(row, endpoint)
+        profiles = renewal.profiles or (endpoint.document.profile,)
+        if row.profile not in profiles:
+            # Else any certificate of the CA would turn into one of this endpoint's.
+            raise refuse(
+                "renewal.profile",
+                "certificates of this profile are not renewed here",
+                profile=row.profile,
+                accepted=", ".join(profiles),
+            )
+        await self._check_good(row, timedelta(days=renewal.grace_days))
+        await self._check_owner(row)
+        renews = Renewed(row=row, certificate=certificate)
+        check_window(renews, renewal.window_days, _NO_GRACE, self._now())
+        return Applicant(
+            name=f"certificate:{row.id}", method="certificate", is_proven=True, renews=renews
+        )
+
+    async def _check_authority(self, row: CertificateRow, endpoint: Endpoint) -> None:
+        document = endpoint.document
+        issuer = await self._hierarchy.by_id(row.issuer_id)
+        authorities = document.renewal.authorities or (document.authority,)
+        if issuer.tenant != endpoint.tenant or issuer.authority not in authorities:
+            raise refuse(
+                "renewal.authority",
+                "certificates of this authority are not renewed here",
+                authority=issuer.authority,
+                accepted=", ".join(authorities),
+            )
+
+    async def _check_good(self, row: CertificateRow, grace: timedelta) -> None:
+        status = await self._status.of(row.issuer_id, row.serial)
+        if status.state != "good":
+            raise refuse("renewal.revoked", "the certificate is not good", status=status.state)
+        now = self._now()
+        if not row.not_before <= now <= row.not_after + grace:
+            raise refuse(
+                "renewal.expired",
+                "the certificate is not valid now",
+                not_after=row.not_after.isoformat(),
+                grace=str(grace),
+                now=now.isoformat(),
+            )
+
+    async def _check_owner(self, row: CertificateRow) -> None:
+        """Refuse what belongs to a person or a device that may not have it any more."""
+        if row.owner.startswith((PERSON, _DEVICE)) and not await self._database.lookup(
+            _is_usable, row.tenant, row.owner, self._now()
+        ):
+            raise refuse(
+                "renewal.owner",
+                "whoever the certificate belongs to is gone, disabled or blocked",
+                owner=row.owner,
+            )
+
+
+def _is_usable(connection: Connection, tenant: str, owner: str, now: datetime) -> bool:
+    if owner.startswith(PERSON):
+        person = people.by_name(connection, tenant, person_key(owner.removeprefix(PERSON)))
+        return person is not None and person.is_usable(now)
+    device = devices.by_name(connection, tenant, device_key(owner.removeprefix(_DEVICE)))
+    return device is not None and device.blocked_at is None
+
+
+def _newest_of_person(
+    connection: Connection, tenant: str, owner: str, subject: x509.Name, since: datetime
+) -> CertificateRow | None:
+    """Return the last one of an owner's unexpired certificates with exactly this subject."""
+    newest = None
+    wanted = subject.rfc4514_string()
+    terms = sorted(value for _, value in names.search_terms(subject, ()))
+    after = 0
+    while terms:
+        page = certificates.find_by_name(connection, tenant, terms[0], after=after, limit=_PAGE)
+        for row in page:
+            if row.owner == owner and row.subject == wanted and row.not_after >= since:
+                newest = row
+        if len(page) < _PAGE:
+            break
+        after = page[-1].id
+    return newest
