@@ -676,3 +676,27 @@ deliveries = sa.Table(
         postgresql_where=sa.text("done_at IS NOT NULL"),
     ),
 )
+
+# Conversations of an enrolment protocol that take several messages (CMP, CMC): what the last
+# one was answered, and which certificate still waits for its confirmation.
+exchanges = sa.Table(
+    "exchanges",
+    metadata,
+    sa.Column("endpoint", sa.Text, primary_key=True),
+    sa.Column("transaction", sa.LargeBinary, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    # "begun", "waiting", "unconfirmed", "withdrawing" (to be revoked), "closed"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("opening", sa.SmallInteger, nullable=False),  # the protocol's type of message
+    sa.Column("holder", sa.LargeBinary, nullable=False),  # SHA-256 of the credential
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # SHA-256 of the last message
+    sa.Column("nonce", sa.LargeBinary, nullable=False),  # our last one
+    sa.Column("answer", sa.LargeBinary),  # to the last message; NULL: not yet, or no more
+    sa.Column("number", sa.Integer, nullable=False),  # the protocol's own, of the request
+    sa.Column("is_implicit", sa.Boolean, nullable=False),  # no confirmation is expected
+    sa.Column("spki", sa.LargeBinary),  # of a request that waits
+    sa.Column("certificate_id", sa.BigInteger),
+    sa.Column("due_at", Instant, nullable=False),  # when something is to be done about it
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_exchanges_due_at", "due_at"),
+)

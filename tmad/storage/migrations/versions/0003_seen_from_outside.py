@@ -70,6 +70,26 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_table(
+        "exchanges",
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("transaction", sa.LargeBinary(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("opening", sa.SmallInteger(), nullable=False),
+        sa.Column("holder", sa.LargeBinary(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("nonce", sa.LargeBinary(), nullable=False),
+        sa.Column("answer", sa.LargeBinary(), nullable=True),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("is_implicit", sa.Boolean(), nullable=False),
+        sa.Column("spki", sa.LargeBinary(), nullable=True),
+        sa.Column("certificate_id", sa.BigInteger(), nullable=True),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint", "transaction", name=op.f("pk_exchanges")),
+    )
+    op.create_index("ix_exchanges_due_at", "exchanges", ["due_at"], unique=False)
+    op.create_table(
         "snmp_communities",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),

@@ -1,0 +1,106 @@
+"""Rows of exchanges: enrolment conversations that take several messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tmad.errors import Fault, FaultCode
+from tmad.storage.statement import Statement, is_integrity
+from tmad.storage.tables import exchanges as t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One conversation; see the table for its columns."""
+
+    endpoint: str
+    transaction: bytes
+    tenant: str
+    state: str
+    opening: int
+    holder: bytes
+    digest: bytes
+    nonce: bytes = b""
+    answer: bytes | None = field(default=None, repr=False)
+    number: int = 0
+    is_implicit: bool = False
+    spki: bytes | None = None
+    certificate_id: int | None = None
+    due_at: datetime
+    created_at: datetime
+
+
+_NAMES = tuple(Exchange.__dataclass_fields__)
+_COLUMNS = tuple(t.c[name] for name in _NAMES)
+_THIS = sa.and_(t.c.endpoint == sa.bindparam("door"), t.c.transaction == sa.bindparam("named"))
+# What a change is made to must still be what was read: of two at once, one wins.
+_UNCHANGED = sa.and_(
+    _THIS, t.c.state == sa.bindparam("old_state"), t.c.digest == sa.bindparam("old_digest")
+)
+_CHANGING = ("state", "digest", "nonce", "answer", "spki", "certificate_id", "due_at")
+
+_INSERT = Statement(t.insert(), columns=_NAMES)
+_BY_TRANSACTION = Statement(sa.select(*_COLUMNS).where(_THIS))
+_UPDATE = Statement(
+    t.update().where(_UNCHANGED).values({name: sa.bindparam(f"new_{name}") for name in _CHANGING})
+)
+_DELETE = Statement(t.delete().where(_UNCHANGED))
+_DUE = Statement(
+    sa.select(*_COLUMNS)
+    .where(t.c.due_at <= sa.bindparam("now"))
+    .order_by(t.c.due_at)
+    .limit(sa.bindparam("most"))
+)
+
+
+def insert(connection: sa.Connection, exchange: Exchange) -> None:
+    """Add one; Fault(CONFLICT) when the endpoint has that transaction already."""
+    values = {name: getattr(exchange, name) for name in _NAMES}
+    try:
+        _INSERT.run(connection, values)
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
+        raise Fault(
+            FaultCode.CONFLICT, "the transaction exists already", rule="exchange.exists"
+        ) from None
+
+
+def by_transaction(connection: sa.Connection, endpoint: str, transaction: bytes) -> Exchange | None:
+    """Return one conversation of an endpoint."""
+    rows = _BY_TRANSACTION.rows(connection, {"door": endpoint, "named": transaction})
+    return _read(rows[0]) if rows else None
+
+
+def update(connection: sa.Connection, old: Exchange, new: Exchange) -> bool:
+    """Change what may change; tell whether the row was still as ``old`` says."""
+    values = {f"new_{name}": getattr(new, name) for name in _CHANGING}
+    return _UPDATE.run(connection, values | _key(old)) == 1
+
+
+def delete(connection: sa.Connection, exchange: Exchange) -> bool:
+    """Forget one; tell whether it was still as ``exchange`` says."""
+    return _DELETE.run(connection, _key(exchange)) == 1
+
+
+def find_due(connection: sa.Connection, now: datetime, *, limit: int) -> tuple[Exchange, ...]:
+    """Return those that something is to be done about, the most urgent first."""
+    return tuple([_read(row) for row in _DUE.rows(connection, {"now": now, "most": limit})])
+
+
+def _key(exchange: Exchange) -> Mapping[str, Any]:
+    return {
+        "door": exchange.endpoint,
+        "named": exchange.transaction,
+        "old_state": exchange.state,
+        "old_digest": exchange.digest,
+    }
+
+
+def _read(row: tuple[Any, ...]) -> Exchange:
+    return Exchange(**dict(zip(_NAMES, row, strict=True)))
