@@ -46,6 +46,7 @@ _EXPIRE_SECONDS = 300.0
 _SEAL_SECONDS = 60.0
 _PRUNE_SECONDS = 3_600.0
 _ANCHOR_SECONDS = 60.0
+_NOTIFY_SECONDS = 1.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
@@ -162,6 +163,9 @@ class Daemon:
             ("seal", _SEAL_SECONDS, seal),
             ("prune", _PRUNE_SECONDS, prune),
             ("trust-anchors", _ANCHOR_SECONDS, core.anchors.refresh_due),
+            ("notifications", _NOTIFY_SECONDS, core.notifications.gather),
+            ("deliveries", _NOTIFY_SECONDS, core.notifications.send_due),
+            ("deliveries-prune", _PRUNE_SECONDS, core.notifications.prune),
             ("codes", _PRUNE_SECONDS, core.codes.prune),
             ("login-failures", _PRUNE_SECONDS, services.logins.prune),
         )

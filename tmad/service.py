@@ -37,6 +37,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
 from tmad.identity.codes import Codes
 from tmad.identity.credentials import Door, EnrollSecrets
+from tmad.identity.delivery.mail import MailDelivery
 from tmad.identity.delivery.outbox import Outbox
 from tmad.identity.delivery.ways import ways
 from tmad.identity.devices import Devices
@@ -47,8 +48,11 @@ from tmad.identity.people import People
 from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
+from tmad.lifecycle import notification
 from tmad.lifecycle.figures import Sampler
 from tmad.lifecycle.log_collectors import LOG_COLLECTOR, LogCollectors
+from tmad.lifecycle.notify import Notifications
+from tmad.lifecycle.webhooks import WebhookSender
 from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.network import anchors, policy
 from tmad.network.anchors import TrustAnchors
@@ -95,9 +99,11 @@ class Core:
     codes: Codes
     anchors: TrustAnchors
     sessions: Sessions
+    notifications: Notifications
 
     async def close(self) -> None:
         """Finish what is under way, then let go of keys and database."""
+        await self.notifications.close()
         await self.codes.close()
         self.passwords.close()
         await self.services.keyring.close()
@@ -172,6 +178,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             RADIUS_CLIENT,
             anchors.kind(),
             policy.kind(),
+            notification.kind(),
             LOG_COLLECTOR,
         ),
     )
@@ -321,6 +328,27 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         codes=codes,
         anchors=trust_anchors,
         sessions=sessions,
+        notifications=_notifications(settings, reactor, seal, database, journal, changes),
+    )
+
+
+def _notifications(
+    settings: NodeSettings,
+    reactor: Any,
+    seal: Seal,
+    database: Database,
+    journal: Journal,
+    changes: Changes,
+) -> Notifications:
+    mail, host = settings.delivery.mail, settings.node.host
+    return Notifications(
+        database,
+        journal,
+        changes,
+        utc_now,
+        node=settings.node.name,
+        mail=None if mail is None else MailDelivery(mail, reactor, utc_now, host=host),
+        webhooks=WebhookSender(reactor, seal, utc_now),
     )
 
 

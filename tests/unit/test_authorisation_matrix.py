@@ -153,6 +153,14 @@ tmad.network.sessions.Sessions.accounting              session.read          AO 
 tmad.network.sessions.Sessions.disconnect              session.disconnect    AO  S
 tmad.network.sessions.Sessions.list                    session.read          AO US
 tmad.network.sessions.Sessions.show                    session.read          AO US
+tmad.lifecycle.notify.Notifications.deliveries         notification.read     AO U S
+tmad.lifecycle.notify.Notifications.redeliver          notification.write    A
+tmad.lifecycle.notify.Notifications.test               notification.write    A
+tmad.managed.objects.Objects.get(notification)         notification.read     AO U S
+tmad.managed.objects.Objects.list(notification)        notification.read     AO U S
+tmad.managed.objects.Objects.revisions(notification)   notification.read     AO U S
+tmad.managed.objects.Objects.put(notification)         notification.write    A
+tmad.managed.objects.Objects.delete(notification)      notification.delete   A
 """
 
 LETTERS = {

@@ -38,6 +38,7 @@ NOUNS = {
     "export": ("configuration", "export", "Write all managed objects as TOML."),
     "apply": ("configuration", "apply", "Bring the managed objects to what a TOML file says."),
     "audit": ("audit", "audit", "The journal: read, verify, export."),
+    "notification": ("notification", "notification", "Mail and webhooks about what happens."),
     "explain": ("explain", "explain", "Why was it refused?"),
     "hsm": ("hsm", "hsm", "PKCS#11 tokens: check and list."),
 }

@@ -30,6 +30,7 @@ KINDS = (
     "radius-client",
     "radius-policy",
     "trust-anchor",
+    "notification",
 )
 
 PERMISSIONS: frozenset[str] = frozenset(

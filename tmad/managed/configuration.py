@@ -29,6 +29,7 @@ ORDER = (
     "radius-client",
     "trust-anchor",
     "radius-policy",
+    "notification",
 )
 
 Wanted = dict[tuple[str, str, str], BaseModel]  # (tenant, kind, name) -> document

@@ -82,7 +82,7 @@ _GATHER = (
     )
 )
 _DUE = (
-    sa.select(sa.func.min(deliveries.c.id))
+    sa.select(deliveries.c.tenant, deliveries.c.notification, sa.func.min(deliveries.c.id))
     .where(deliveries.c.due_at.is_not(None), deliveries.c.due_at <= sa.bindparam("now"))
     .group_by(deliveries.c.tenant, deliveries.c.notification)
     .limit(sa.bindparam("limit"))
@@ -252,9 +252,9 @@ def by_id(connection: sa.Connection, tenant: str, key: int) -> DeliveryRow | Non
     return None if row is None or row.tenant != tenant else _row(row)
 
 
-def due(connection: sa.Connection, now: datetime, limit: int) -> list[int]:
-    """Return the oldest message of each notification that has one to send."""
-    return list(connection.execute(_DUE, {"now": now, "limit": limit}).scalars())
+def due(connection: sa.Connection, now: datetime, limit: int) -> list[tuple[str, str, int]]:
+    """Return tenant, name and oldest message of each notification that has one to send."""
+    return [tuple(row) for row in connection.execute(_DUE, {"now": now, "limit": limit})]
 
 
 def claim(
