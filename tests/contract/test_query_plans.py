@@ -25,6 +25,7 @@ from tmad.storage import (
     certificates,
     changes,
     crls,
+    deliveries,
     devices,
     enroll_secrets,
     figures,
@@ -342,6 +343,18 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "deliveries",
+        [
+            {"tenant": tenants[n % 2], "notification": "security", "message": f"msg_{n}",
+             # Ten wait, five of them are due.
+             "state": "delivered" if n < ROWS - 10 else "waiting", "events": 1, "kinds": "{}",
+             "records": "[]", "attempts": 1, "outcome": "",
+             "due_at": None if n < ROWS - 10 else now + (n - ROWS + 5) * day,
+             "created_at": now, "done_at": now + n * day if n < ROWS - 10 else None}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
         "login_failures",
         [
             {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
@@ -533,6 +546,17 @@ HOT: dict[str, Call] = {
     "disconnect, next": call(radius_sessions.next_disconnect),
     "disconnects, claim": call(radius_sessions.claim_disconnects, NOW, LATER, PAGE),
     "disconnects of a session": call(radius_sessions.find_disconnects, f"N{MIDDLE:06}"),
+    # notifications
+    "deliveries, due": call(deliveries.due, NOW, PAGE),
+    "delivery, newest": call(deliveries.newest, "default", "security", 5),
+    "deliveries, deep page": call(deliveries.find, "default", "security", MIDDLE, PAGE),
+    "delivery": call(deliveries.by_id, "default", MIDDLE),
+    "delivery, claim": call(deliveries.claim, ROWS - 5, NOW, LATER),
+    "deliveries, prune": call(deliveries.prune, NOW - timedelta(days=9000), PAGE),
+    "record of a delivery": call(deliveries.find_records, [("node/1", ROWS // 6)]),
+    "notification, since": call(
+        deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"
+    ),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
     # figures
     "heads of CRLs": call(figures.find_crl_heads, [1, 2, 3]),

@@ -27,7 +27,7 @@ from twisted.web.client import (
     ResponseFailed,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from tmad.errors import Fault, FaultCode
@@ -72,7 +72,7 @@ class Fetcher:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         policy = BrowserLikePolicyForHTTPS()  # type: ignore[no-untyped-call]  # Twisted's class
-        self._agent = _make_agent(reactor, _Endpoints(reactor, policy))
+        self._agent = guarded_agent(reactor, policy)
 
     async def get(self, url: str, largest: int) -> bytes:
         """Return the document; Fault(UNAVAILABLE) in words when it cannot be had."""
@@ -119,6 +119,12 @@ def _redirected(url: str, response: IResponse) -> str:
     if new.hostname != old.hostname or (old.scheme == "https" and new.scheme != "https"):
         raise _failure(url, f"a redirect to {target[:200]}, which is another place")
     return str(target)
+
+
+def guarded_agent(reactor: Any, policy: IPolicyForHTTPS) -> IAgent:
+    """Return an agent for a URL that an administrator wrote down, guarded like a fetch."""
+    agent: IAgent = _make_agent(reactor, _Endpoints(reactor, policy))
+    return agent
 
 
 class _Collector(Protocol):
