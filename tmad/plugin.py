@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     # For the types only: Twisted imports this module to list plugins, before anything heavy.
     from tmad.ca.crl import CRLs
     from tmad.ca.endpoint import Endpoints
+    from tmad.ca.exchanges import Exchanges
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.pipeline import Authority
     from tmad.ca.revocation import Revocation
@@ -58,6 +59,7 @@ class Services:
     authority: Authority
     revocation: Revocation
     status: StatusSource
+    exchanges: Exchanges
     crls: CRLs
     logins: Logins
     radius_clients: RadiusClients

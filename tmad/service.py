@@ -23,6 +23,7 @@ from tmad.ca.ceremony import Ceremony
 from tmad.ca.crl import CRLs
 from tmad.ca.endpoint import Endpoints
 from tmad.ca.hierarchy import Hierarchy
+from tmad.ca.exchanges import Exchanges
 from tmad.ca.importing import CertificateImport
 from tmad.ca.inventory import Inventory
 from tmad.ca.keycheck import Blocklist
@@ -277,6 +278,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         revocation=revocation,
         status=status,
         crls=CRLs(
+        exchanges=Exchanges(database, journal, revocation, now),
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
         logins=logins,

@@ -86,6 +86,11 @@ class Authenticator:
             manufacturers=manufacturers,
         )
 
+    @property
+    def holders(self) -> Holders:
+        """Return who judges certificates that somebody has shown to hold."""
+        return self._holders
+
     # -- before it is looked up whether the request was made before ----------------------------
 
     async def prove(self, request: EnrollmentRequest, endpoint: Endpoint) -> Proven:

@@ -74,11 +74,7 @@ class Holders:
 
     async def of(self, shown: SignedBy, intent: Intent, endpoint: Endpoint) -> Applicant:
         """Return who holds a certificate, as far as that helps here."""
-        row = await self._database.lookup(
-            certificates.by_sha256,
-            endpoint.tenant,
-            hashlib.sha256(shown.certificate.public_bytes(Encoding.DER)).digest(),
-        )
+        row = await self._row(shown, endpoint)
         document = endpoint.document
         if row is None:
             return await self._foreign(shown, intent, endpoint)
@@ -88,6 +84,33 @@ class Holders:
             name = f"registration-authority:{row.id}"
             return Applicant(name=name, method="registration-authority", is_proven=True)
         return await self._renewal(row, shown.certificate, endpoint, intent)
+
+    async def recognise(self, shown: SignedBy, endpoint: Endpoint) -> str:
+        """Return who holds a certificate that is good here, whatever it is wanted for.
+
+        Fault(UNAUTHENTICATED) for one that is not; what its holder may have is :meth:`of`'s
+        question.
+        """
+        row = await self._row(shown, endpoint)
+        if row is None:
+            return (await self._foreign(shown, Intent.ENROLL, endpoint)).name
+        await self._check_authority(row, endpoint)
+        await self._check_good(row, timedelta(days=endpoint.document.renewal.grace_days))
+        await self._check_owner(row)
+        return f"certificate:{row.id}"
+
+    async def is_registration_authority(self, shown: SignedBy, endpoint: Endpoint) -> bool:
+        """Tell whether a certificate is, in good state, one of the endpoint's RAs."""
+        row = await self._row(shown, endpoint)
+        if row is None or not endpoint.document.is_registration_authority(row.profile, row.serial):
+            return False
+        await self._check_authority(row, endpoint)
+        await self._check_good(row, _NO_GRACE)
+        return True
+
+    async def _row(self, shown: SignedBy, endpoint: Endpoint) -> CertificateRow | None:
+        digest = hashlib.sha256(shown.certificate.public_bytes(Encoding.DER)).digest()
+        return await self._database.lookup(certificates.by_sha256, endpoint.tenant, digest)
 
     async def of_person(self, person: PersonRow, subject: x509.Name, endpoint: Endpoint) -> Renewed:
         """Return the newest certificate of a person with this subject, which is to be renewed."""

@@ -36,6 +36,7 @@ from tmad.ca.requests import (
     Outcome,
     Pending,
     Proof,
+    SignedBy,
 )
 from tmad.ca.signers import Signers
 from tmad.ca.writing import Constraints
@@ -349,6 +350,19 @@ class Authority:
             # nothing. Any other refusal is only given when it is on record.
             if fault.code is not FaultCode.UNAVAILABLE:
                 raise
+
+    # -- who is asking, where no certificate is asked for -------------------------------------
+
+    async def recognise(self, endpoint: Endpoint, shown: SignedBy) -> str:
+        """Return who signed a message, for protocols with more than enrolment in them.
+
+        Fault(UNAUTHENTICATED) for a certificate that is not good at this endpoint.
+        """
+        return await self._authenticator.holders.recognise(shown, endpoint)
+
+    async def is_registration_authority(self, endpoint: Endpoint, shown: SignedBy) -> bool:
+        """Tell whether somebody may ask for others at this endpoint."""
+        return await self._authenticator.holders.is_registration_authority(shown, endpoint)
 
     # -- polling ------------------------------------------------------------------------------
 

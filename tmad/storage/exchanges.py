@@ -80,7 +80,7 @@ def by_transaction(connection: sa.Connection, endpoint: str, transaction: bytes)
 def update(connection: sa.Connection, old: Exchange, new: Exchange) -> bool:
     """Change what may change; tell whether the row was still as ``old`` says."""
     values = {f"new_{name}": getattr(new, name) for name in _CHANGING}
-    return _UPDATE.run(connection, values | _key(old)) == 1
+    return _UPDATE.run(connection, {**values, **_key(old)}) == 1
 
 
 def delete(connection: sa.Connection, exchange: Exchange) -> bool:

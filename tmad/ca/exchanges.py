@@ -1,0 +1,286 @@
+"""Enrolment conversations of several messages, and certificates that wait for a confirmation.
+
+RFC 9810, 5.1.1 and 5.3.18; RFC 9483, 3.5 and 4.1. A conversation is written down before anything
+is done for it, so that a copy of a message finds what was answered, and a certificate that
+nobody confirmed is found by :meth:`Exchanges.attend`, whichever process issued it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from tmad.ca.status import Reason
+from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, Event
+from tmad.identity.actors import Actor
+from tmad.journal import Journal
+from tmad.storage import exchanges as rows
+from tmad.storage import requests
+from tmad.storage.database import Database
+from tmad.storage.exchanges import Exchange
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tmad.ca.revocation import Revocation
+
+# How long an answer is kept for a client that did not hear it, and its transaction after that,
+# so that no copy of an old message is served anew.
+ANSWER_KEPT: Final = timedelta(minutes=10)
+REMEMBERED: Final = timedelta(days=7)
+# A conversation that was begun this long ago has lost the process that served it.
+PATIENCE: Final = timedelta(minutes=10)
+# A little longer than a request may wait for a person.
+LONGEST_WAIT: Final = timedelta(days=15)
+
+_PAGE: Final = 100
+
+
+class Exchanges:
+    """The conversations of one database."""
+
+    def __init__(
+        self, database: Database, journal: Journal, revocation: Revocation, now: Clock
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._revocation = revocation
+        self._now = now
+
+    async def find(self, endpoint: str, transaction: bytes) -> Exchange | None:
+        """Return a conversation, if the endpoint has it."""
+        return await self._database.lookup(rows.by_transaction, endpoint, transaction)
+
+    async def begin(
+        self,
+        *,
+        endpoint: str,
+        tenant: str,
+        transaction: bytes,
+        opening: int,
+        holder: bytes,
+        digest: bytes,
+        is_implicit: bool,
+    ) -> Exchange:
+        """Write down that a conversation begins; Fault(CONFLICT) when it has begun before."""
+        now = self._now()
+        exchange = Exchange(
+            endpoint=endpoint,
+            tenant=tenant,
+            transaction=transaction,
+            state="begun",
+            opening=opening,
+            holder=holder,
+            digest=digest,
+            is_implicit=is_implicit,
+            due_at=now + PATIENCE,
+            created_at=now,
+        )
+        await self._database.write(rows.insert, exchange)
+        return exchange
+
+    async def forget(self, exchange: Exchange) -> None:
+        """Let a conversation begin anew: what failed may work at the next attempt."""
+        await self._database.write(rows.delete, exchange)
+
+    async def wait(
+        self, exchange: Exchange, *, digest: bytes, answer: bytes, nonce: bytes, spki: bytes
+    ) -> None:
+        """Note that a request waits for a person."""
+        await self._change(
+            exchange,
+            replace(
+                exchange,
+                state="waiting",
+                digest=digest,
+                answer=answer,
+                nonce=nonce,
+                spki=spki,
+                due_at=exchange.created_at + LONGEST_WAIT,
+            ),
+        )
+
+    async def expect(
+        self,
+        exchange: Exchange,
+        *,
+        digest: bytes,
+        answer: bytes,
+        nonce: bytes,
+        certificate_id: int,
+        number: int,
+        until: datetime,
+    ) -> None:
+        """Note that a certificate was sent, and until when it must be confirmed."""
+        await self._change(
+            exchange,
+            replace(
+                exchange,
+                state="unconfirmed",
+                digest=digest,
+                answer=answer,
+                nonce=nonce,
+                number=number,
+                certificate_id=certificate_id,
+                due_at=until,
+            ),
+        )
+
+    async def close(
+        self,
+        exchange: Exchange,
+        *,
+        digest: bytes,
+        answer: bytes,
+        nonce: bytes,
+        certificate_id: int | None = None,
+    ) -> None:
+        """Note the last answer of a conversation."""
+        await self._change(
+            exchange,
+            self._closed(exchange, digest=digest, answer=answer, nonce=nonce,
+                         certificate_id=certificate_id or exchange.certificate_id),
+        )  # fmt: skip
+
+    async def confirm(
+        self, exchange: Exchange, *, digest: bytes, answer: bytes, nonce: bytes
+    ) -> None:
+        """Believe the client that it has its certificate; Fault(CONFLICT) when it is too late."""
+        closed = self._closed(exchange, digest=digest, answer=answer, nonce=nonce)
+        await self._change(exchange, closed, self._event("certificate.confirmed", exchange))
+
+    async def reject(
+        self, exchange: Exchange, why: str, *, digest: bytes, answer: bytes, nonce: bytes
+    ) -> None:
+        """Take back a certificate that the client does not want; it is revoked at the end."""
+        withdrawing = replace(
+            exchange,
+            state="withdrawing",
+            digest=digest,
+            answer=answer,
+            nonce=nonce,
+            due_at=self._now(),
+        )
+        await self._change(
+            exchange, withdrawing, self._event("certificate.rejected", exchange, why=why[:300])
+        )
+        await self._withdraw(withdrawing)
+
+    # -- what happens by itself ---------------------------------------------------------------
+
+    async def attend(self) -> int:
+        """Revoke what nobody confirmed in time, forget what is old; return how many there were."""
+        total = 0
+        while due := await self._database.read(_find_due, self._now()):
+            for exchange in due:
+                await self._attend(exchange)
+            total += len(due)
+        return total
+
+    async def _attend(self, exchange: Exchange) -> None:
+        match exchange.state:
+            case "unconfirmed":
+                withdrawing = replace(exchange, state="withdrawing")
+                event = self._event("certificate.unconfirmed", exchange)
+                if await self._database.write(self._update, exchange, withdrawing, event):
+                    await self._withdraw(withdrawing)
+            case "begun":
+                await self._abandon(exchange)
+            case "withdrawing":
+                await self._withdraw(exchange)
+            case "closed" if exchange.answer is not None:
+                emptied = replace(exchange, answer=None, due_at=exchange.created_at + REMEMBERED)
+                await self._database.write(self._update, exchange, emptied, None)
+            case _:
+                await self._database.write(rows.delete, exchange)
+
+    async def _abandon(self, exchange: Exchange) -> None:
+        """Clear up after a process that ended between its promise and its answer.
+
+        What it may have issued has not been heard of by anybody: a client that asks again gets
+        it, and takes the conversation with it.
+        """
+        issued = await self._database.read(_issued_in, exchange)
+        withdrawing = replace(exchange, state="withdrawing", certificate_id=issued)
+        event = self._event("certificate.unconfirmed", withdrawing) if issued else None
+        if await self._database.write(self._update, exchange, withdrawing, event):
+            await self._withdraw(withdrawing)
+
+    async def _withdraw(self, exchange: Exchange) -> None:
+        if exchange.certificate_id is not None:
+            try:
+                await self._revocation.revoke_by_id(
+                    Actor.system(),
+                    exchange.tenant,
+                    exchange.certificate_id,
+                    Reason.CESSATION_OF_OPERATION,
+                )
+            except Fault as fault:
+                # Revoked already for another reason: it is not good, which is what matters.
+                if fault.code is not FaultCode.CONFLICT:
+                    raise
+        closed = replace(exchange, state="closed", due_at=self._now() + ANSWER_KEPT)
+        await self._database.write(self._update, exchange, closed, None)
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _closed(
+        self,
+        exchange: Exchange,
+        *,
+        digest: bytes,
+        answer: bytes,
+        nonce: bytes,
+        certificate_id: int | None = None,
+    ) -> Exchange:
+        return replace(
+            exchange,
+            state="closed",
+            digest=digest,
+            answer=answer,
+            nonce=nonce,
+            certificate_id=certificate_id or exchange.certificate_id,
+            due_at=self._now() + ANSWER_KEPT,
+        )
+
+    async def _change(self, old: Exchange, new: Exchange, event: Event | None = None) -> None:
+        if not await self._database.write(self._update, old, new, event):
+            raise Fault(
+                FaultCode.CONFLICT,
+                "another message of this transaction was faster",
+                rule="exchange.changed",
+                values={"endpoint": old.endpoint, "transaction": old.transaction.hex()},
+            )
+
+    def _update(
+        self, connection: Connection, old: Exchange, new: Exchange, event: Event | None
+    ) -> bool:
+        if not rows.update(connection, old, new):
+            return False
+        if event is not None:
+            self._journal.append(connection, event)
+        return True
+
+    @staticmethod
+    def _event(kind: str, exchange: Exchange, **data: str) -> Event:
+        return Event(
+            kind=kind,
+            tenant=exchange.tenant,
+            actor=exchange.endpoint,
+            object=f"certificate/{exchange.certificate_id}",
+            data={"transaction": exchange.transaction.hex(), **data},
+        )
+
+
+def _find_due(connection: Connection, now: datetime) -> tuple[Exchange, ...]:
+    return rows.find_due(connection, now, limit=_PAGE)
+
+
+def _issued_in(connection: Connection, exchange: Exchange) -> int | None:
+    """Return the certificate that was issued in a conversation that has not got to its answer."""
+    found = requests.find_of_transaction(
+        connection, exchange.endpoint, exchange.transaction.hex(), 1
+    )
+    return found[0].certificate_id if found and found[0].state == "issued" else None
