@@ -554,9 +554,7 @@ HOT: dict[str, Call] = {
     "delivery, claim": call(deliveries.claim, ROWS - 5, NOW, LATER),
     "deliveries, prune": call(deliveries.prune, NOW - timedelta(days=9000), PAGE),
     "record of a delivery": call(deliveries.find_records, [("node/1", ROWS // 6)]),
-    "notification, since": call(
-        deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"
-    ),
+    "notification, since": call(deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
     # figures
     "heads of CRLs": call(figures.find_crl_heads, [1, 2, 3]),
