@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel
 
+from tests.login_world import LoginWorld
 from tests.support import Clock, drive
 from tmad.ca import endpoint as endpoints
 from tmad.ca.authority import AUTHORITY
@@ -21,6 +22,7 @@ from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
 from tmad.ca.requests import Challenge, EndpointID, EnrollmentRequest, NoCredential, Proof
+from tmad.ca.revocation import Revocation
 from tmad.ca.status import StatusSource
 from tmad.events import Secret
 from tmad.identity.actors import EVERY_TENANT, Actor
@@ -28,7 +30,11 @@ from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.journal import Journal
 from tmad.managed.catalogue import GRANT, TENANT
 from tmad.managed.objects import Objects
-from tmad.signer.keyring import KeyAlgorithm, KeyHandle, Keyring
+from tmad.network import anchors
+from tmad.network.anchors import TrustAnchors
+from tmad.network.manufacturers import DeviceMakers
+from tmad.signer.algorithms import KeyAlgorithm
+from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.signer.seal import Seal
 from tmad.signer.soft import SoftStore
 from tmad.storage import issuers, private_keys
@@ -44,6 +50,9 @@ BASE_URL = "http://ca.example.test"
 
 class Options(BaseModel):
     """The options of a protocol that has none."""
+
+
+PROTOCOLS = {"scep": Options, "est": Options, "cmp": Options}
 
 
 class Shelf:
@@ -97,14 +106,20 @@ class Bench:
             self.journal,
             self.changes,
             self.clock,
-            (TENANT, GRANT, PROFILE, AUTHORITY, endpoints.kind({"scep": Options})),
+            (TENANT, GRANT, PROFILE, AUTHORITY, endpoints.kind(PROTOCOLS), anchors.kind()),
         )
-        self.endpoints = endpoints.Endpoints(self.objects, {"scep": Options})
+        self.endpoints = endpoints.Endpoints(self.objects, PROTOCOLS)
         self.hierarchy = Hierarchy(self.database, self.changes, base_url=BASE_URL)
         self.secrets = EnrollSecrets(
             self.database, self.journal, Seal(bytes(32)), self.clock, self._door
         )
         self.status = StatusSource(self.database)
+        self.documents: dict[str, bytes] = {}  # what the fetcher of CRLs finds at a URL
+        self.anchors = TrustAnchors(
+            self.database, self.journal, self.changes, self.clock, self._fetch
+        )
+        self.accounts = LoginWorld(self.database, clock=self.clock, journal=self.journal)
+        self.revocation = Revocation(self.database, self.journal, self.clock)
         self.authority = Authority(
             database=self.database,
             journal=self.journal,
@@ -115,6 +130,8 @@ class Bench:
             status=self.status,
             secrets=self.secrets,
             now=self.clock,
+            logins=self.accounts.logins,
+            manufacturers=DeviceMakers(self.anchors, self.changes),
         )
         self._algorithm = algorithm
         self._endpoint = endpoint
@@ -137,6 +154,21 @@ class Bench:
         }
         await put(ADMIN, "default", "endpoint", "scep-routers", document)
         return self
+
+    async def open(self, protocol: str, label: str, **document: Any) -> EndpointID:
+        """Open one endpoint more."""
+        found = {
+            "protocol": protocol,
+            "label": label,
+            "authority": "devices",
+            "profile": "device",
+            **document,
+        }
+        await self.objects.put(ADMIN, "default", "endpoint", f"{protocol}-{label}", found)
+        return EndpointID(protocol, label)
+
+    async def _fetch(self, url: str, largest: int) -> bytes:
+        return self.documents[url][:largest]
 
     async def _door(self, endpoint: str) -> Door:
         found = await self.endpoints.by_id(EndpointID.parse(endpoint))

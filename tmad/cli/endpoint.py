@@ -28,8 +28,17 @@ def named(text: str) -> str:
 @click.option(
     "--authenticate",
     multiple=True,
-    type=click.Choice(["challenge", "certificate", "webhook", "manual"]),
+    type=click.Choice(
+        ["challenge", "password", "certificate", "manufacturer", "webhook", "manual"]
+    ),
     help="What proves a first enrolment (default: challenge); may be repeated.",
+)
+@click.option(
+    "--manufacturer",
+    "manufacturers",
+    multiple=True,
+    metavar="TRUST-ANCHOR",
+    help="Devices enrol with the certificate of this maker; may be repeated.",
 )
 @click.option("--approval", type=click.Choice(["automatic", "manual"]), default="automatic")
 @click.option("--webhook", metavar="URL", help="Ask this service whether a challenge is good.")
@@ -42,6 +51,7 @@ async def create(
     ca: str,
     profile: str,
     authenticate: tuple[str, ...],
+    manufacturers: tuple[str, ...],
     approval: str,
     webhook: str | None,
     settings: tuple[str, ...],
@@ -57,6 +67,9 @@ async def create(
     if webhook:
         document["webhook"] = {"url": webhook}
         authenticate = authenticate or ("webhook",)
+    if manufacturers:
+        document["manufacturers"] = list(manufacturers)
+        authenticate = tuple(dict.fromkeys((*authenticate, "manufacturer")))
     if authenticate:
         document["authenticate"] = list(authenticate)
     for setting in settings:
