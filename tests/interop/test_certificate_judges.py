@@ -32,6 +32,7 @@ NAMES = {
     # Without a wildcard, which RFC 5280 leaves to others (RFC 9525) and pkilint refuses.
     "tls-server": (x509.DNSName("www.example.test"), x509.IPAddress(IPv4Address("192.0.2.7"))),
     "tls-self": (x509.DNSName("ca.example.test"),),
+    "tls-client-self": (x509.DNSName("node.example.test"),),
     "eap-self": (x509.DNSName("eap.example.test"),),
     "device": (x509.DNSName("r1.example.test"),),
     "wifi-client": (UPN_NAME,),

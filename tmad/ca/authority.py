@@ -128,7 +128,9 @@ class AuthorityDocument(_Document):
 
 
 # What an authority needs for itself is not up to the allow-list.
-INTERNAL_PROFILES = frozenset({"root-ca", "ocsp-responder", "scep-ra", "tls-self", "eap-self"})
+INTERNAL_PROFILES = frozenset(
+    {"root-ca", "ocsp-responder", "scep-ra", "tls-client-self", "tls-self", "eap-self"}
+)
 
 
 def slug_of(tenant: str, authority: str, generation: int = 1) -> str:

@@ -41,7 +41,7 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls", "eap"]
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls", "tls-client", "eap"]
 
 LIFETIME = timedelta(days=30)
 # Supplicants without a configured name ask their user whenever the EAP server's certificate
@@ -53,12 +53,14 @@ _KEPT = {
     "ocsp": timedelta(days=1),
     "scep-ra": timedelta(days=30),
     "tls": timedelta(days=1),
+    "tls-client": timedelta(days=1),
     "eap": timedelta(days=1),
 }
 _PROFILES = {
     "ocsp": "ocsp-responder",
     "scep-ra": "scep-ra",
     "tls": "tls-self",
+    "tls-client": "tls-client-self",
     "eap": "eap-self",
 }
 _LEASE_SECONDS = 60.0
@@ -174,7 +176,7 @@ class ServiceCertificates:
         """Return the certificate in use; make one when there is none that fits.
 
         ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", a host name or
-        address for "tls", ``eap_scope`` for "eap". Faults: NOT_FOUND for a scope that does not
+        address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND for a scope that does not
         exist, UNAVAILABLE when the authority cannot sign now.
         """
         return (await self.valid(purpose, scope))[0]
@@ -565,6 +567,8 @@ def _directory(issuer: Issuer) -> list[x509.RelativeDistinguishedName]:
 def _purpose(text: str) -> Purpose:
     if text == "ocsp":
         return "ocsp"
+    if text == "tls-client":
+        return "tls-client"
     if text == "eap":
         return "eap"
     return "scep-ra" if text == "scep-ra" else "tls"
