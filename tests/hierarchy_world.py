@@ -44,7 +44,15 @@ ADMIN = Actor.administrator("local:test")
 _SHIPPED = Path(__file__).parent.parent / "conf" / "profiles"
 PROFILES: dict[str, dict[str, Any]] = {
     name: tomllib.loads((_SHIPPED / f"{name}.toml").read_text())
-    for name in ("root-ca", "sub-ca", "ocsp-responder", "scep-ra", "tls-self", "eap-self", "tls-client-self")
+    for name in (
+        "root-ca",
+        "sub-ca",
+        "ocsp-responder",
+        "scep-ra",
+        "tls-self",
+        "eap-self",
+        "tls-client-self",
+    )
 }
 PROFILES["leaf"] = {
     "via": ["operator"],

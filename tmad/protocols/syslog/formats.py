@@ -285,6 +285,25 @@ def json_text(record: Record, limit: int, *, digest: bool = True) -> str:
     return text
 
 
+def journal_fields(record: Record, facility: str, *, digest: bool = True) -> bytes:
+    """Return a record in journald's native protocol, its facts as fields TMAD_…."""
+    fields = {
+        "MESSAGE": summary(record),
+        "PRIORITY": str(int(severity_of(record.kind))),
+        "SYSLOG_FACILITY": str(FACILITIES.index(facility)),
+        "SYSLOG_IDENTIFIER": APPLICATION,
+        "SYSLOG_TIMESTAMP": _instant(record),
+        "TMAD_KIND": record.kind,
+    }
+    for name, value in facts(record, digest=digest):
+        fields[f"TMAD_{name.upper().replace('-', '_')}"] = value
+    # Without a line feed in it, a value needs no length.
+    return b"".join(
+        _octets(f"{name}={value[:_LONGEST_VALUE].translate(_PLAIN)}\n")
+        for name, value in fields.items()
+    )
+
+
 def facts(record: Record, *, digest: bool = True) -> Iterator[tuple[str, str]]:
     """Yield what a record says as names and texts, the most telling first.
 
