@@ -31,6 +31,7 @@ NOUNS = {
     "user": ("user", "user", "People: accounts, passwords, groups."),
     "otp": ("otp", "otp", "Tokens for one-time passwords."),
     "device": ("device", "device", "Devices: owners, MAC addresses, blocking."),
+    "log-collector": ("log_collector", "log_collector", "Log collectors: syslog servers, SIEMs."),
     "grant": ("grant", "grant", "Grants: who may do what."),
     "cert": ("cert", "cert", "Certificates: issue, find, revoke, export."),
     "crl": ("crl", "crl", "Certificate revocation lists."),
