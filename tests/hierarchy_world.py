@@ -49,6 +49,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "sub-ca",
         "ocsp-responder",
         "scep-ra",
+        "cmp-signer",
         "tls-self",
         "eap-self",
         "tls-client-self",

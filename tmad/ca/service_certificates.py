@@ -1,4 +1,4 @@
-"""The certificates that tmad holds for its own doors: OCSP responders, SCEP RAs, TLS, EAP.
+"""The certificates that tmad holds for its own doors: OCSP, SCEP, CMP, TLS, EAP.
 
 They are issued by the pipeline like any other, renewed at two thirds of their life, and made
 once, whoever asks first in whatever process. OCSP: RFC 6960, 4.2.2.2. SCEP: RFC 8894, 2.1.2.
@@ -41,7 +41,7 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "tls", "tls-client", "eap"]
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tls", "tls-client", "eap"]
 
 LIFETIME = timedelta(days=30)
 # Supplicants without a configured name ask their user whenever the EAP server's certificate
@@ -52,6 +52,7 @@ _EAP_LIFETIME = timedelta(days=365)
 _KEPT = {
     "ocsp": timedelta(days=1),
     "scep-ra": timedelta(days=30),
+    "cmp": timedelta(days=1),
     "tls": timedelta(days=1),
     "tls-client": timedelta(days=1),
     "eap": timedelta(days=1),
@@ -59,6 +60,7 @@ _KEPT = {
 _PROFILES = {
     "ocsp": "ocsp-responder",
     "scep-ra": "scep-ra",
+    "cmp": "cmp-signer",
     "tls": "tls-self",
     "tls-client": "tls-client-self",
     "eap": "eap-self",
@@ -94,7 +96,10 @@ def eap_scope(tenant: str, host: str, algorithm: KeyAlgorithm = KeyAlgorithm.P25
 class RAOptions(Protocol):
     """What a protocol's EndpointOptions may say about its RA's key."""
 
-    ra_algorithm: KeyAlgorithm
+    @property
+    def ra_algorithm(self) -> KeyAlgorithm | None:
+        """Return the algorithm; None: as fits the authority."""
+
     ra_store: str | None
 
 
@@ -175,9 +180,9 @@ class ServiceCertificates:
     async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
         """Return the certificate in use; make one when there is none that fits.
 
-        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", a host name or
-        address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND for a scope that does not
-        exist, UNAVAILABLE when the authority cannot sign now.
+        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra" and "cmp", a host
+        name or address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND
+        for a scope that does not exist, UNAVAILABLE when the authority cannot sign now.
         """
         return (await self.valid(purpose, scope))[0]
 
@@ -312,7 +317,7 @@ class ServiceCertificates:
         present = found[0]
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
-        if purpose in ("ocsp", "scep-ra") and present.issuer_id != wish.issuer.id:
+        if purpose in ("ocsp", "scep-ra", "cmp") and present.issuer_id != wish.issuer.id:
             return False
         if not due:
             return True
@@ -375,8 +380,8 @@ class ServiceCertificates:
     async def _wish(self, purpose: Purpose, scope: str) -> _Wish:
         if purpose == "ocsp":
             return await self._wish_ocsp(scope)
-        if purpose == "scep-ra":
-            return await self._wish_ra(scope)
+        if purpose in ("scep-ra", "cmp"):
+            return await self._wish_ra(purpose, scope)
         if purpose == "eap":
             return await self._wish_eap(scope)
         return await self._wish_tls(scope)
@@ -405,7 +410,7 @@ class ServiceCertificates:
             subject=_subject(issuer, f"OCSP responder of {issuer.slug}"),
         )
 
-    async def _wish_ra(self, scope: str) -> _Wish:
+    async def _wish_ra(self, purpose: str, scope: str) -> _Wish:
         try:
             endpoint_id = EndpointID.parse(scope)
         except ValueError as error:
@@ -414,8 +419,11 @@ class ServiceCertificates:
         issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         options = endpoint.options
         algorithm, store = KeyAlgorithm.RSA_2048, None
+        if purpose == "cmp":
+            # Who can check what the authority issues can check what it says.
+            algorithm = fitting_algorithm(of(issuer.public_key))
         if isinstance(options, RAOptions):
-            algorithm, store = options.ra_algorithm, options.ra_store
+            algorithm, store = options.ra_algorithm or algorithm, options.ra_store
         return _Wish(
             issuer=issuer,
             algorithm=algorithm,
@@ -571,6 +579,8 @@ def _purpose(text: str) -> Purpose:
         return "tls-client"
     if text == "eap":
         return "eap"
+    if text == "cmp":
+        return "cmp"
     return "scep-ra" if text == "scep-ra" else "tls"
 
 
