@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tmad.events import Clock
     from tmad.identity.credentials import EnrollSecrets
     from tmad.identity.login import Logins
+    from tmad.identity.snmp_access import SNMPAccess
     from tmad.journal import Journal
     from tmad.lifecycle.figures import Sampler
     from tmad.lifecycle.log_collectors import LogCollectors
@@ -66,6 +67,7 @@ class Services:
     admission: Admission
     anchors: TrustAnchors
     sessions: Sessions
+    snmp: SNMPAccess
     figures: Sampler
     log_collectors: LogCollectors
 

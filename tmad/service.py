@@ -46,6 +46,7 @@ from tmad.identity.hostclock import HostClock
 from tmad.identity.login import Logins
 from tmad.identity.passwords import Passwords
 from tmad.identity.people import People
+from tmad.identity.snmp_access import SNMPAccess
 from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
@@ -286,6 +287,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         admission=admission,
         anchors=trust_anchors,
         sessions=sessions,
+        snmp=SNMPAccess(database, journal, changes, seal, now, node=settings.node.name),
         log_collectors=LogCollectors(database, changes, journal, now),
         figures=Sampler(
             database,

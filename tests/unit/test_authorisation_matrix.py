@@ -153,6 +153,13 @@ tmad.network.sessions.Sessions.accounting              session.read          AO 
 tmad.network.sessions.Sessions.disconnect              session.disconnect    AO  S
 tmad.network.sessions.Sessions.list                    session.read          AO US
 tmad.network.sessions.Sessions.show                    session.read          AO US
+tmad.identity.snmp_access.SNMPAccess.add_community     snmp-user.write       A
+tmad.identity.snmp_access.SNMPAccess.add_user          snmp-user.write       A
+tmad.identity.snmp_access.SNMPAccess.communities       snmp-user.read        AO US
+tmad.identity.snmp_access.SNMPAccess.engine_state      snmp-user.read        AO US
+tmad.identity.snmp_access.SNMPAccess.remove_community  snmp-user.delete      A
+tmad.identity.snmp_access.SNMPAccess.remove_user       snmp-user.delete      A
+tmad.identity.snmp_access.SNMPAccess.users             snmp-user.read        AO US
 tmad.lifecycle.notify.Notifications.deliveries         notification.read     AO U S
 tmad.lifecycle.notify.Notifications.redeliver          notification.write    A
 tmad.lifecycle.notify.Notifications.test               notification.write    A

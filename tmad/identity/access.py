@@ -50,6 +50,7 @@ PERMISSIONS: frozenset[str] = frozenset(
     | {f"token.{verb}" for verb in ("read", "write", "delete", "import", "reset")}
     | {"person.password", "device.block", "session.read", "session.disconnect"}
     | {"radius-client.secret"}
+    | {f"snmp-user.{verb}" for verb in ("read", "write", "delete")}
 )
 
 # What an operator may do everything with.
