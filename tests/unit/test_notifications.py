@@ -38,6 +38,8 @@ ADMIN = Actor("person:admin", (Grant("administrator", "*"),))
 class Post:
     """A mail server, made small: keeps what it gets, or raises what it is told to."""
 
+    patience = 30.0
+
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
@@ -411,7 +413,7 @@ def test_what_could_not_be_sent_is_tried_again_under_the_same_name(world: World)
     world.happen()
     world.turn()
     assert world.states() == ["waiting"]
-    world.turn(seconds=9)
+    world.turn(seconds=4)
     assert len(world.post.faults) == 1
     world.turn(seconds=1)
     world.turn(seconds=30)
@@ -515,10 +517,10 @@ def test_what_a_dead_node_had_claimed_is_sent_by_another(world: World) -> None:
     [claimed] = world.rows()
     world.post.pending = None
     heir = world.node()
-    world.clock.advance(minutes=5)
+    world.clock.advance(seconds=49)
     drive(heir.send_due())
     assert len(world.post.sent) == 1
-    world.clock.advance(minutes=2)
+    world.clock.advance(seconds=2)
     drive(heir.send_due())
     assert len(world.post.sent) == 2
     assert world.post.sent[0]["name"] == world.post.sent[1]["name"] == claimed.message

@@ -79,7 +79,7 @@ def summary(telling: Telling) -> str:
         data = _data(record)
         if isinstance(said := data.get("text"), str) and said:
             return _value(said)
-        return f"{record.kind} {_value(record.object)} by {_value(record.actor)}"
+        return f"{record.kind} {_value(_about(record))} by {_value(record.actor)}"
     if len(telling.kinds) == 1:
         return f"{telling.count} × {telling.kind}"
     most = sorted(telling.kinds.items(), key=lambda item: (-item[1], item[0]))
@@ -122,7 +122,7 @@ def chat(telling: Telling) -> bytes:
     """Return the body of a webhook of a chat service."""
     lines = [f"tmad on {telling.node}: {summary(telling)}"]
     if not telling.is_single:
-        lines += [f"{_time(r.at)}  {r.kind} {_value(r.object)}" for r in telling.records[:20]]
+        lines += [f"{_time(r.at)}  {r.kind} {_value(_about(r))}" for r in telling.records[:20]]
         lines += _more(telling.count - min(20, len(telling.records)))
     # Slack's three signs that would begin a link or a mention.
     said = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -160,6 +160,12 @@ def _event(record: Record) -> dict[str, Any]:
         "explain": record.trace,
         "data": _data(record),
     }
+
+
+def _about(record: Record) -> str:
+    """Return what a person calls what it happened to."""
+    subject = _data(record).get("subject")
+    return subject if isinstance(subject, str) and subject else record.object
 
 
 def _data(record: Record) -> dict[str, Any]:

@@ -50,11 +50,11 @@ _MOST_PAGES: Final = 20  # of records, in one turn
 _ALONE: Final = 5  # records of one turn that get a message each; more get one together
 _SKIP_EVERY: Final = timedelta(minutes=1)
 _AT_ONCE: Final = 16  # messages on their way
-_CLAIM: Final = timedelta(minutes=6)  # longer than any sending takes
+_GRACE: Final = timedelta(seconds=20)  # beyond the patience with a receiver
 # Before the next try: a day in all, then it is given up.
 _PAUSES: Final = tuple(
     timedelta(seconds=seconds)
-    for seconds in (10, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800)
+    for seconds in (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800)
 )
 _PATIENT_TRIES: Final = 4  # how often one mailbox may hold up the others
 _KEPT: Final = timedelta(days=90)
@@ -121,8 +121,10 @@ class Notifications:
         now = self._now()
         found = await self._database.read(rows.due, now, room + len(self._under_way))
         waiting = [(key, each) for *key, each in found if tuple(key) not in self._under_way]
+        rules = await self._load()
         for (tenant, name), each in waiting[:room]:
-            row = await self._database.write(rows.claim, each, now, now + _CLAIM)
+            until = now + self._patience(rules.get((tenant, name))) + _GRACE
+            row = await self._database.write(rows.claim, each, now, until)
             if row is not None:
                 self._begin((tenant, name), row)
 
@@ -235,6 +237,13 @@ class Notifications:
                 _queue(connection, rule, wanted, self._now())
 
     # -- sending ------------------------------------------------------------------------------
+
+    def _patience(self, rule: Rule | None) -> timedelta:
+        """Return how long sending may take: as long, a message is not due for anybody else."""
+        hook = None if rule is None else rule.document.webhook
+        if hook is not None:
+            return timedelta(seconds=hook.timeout_seconds)
+        return timedelta(seconds=0 if self._mail is None else self._mail.patience)
 
     def _begin(self, key: tuple[str, str], row: DeliveryRow) -> None:
         task = ensureDeferred(self._deliver(row))

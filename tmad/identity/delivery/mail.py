@@ -62,6 +62,11 @@ class MailDelivery:
         self._host = host
         self._connect = connect or self._open
 
+    @property
+    def patience(self) -> float:
+        """How many seconds one message may take."""
+        return self._settings.timeout_seconds
+
     async def send(self, to: str, text: Secret) -> str:
         """Hand a message over; return its Message-ID. See Delivery."""
         submitted = await self.submit((to,), self._settings.subject, text.reveal().decode())
