@@ -77,6 +77,14 @@ def is_self_issued(certificate_der: bytes) -> bool:
     return tbs.raw(der.SEQUENCE) == issuer
 
 
+def subject_of(certificate_der: bytes) -> bytes:
+    """Return the subject's Name as it stands in a certificate."""
+    tbs, _ = _enter_certificate(certificate_der)
+    tbs.raw(der.SEQUENCE)
+    tbs.raw(der.SEQUENCE)
+    return tbs.raw(der.SEQUENCE)
+
+
 # bytes: a subject key identifier.
 Identifier: TypeAlias = IssuerAndSerial | bytes
 
@@ -85,11 +93,11 @@ def identifies(identifier: Identifier, certificate_der: bytes) -> bool:
     """Tell whether a signer or recipient identifier means this certificate."""
     if isinstance(identifier, IssuerAndSerial):
         return identifier == IssuerAndSerial.of(certificate_der)
-    return _key_identifier(certificate_der) == identifier
+    return key_identifier(certificate_der) == identifier
 
 
-def _key_identifier(certificate_der: bytes) -> bytes | None:
-    """Return the value of subjectKeyIdentifier.
+def key_identifier(certificate_der: bytes) -> bytes | None:
+    """Return the value of subjectKeyIdentifier, None where a certificate has none.
 
     Read here, since a parser of certificates makes an object of each name in every other
     extension, too: milliseconds for each certificate that a stranger puts into a message.
@@ -124,6 +132,14 @@ def unwrap(content_info: bytes, content_type: bytes) -> der.Reader:
     if reader.raw(der.OBJECT_IDENTIFIER) != content_type:
         raise der.malformed("another content type is expected", "wire.cms.content-type")
     content = reader.enter(0xA0)
+    reader.finish()
+    return content
+
+
+def inner(content_info: bytes, content_type: bytes) -> bytes:
+    """Return the content of a ContentInfo alone, as it stands inside another CMS structure."""
+    reader = unwrap(content_info, content_type)
+    content = reader.raw()
     reader.finish()
     return content
 

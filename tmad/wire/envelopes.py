@@ -229,12 +229,12 @@ def _transport_padding(algorithm: Algorithm) -> padding.AsymmetricPadding:
 
 def seal_to_certificate(
     content: bytes, certificate: x509.Certificate, certificate_der: bytes, *,
-    cipher: Cipher, random: Random,
+    cipher: Cipher, random: Random, content_type: bytes = cms.DATA,
 ) -> bytes:  # fmt: skip
     """Return a ContentInfo with an envelope for the RSA key of one certificate.
 
     Key transport is PKCS#1 v1.5, the only one that every SCEP client reads, and the content a
-    primitive ``[0]``.
+    primitive ``[0]``. :mod:`tmad.wire.agreement` does the same for elliptic curves.
     """
     key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey):
@@ -258,12 +258,13 @@ def seal_to_certificate(
         Algorithm(RSA_ENCRYPTION, der.NULL_DER).encode(),
         der.octets(encrypted_key),
     )
-    return _envelope(0, recipient, content, content_key, cipher, random)
+    return enclose(0, recipient, content, content_key, cipher, random, content_type)
 
 
 def seal_with_password(
-    content: bytes, password: bytes, *, cipher: Cipher, random: Random, rounds: int = 20_000
-) -> bytes:
+    content: bytes, password: bytes, *, cipher: Cipher, random: Random, rounds: int = 20_000,
+    content_type: bytes = cms.DATA,
+) -> bytes:  # fmt: skip
     """Return a ContentInfo with an envelope for whoever knows the password (RFC 3211)."""
     content_key = random(cipher.key_size)
     salt = random(16)
@@ -283,7 +284,7 @@ def seal_with_password(
         Algorithm(_PWRI_KEK, wrapping).encode(),
         der.octets(_wrap_key(content_key, wrapping_key, vector, cipher, random)),
     )
-    return _envelope(3, recipient, content, content_key, cipher, random)
+    return enclose(3, recipient, content, content_key, cipher, random, content_type)
 
 
 def _wrap_key(
@@ -297,17 +298,23 @@ def _wrap_key(
     return context.update(context.update(block + random(fill)))
 
 
-def _envelope(
+def enclose(
     version: int, recipient: bytes, content: bytes, content_key: bytes, cipher: Cipher,
-    random: Random,
+    random: Random, content_type: bytes = cms.DATA,
 ) -> bytes:  # fmt: skip
+    """Return a ContentInfo with an envelope that one RecipientInfo can open.
+
+    ``content`` is what ``content_type`` says, without a ContentInfo of its own.
+    """
     vector = random(cipher.block_size)
     encrypted = cipher.encrypt(content_key, vector, content)
     body = der.sequence(
         der.integer(version),
         der.tlv(der.SET, recipient),
         der.sequence(
-            cms.DATA, Algorithm(cipher.oid, der.octets(vector)).encode(), der.tlv(0x80, encrypted)
+            content_type,
+            Algorithm(cipher.oid, der.octets(vector)).encode(),
+            der.tlv(0x80, encrypted),
         ),
     )
     return der.sequence(ENVELOPED_DATA, der.explicit(0, body))
