@@ -50,7 +50,9 @@ _NOTIFY_SECONDS = 1.0
 # Longer than any process is paused or disconnected without dropping its caches anyway.
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
-_FIGURES_SECONDS = 10.0
+_FIGURES_SECONDS = 5.0
+_ALARM_SECONDS = 15.0
+_VERIFY_SECONDS = 600.0  # how often it is looked whether a verification is due
 _OPS_CONNECTIONS = 32
 
 
@@ -155,6 +157,14 @@ class Daemon:
             before = services.now() - _CHANGES_KEPT
             await services.database.write(changes.prune, before)
 
+        async def watch() -> None:
+            if (figures := services.figures.newest) is not None:
+                await services.alarms.watch(figures)
+
+        async def watch_node() -> None:
+            if (figures := services.figures.newest) is not None:
+                await services.alarms.watch_node(figures, self.count)
+
         once = (
             ("renew", _RENEW_SECONDS, services.service_certificates.renew_due),
             ("intents", _INTENT_SECONDS, services.authority.recover),
@@ -162,6 +172,8 @@ class Daemon:
             ("expire", _EXPIRE_SECONDS, core.requests.expire_due),
             ("seal", _SEAL_SECONDS, seal),
             ("prune", _PRUNE_SECONDS, prune),
+            ("alarms", _ALARM_SECONDS, watch),
+            ("verify", _VERIFY_SECONDS, services.alarms.verify_due),
             ("trust-anchors", _ANCHOR_SECONDS, core.anchors.refresh_due),
             ("notifications", _NOTIFY_SECONDS, core.notifications.gather),
             ("deliveries", _NOTIFY_SECONDS, core.notifications.send_due),
@@ -174,6 +186,8 @@ class Daemon:
         timers.every(_TLS_SECONDS, self._refresh_tls, name="tls")
         services.figures.watch(self._describe)
         timers.every(_FIGURES_SECONDS, services.figures.sample, name="figures")
+        if self.index == 0:
+            timers.every(_ALARM_SECONDS, watch_node, name="node-alarms")
 
     def _site(self, kind: str, doors: Doors, **options: Any) -> Site:
         settings = self.settings

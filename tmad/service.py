@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
+from tmad.audit import Audit
 from tmad.ca import endpoint
 from tmad.ca.adoption import Adoption
 from tmad.ca.approval import Requests
@@ -22,8 +23,8 @@ from tmad.ca.authority import AUTHORITY
 from tmad.ca.ceremony import Ceremony
 from tmad.ca.crl import CRLs
 from tmad.ca.endpoint import Endpoints
-from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.exchanges import Exchanges
+from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.importing import CertificateImport
 from tmad.ca.inventory import Inventory
 from tmad.ca.keycheck import Blocklist
@@ -51,6 +52,7 @@ from tmad.identity.tokens import Tokens
 from tmad.identity.webhook import Webhooks
 from tmad.journal import Journal
 from tmad.lifecycle import notification
+from tmad.lifecycle.alarms import Alarms
 from tmad.lifecycle.figures import Sampler
 from tmad.lifecycle.log_collectors import LOG_COLLECTOR, LogCollectors
 from tmad.lifecycle.notify import Notifications
@@ -277,9 +279,9 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         ),
         authority=authority,
         revocation=revocation,
+        exchanges=Exchanges(database, journal, revocation, now),
         status=status,
         crls=CRLs(
-        exchanges=Exchanges(database, journal, revocation, now),
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
         ),
         logins=logins,
@@ -297,6 +299,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             node=settings.node.name,
             data=settings.node.data,
         ),
+        alarms=Alarms(database, journal, Audit(journal, keyring), now),
     )
     return Core(
         settings=settings,
