@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tmad.identity.login import Logins
     from tmad.identity.snmp_access import SNMPAccess
     from tmad.journal import Journal
+    from tmad.lifecycle.alarms import Alarms
     from tmad.lifecycle.figures import Sampler
     from tmad.lifecycle.log_collectors import LogCollectors
     from tmad.managed.objects import Objects
@@ -69,6 +70,7 @@ class Services:
     sessions: Sessions
     snmp: SNMPAccess
     figures: Sampler
+    alarms: Alarms
     log_collectors: LogCollectors
 
 
