@@ -325,8 +325,8 @@ def test_ldaptor_reads_what_we_write() -> None:
         codec.entry(
             "uid=bob,o=acme",
             [
-                codec.attribute("userCertificate;binary", (value, b"")),
-                codec.attribute("mail", ()),
+                codec.attribute(codec.described("userCertificate;binary"), (value, b"")),
+                codec.attribute(codec.described("mail"), ()),
             ],
         ),
     )

@@ -97,6 +97,28 @@ FAULTS: Final[Mapping[FaultCode, Result]] = {
 }
 
 
+# Where a rule says more than the code of its Fault.
+RESULTS: Final[Mapping[str, Result]] = {
+    "ldap.dn": Result.INVALID_DN_SYNTAX,
+    "ldap.unindexed": Result.ADMIN_LIMIT,
+    "ldap.version": Result.PROTOCOL_ERROR,
+    "ldap.extended": Result.PROTOCOL_ERROR,
+    "ldap.scope": Result.PROTOCOL_ERROR,
+    "ldap.control": Result.UNAVAILABLE_CRITICAL_EXTENSION,
+    "ldap.sort": Result.UNAVAILABLE_CRITICAL_EXTENSION,
+    "ldap.confidentiality": Result.CONFIDENTIALITY_REQUIRED,
+    "ldap.empty-password": Result.UNWILLING,
+    "ldap.mechanism": Result.AUTH_METHOD_NOT_SUPPORTED,
+    "ldap.no-certificate": Result.INAPPROPRIATE_AUTHENTICATION,
+    "ldap.holder": Result.INAPPROPRIATE_AUTHENTICATION,
+    "ldap.tls": Result.OPERATIONS_ERROR,
+    "ldap.undefined-type": Result.UNDEFINED_ATTRIBUTE_TYPE,
+    "ldap.no-such-attribute": Result.NO_SUCH_ATTRIBUTE,
+    "ldap.inappropriate-matching": Result.INAPPROPRIATE_MATCHING,
+    "ldap.assertion": Result.INVALID_ATTRIBUTE_SYNTAX,
+}
+
+
 class Bind(NamedTuple):
     """Who the client wants to be; ``mechanism`` is empty for a simple bind."""
 
@@ -627,6 +649,11 @@ def decode_cancel(value: bytes | None) -> int:
 # -- writing ----------------------------------------------------------------------------------
 
 
+def result_of(fault: Fault) -> Result:
+    """Return the result code that a Fault is."""
+    return RESULTS.get(fault.rule) or FAULTS[fault.code]
+
+
 def tlv(tag: int, content: bytes) -> bytes:
     """Return one element."""
     size = len(content)
@@ -696,10 +723,15 @@ def disconnection(code: Result, text: str) -> bytes:
     return message(0, extended(code, text, name=DISCONNECTION))
 
 
-def attribute(description: str, values: Iterable[bytes]) -> bytes:
+def described(description: str) -> bytes:
+    """Return an attribute description, ready for ``attribute``."""
+    return tlv(_OCTETS, description.encode())
+
+
+def attribute(description: bytes, values: Iterable[bytes]) -> bytes:
     """Return one PartialAttribute; without values it is only named."""
     found = b"".join([tlv(_OCTETS, value) for value in values])
-    return sequence(tlv(_OCTETS, description.encode()), tlv(_SET, found))
+    return tlv(_SEQUENCE, description + tlv(_SET, found))
 
 
 def entry(name: str, attributes: Iterable[bytes]) -> bytes:
