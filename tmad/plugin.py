@@ -125,12 +125,14 @@ class Edge(Protocol):
         plain: bool = False,
         hot: bool = False,
         limits: Limits = Limits(),
+        judges: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Serve every path below ``prefix`` with ``handler``, on HTTPS and, if ``plain``, HTTP.
 
-        ``hot`` answers it on the fast lane. A Fault that escapes the handler becomes a plain
-        text answer; any other exception becomes a 500 whose text is withheld.
+        ``hot`` answers it on the fast lane. With ``judges`` the handler gets ``Request.tls``, and
+        whatever certificate a client showed there is for it to judge. A Fault that escapes the
+        handler becomes a plain text answer; any other exception a 500 whose text is withheld.
         """
 
     def every(

@@ -26,7 +26,7 @@ from tmad.edge.http1 import (
 )
 from tmad.edge.tcp import Connection
 from tmad.plugin import Limits
-from tmad.wire.http import Response
+from tmad.wire.http import Response, TLSSession
 
 if TYPE_CHECKING:
     from tmad.edge.http import Door, Site
@@ -83,6 +83,7 @@ class Channel(TwistedProtocol):
     deadline = _NEVER
     source = ""
     peer = ""
+    tls: TLSSession | None = None  # once somebody has asked
     _unread = b""
     _scanned = 0
     _head: Head | None = None

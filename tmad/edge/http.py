@@ -12,6 +12,7 @@ from secrets import token_hex
 from types import CoroutineType
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -23,9 +24,10 @@ from tmad.config import LimitsSection
 from tmad.edge.fastlane import Channel
 from tmad.edge.http1 import Head, Refused
 from tmad.edge.limits import Buckets, Connections, Exempt, source_of
+from tmad.edge.peer import PeerSession
 from tmad.errors import Fault, FaultCode
 from tmad.plugin import HTTPHandler, Limits
-from tmad.wire.http import Request, Response
+from tmad.wire.http import Request, Response, TLSSession
 
 log = Logger()
 
@@ -62,6 +64,7 @@ class Door:
     plain: bool
     hot: bool
     limits: Limits
+    judges: bool
     methods: tuple[str, ...]
     buckets: Buckets
     meter: observe.DoorMeter
@@ -88,6 +91,7 @@ class Doors:
         plain: bool = False,
         hot: bool = False,
         limits: Limits = _DEFAULT_LIMITS,
+        judges: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Add a door; Fault(CONFLICT) when its prefix is taken."""
@@ -98,6 +102,7 @@ class Doors:
             plain,
             hot,
             limits,
+            judges,
             methods,
             Buckets(limits, self._seconds),
             self._metrics.door(protocol, prefix),
@@ -338,7 +343,9 @@ class Site(Factory):
             observe.trace.reset(token)
 
     async def _handled(self, door: Door, request: Request, channel: Channel) -> Response:
-        if self.verifier is not None:
+        if door.judges:
+            request = replace(request, tls=tls_session(channel))
+        elif self.verifier is not None:
             certificate_der = peer_certificate(channel.transport)
             if certificate_der is not None:
                 await self.verifier(certificate_der)
@@ -465,6 +472,14 @@ def fault_response(fault: Fault) -> Response:
     if fault.retry_after is not None:
         headers = (("Retry-After", str(max(1, round(fault.retry_after + 0.49)))),)
     return Response(status=STATUS[fault.code], headers=headers, body=text.encode())
+
+
+def tls_session(channel: Channel) -> TLSSession | None:
+    """Return what the connection's TLS can tell, read once; None for a plain one."""
+    if channel.tls is None:
+        handle = getattr(channel.transport, "getHandle", lambda: None)()
+        channel.tls = PeerSession(handle) if isinstance(handle, SSL.Connection) else None
+    return channel.tls
 
 
 def peer_certificate(transport: Any) -> bytes | None:

@@ -96,11 +96,19 @@ class ProtocolEdge:
         plain: bool = False,
         hot: bool = False,
         limits: Limits = _DEFAULT_LIMITS,
+        judges: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Serve every path below ``prefix``."""
         self._doors.mount(
-            self._name, prefix, handler, plain=plain, hot=hot, limits=limits, methods=methods
+            self._name,
+            prefix,
+            handler,
+            plain=plain,
+            hot=hot,
+            limits=limits,
+            judges=judges,
+            methods=methods,
         )
 
     def every(

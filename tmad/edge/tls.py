@@ -98,6 +98,8 @@ def _context(found: ServiceCertificate, key: Any, *, asks: bool) -> SSL.Context:
     if asks:
         context.set_verify(SSL.VERIFY_PEER, _accept_any)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        # A ticket would bring the certificate back without a proof that its key is still there.
+        context.set_options(SSL.OP_NO_TICKET)
     return context
 
 

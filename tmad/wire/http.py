@@ -4,6 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class TLSSession(Protocol):
+    """What the TLS connection below a request can tell."""
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """The client's certificates (DER), its own first, whose key the handshake has proved.
+
+        Nothing else is known of them: not whose they are, nor whether they are good.
+        """
+
+    @property
+    def bindings(self) -> tuple[bytes, ...]:
+        """What both ends of this connection know and nobody else.
+
+        TLS 1.2: the two Finished messages, one of which is tls-unique (RFC 5929, 3). TLS 1.3:
+        tls-exporter (RFC 9266, 2).
+        """
+
+    @property
+    def strength(self) -> int:
+        """The length of the cipher's key, in bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +38,8 @@ class Request:
     carry base64 there, and percent-decoding is theirs to do). ``path`` starts with "/" and
     holds no "?". Header names are lower case; a repeated header is joined with ", ".
     ``tail`` is what follows the mounted prefix, still raw. ``client_certificate`` is DER and
-    only present on a listener that asks for one, after the chain was verified.
+    only present on a listener that asks for one, after the chain was verified. ``tls`` is there
+    for doors that judge certificates themselves.
     """
 
     method: str
@@ -26,6 +51,7 @@ class Request:
     secure: bool = False
     tail: bytes = b""
     client_certificate: bytes | None = None
+    tls: TLSSession | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
