@@ -16,6 +16,7 @@ from tmad.wire.http import Request, Response
 if TYPE_CHECKING:
     # For the types only: Twisted imports this module to list plugins, before anything heavy.
     from tmad.ca.crl import CRLs
+    from tmad.ca.directory import Directories
     from tmad.ca.endpoint import Endpoints
     from tmad.ca.exchanges import Exchanges
     from tmad.ca.hierarchy import Hierarchy
@@ -66,6 +67,7 @@ class Services:
     logins: Logins
     radius_clients: RadiusClients
     admission: Admission
+    directories: Directories
     anchors: TrustAnchors
     sessions: Sessions
     snmp: SNMPAccess

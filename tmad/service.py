@@ -16,12 +16,13 @@ from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
 from tmad.audit import Audit
-from tmad.ca import endpoint
+from tmad.ca import directory, endpoint
 from tmad.ca.adoption import Adoption
 from tmad.ca.approval import Requests
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.ceremony import Ceremony
 from tmad.ca.crl import CRLs
+from tmad.ca.directory import Directories
 from tmad.ca.endpoint import Endpoints
 from tmad.ca.exchanges import Exchanges
 from tmad.ca.hierarchy import Hierarchy
@@ -63,6 +64,7 @@ from tmad.network.anchors import TrustAnchors
 from tmad.network.clients import RADIUS_CLIENT, RadiusClients
 from tmad.network.decision import Admission
 from tmad.network.fetch import Fetcher
+from tmad.network.issuers import Standings
 from tmad.network.manufacturers import DeviceMakers
 from tmad.network.sessions import Sessions
 from tmad.plugin import IProtocolPlugin, ProtocolModule, Services
@@ -182,6 +184,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             RADIUS_CLIENT,
             anchors.kind(),
             policy.kind(),
+            directory.kind(),
             notification.kind(),
             LOG_COLLECTOR,
         ),
@@ -287,6 +290,9 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         logins=logins,
         radius_clients=RadiusClients(database, journal, changes, seal, now),
         admission=admission,
+        directories=Directories(
+            database, changes, hierarchy, now, Standings(database, changes, hierarchy).check
+        ),
         anchors=trust_anchors,
         sessions=sessions,
         snmp=SNMPAccess(database, journal, changes, seal, now, node=settings.node.name),

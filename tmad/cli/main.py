@@ -32,6 +32,7 @@ NOUNS = {
     "otp": ("otp", "otp", "Tokens for one-time passwords."),
     "device": ("device", "device", "Devices: owners, MAC addresses, blocking."),
     "log-collector": ("log_collector", "log_collector", "Log collectors: syslog servers, SIEMs."),
+    "directory": ("directory", "directory", "Directories: what LDAP shows, and to whom."),
     "grant": ("grant", "grant", "Grants: who may do what."),
     "cert": ("cert", "cert", "Certificates: issue, find, revoke, export."),
     "crl": ("crl", "crl", "Certificate revocation lists."),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KINDS = (
     "tenant",
     "authority",
+    "directory",
     "profile",
     "endpoint",
     "grant",

@@ -24,6 +24,7 @@ ORDER = (
     "authority",
     "profile",
     "grant",
+    "directory",
     "endpoint",
     "log-collector",
     "radius-client",
