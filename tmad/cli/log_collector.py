@@ -134,7 +134,7 @@ async def test(core: Session, name: str) -> None:
     link.send(message)
     # With TLS 1.3 a client whose certificate is refused learns it only now (Y-06).
     for _ in range(20):
-        await deferLater(reactor, 0.1)  # type: ignore[arg-type]  # the module's type
+        await deferLater(reactor, 0.1)
         if lost:
             break
     unsent = 0 if lost else link.pending()

@@ -212,7 +212,13 @@ class Courier:
 
     def _connect(self) -> None:
         if self._opening is None and self._reactor.seconds() >= self._retry_at:
-            self._opening = ensureDeferred(self._try())
+            opening = ensureDeferred(self._try())
+            # A way that is open at once has called back already.
+            if not opening.called:
+                self._opening = opening.addBoth(self._note_end)
+
+    def _note_end(self, _: object) -> None:
+        self._opening = None
 
     async def _try(self) -> None:
         try:
@@ -224,8 +230,6 @@ class Courier:
             self._failed("an error of ours; the log has it")
         else:
             self._opened(link)
-        finally:
-            self._opening = None
 
     def _opened(self, link: Link) -> None:
         if self._is_closed:

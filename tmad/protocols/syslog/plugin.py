@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from tmad import plugin
+from tmad.config import FilePath
 from tmad.errors import Fault, FaultCode
 from tmad.identity.hostclock import kernel_disciplines
 from tmad.lifecycle.log_collectors import Collector
@@ -50,12 +51,12 @@ class Settings(plugin.Settings):
         default="",
         description="Tenant whose collectors may name others' events in `tenants`; empty: none.",
     )
-    client_certificate_file: Path | None = Field(
+    client_certificate_file: FilePath | None = Field(
         default=None,
         description='PEM chain that collectors with tls.client = "file" are shown, own first.',
     )
-    client_key_file: Path | None = Field(default=None, description="Its private key, as PEM.")
-    journald_socket: Path = Field(
+    client_key_file: FilePath | None = Field(default=None, description="Its private key, as PEM.")
+    journald_socket: FilePath = Field(
         default=Path("/run/systemd/journal/socket"), description="Where journald listens."
     )
 
