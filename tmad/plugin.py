@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tmad.lifecycle.alarms import Alarms
     from tmad.lifecycle.figures import Sampler
     from tmad.lifecycle.log_collectors import LogCollectors
+    from tmad.lifecycle.snmp_targets import SNMPTargets
     from tmad.managed.objects import Objects
     from tmad.network.anchors import TrustAnchors
     from tmad.network.clients import RadiusClients
@@ -73,6 +74,7 @@ class Services:
     snmp: SNMPAccess
     figures: Sampler
     alarms: Alarms
+    snmp_targets: SNMPTargets
     log_collectors: LogCollectors
 
 

@@ -57,6 +57,7 @@ from tmad.lifecycle.alarms import Alarms
 from tmad.lifecycle.figures import Sampler
 from tmad.lifecycle.log_collectors import LOG_COLLECTOR, LogCollectors
 from tmad.lifecycle.notify import Notifications
+from tmad.lifecycle.snmp_targets import SNMP_TARGET, SNMPTargets
 from tmad.lifecycle.webhooks import WebhookSender
 from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.network import anchors, policy
@@ -187,6 +188,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             directory.kind(),
             notification.kind(),
             LOG_COLLECTOR,
+            SNMP_TARGET,
         ),
     )
     endpoints = Endpoints(objects, option_models)
@@ -306,6 +308,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             data=settings.node.data,
         ),
         alarms=Alarms(database, journal, Audit(journal, keyring), now),
+        snmp_targets=SNMPTargets(database, changes, journal, now),
     )
     return Core(
         settings=settings,

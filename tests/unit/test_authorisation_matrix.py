@@ -128,6 +128,12 @@ tmad.managed.objects.Objects.put(log-collector)        log-collector.write   A
 tmad.managed.objects.Objects.delete(log-collector)     log-collector.delete  A
 tmad.lifecycle.log_collectors.LogCollectors.testing    log-collector.test    A
 tmad.lifecycle.log_collectors.LogCollectors.waiting    log-collector.read    AO U S
+tmad.managed.objects.Objects.get(snmp-target)          snmp-target.read      AO U S
+tmad.managed.objects.Objects.list(snmp-target)         snmp-target.read      AO U S
+tmad.managed.objects.Objects.revisions(snmp-target)    snmp-target.read      AO U S
+tmad.managed.objects.Objects.put(snmp-target)          snmp-target.write     A
+tmad.managed.objects.Objects.delete(snmp-target)       snmp-target.delete    A
+tmad.lifecycle.snmp_targets.SNMPTargets.testing        snmp-target.test      A
 tmad.network.anchors.TrustAnchors.lists                trust-anchor.read     AO U S
 tmad.network.anchors.TrustAnchors.refresh              trust-anchor.write    A
 tmad.network.decision.Admission.test                   radius-policy.read    AO U S

@@ -28,6 +28,7 @@ KINDS = (
     "endpoint",
     "grant",
     "log-collector",
+    "snmp-target",
     "radius-client",
     "radius-policy",
     "trust-anchor",
@@ -43,7 +44,7 @@ PERMISSIONS: frozenset[str] = frozenset(
         f"authority.{verb}"
         for verb in ("create", "renew", "rekey", "install", "withdraw", "import")
     }
-    | {"crl.build", "crl.read", "log-collector.test"}
+    | {"crl.build", "crl.read", "log-collector.test", "snmp-target.test"}
     | {"secret.create", "secret.read", "secret.revoke"}
     | {"audit.read", "audit.verify", "hsm.read", "status.read"}
     | {"configuration.export", "configuration.apply"}

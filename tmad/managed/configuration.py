@@ -27,6 +27,7 @@ ORDER = (
     "directory",
     "endpoint",
     "log-collector",
+    "snmp-target",
     "radius-client",
     "trust-anchor",
     "radius-policy",
