@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -22,6 +23,7 @@ from tmad.ca.trust import Trust
 from tmad.config import Address, NodeSettings
 from tmad.edge import process, tcp
 from tmad.edge import reactor as epoll
+from tmad.edge.gauges import Gauges
 from tmad.edge.health import Health
 from tmad.edge.http import Doors, Site
 from tmad.edge.limits import Connections
@@ -124,6 +126,7 @@ class Daemon:
             own = settings.protocol(name, module.Settings)
             module.mount(own, services, ProtocolEdge(name, self._doors, timers, listeners))
         self._plan_jobs(core, timers)
+        self._show_figures(core, timers)
         self._listen(core, listeners)
         await self._open_tls()
         self._ports += listeners.open()
@@ -189,6 +192,20 @@ class Daemon:
         if self.index == 0:
             timers.every(_ALARM_SECONDS, watch_node, name="node-alarms")
 
+    def _show_figures(self, core: Core, timers: Timers) -> None:
+        services = core.services
+        gauges = Gauges(
+            lambda: services.figures.newest,
+            lambda: services.alarms.newest,
+            events=services.journal.counts,
+            refusals=services.journal.refusals,
+            messages=core.notifications.counts,
+            jobs=lambda: timers.failures,
+            is_leader=lambda: timers.is_leader,
+        )
+        self.metrics.registry.register(gauges)
+        ProcessCollector(registry=self.metrics.registry)
+
     def _site(self, kind: str, doors: Doors, **options: Any) -> Site:
         settings = self.settings
         site = self._sites[kind] = Site(
@@ -217,6 +234,7 @@ class Daemon:
             waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
             reading=listeners.reading,
             changing=listeners.changing,
+            alarms=services.alarms.current,
         )
         # Of its own, so that operators get in when strangers have taken everything.
         ops = self._site("ops", health.doors, connections=Connections(), maximum=_OPS_CONNECTIONS)

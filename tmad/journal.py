@@ -75,6 +75,7 @@ class Journal:
         self._listeners: list[Callable[[], object]] = []
         # Committed records of this process by kind, for /metrics: kinds are the code's own words.
         self.counts: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()  # of this process by rule: a fixed set, too
 
     def append(self, connection: Connection, *events: Event) -> None:
         """Append events in the transaction that makes the change.
@@ -140,6 +141,7 @@ class Journal:
                 )
             )
             fault.explain_id = explain_id
+            self.refusals[fault.rule] += 1
         return fault.explain_id
 
     async def explain(self, explain_id: str) -> list[Record]:

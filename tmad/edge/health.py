@@ -1,15 +1,17 @@
-"""The operators' listener: metrics, liveness, and what still works."""
+"""The operators' listener: metrics, liveness, what still works, and what is wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tmad import observe
 from tmad.edge.http import Doors
 from tmad.errors import Fault
 from tmad.plugin import Limits
 from tmad.signer.keyring import Keyring
+from tmad.storage.alarms import AlarmRow
 from tmad.storage.changes import Changes
 from tmad.wire.http import Request, Response
 
@@ -24,6 +26,7 @@ class Health:
     whether it has started and is not stopping, ``writing`` why the database takes no changes
     ("" if it does); ``waiting`` names what is not open yet; ``reading`` and ``changing`` name
     what protocols do with a database that can only be read, and what needs one that is written.
+    ``alarms`` asks what is wrong, which makes no node less ready.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Health:
         waiting: Callable[[], list[str]],
         reading: Sequence[str] = (),
         changing: Sequence[str] = (),
+        alarms: Callable[[], Awaitable[Sequence[AlarmRow]]],
     ) -> None:
         self._changes = changes
         self._keyring = keyring
@@ -50,6 +54,7 @@ class Health:
         self._waiting = waiting
         self._reading = reading
         self._changing = changing
+        self._alarms = alarms
         self.doors = Doors(metrics)
         for path, handler in (
             ("/metrics", self.exposition),
@@ -63,6 +68,9 @@ class Health:
     async def exposition(self, request: Request) -> Response:
         """Return every metric in Prometheus' text format."""
         self._measure()
+        # The gauges show the newest answer; what cannot be asked keeps its last one.
+        with contextlib.suppress(Fault):
+            await self._alarms()
         return Response(
             body=self._metrics.exposition(),
             content_type="text/plain; version=0.0.4; charset=utf-8",
@@ -95,6 +103,7 @@ class Health:
             parts[listener] = "waits for a certificate"
         some_keys = any(store.state == "ok" for store in stores)
         all_keys = all(store.state == "ok" for store in stores)
+        wrong = await self._wrong() if has_database else []
         is_ready = self._serving() and has_database and some_keys
         report = {
             "ready": is_ready,
@@ -108,9 +117,26 @@ class Health:
                 **dict.fromkeys(self._reading, has_database),
                 **dict.fromkeys(self._changing, is_writing),
             },
+            "alarms": wrong,
         }
         return Response(
             status=200 if is_ready else 503,
             body=(json.dumps(report, indent=1) + "\n").encode(),
             content_type="application/json",
         )
+
+    async def _wrong(self) -> list[dict[str, str]]:
+        try:
+            found = await self._alarms()
+        except Fault as fault:
+            return [{"alarm": "unknown", "severity": "warning", "text": fault.detail}]
+        return [
+            {
+                "alarm": row.name,
+                "severity": row.severity,
+                "object": row.object,
+                "since": row.since.isoformat(timespec="seconds"),
+                "text": row.text,
+            }
+            for row in found
+        ]

@@ -100,6 +100,11 @@ class Timers:
         """Whether this process may run the jobs that run once."""
         return bool(self._reactor.seconds() < self._held_until)
 
+    @property
+    def failures(self) -> dict[str, int]:
+        """How often each job has failed in a row."""
+        return {job.name: job.failures for job in self._jobs}
+
     async def _beat(self) -> None:
         begin = self._reactor.seconds()
         was = self.is_leader

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 log = Logger()
 
 SUBSCRIBER: Final = "notifications"
+WAYS: Final = ("mail", "webhook")
+OUTCOMES: Final = ("delivered", "retried", "failed")
 
 _PAGE: Final = 500
 _MOST_PAGES: Final = 20  # of records, in one turn
