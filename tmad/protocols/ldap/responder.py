@@ -169,6 +169,7 @@ class Responder:
         outlet.finish(codec.message(message.id, answer), Result.SUCCESS)
 
     async def _write(self, session: Session, message: Message, outlet: Outlet) -> None:
+        controls.read(message)
         raise Fault(
             FaultCode.REJECTED,
             "this directory shows what tmad knows: change it with tmad's commands or its API",

@@ -48,7 +48,7 @@ class Root:
             raise Fault(
                 FaultCode.MALFORMED, "scopes are base, one level and subtree", rule="ldap.scope"
             )
-        if base[:3].lower() == "cn=" and names.key_of_text(base) == _SUBSCHEMA_KEY:
+        if base[:2].lower() == "cn" and names.key_of_text(base) == _SUBSCHEMA_KEY:
             found = (schema.subschema(),) if scope != ONE else ()
             return _matching(found, wanted)
         if base.strip():

@@ -33,6 +33,7 @@ log = Logger()
 
 _WORDS: Final = {result: result.name.lower().replace("_", "-") for result in Result}
 _GOODBYE_SECONDS: Final = 2.0
+_MOST_A_TURN: Final = 32  # messages of one connection, before others are looked at
 
 
 class LDAPFactory(Factory):
@@ -137,6 +138,7 @@ class LDAPConnection(Protocol):
         self._is_free = factory.rates.is_unlimited(address)
         self._is_closed = False
         self._is_held = False  # the transport is asked to read nothing
+        self._is_resting = False  # it is the others' turn
         self._paused_at: float | None = None  # since when the client does not read
         self._waiters: list[Deferred[None]] = []
         self._goodbye: Any = None
@@ -192,7 +194,8 @@ class LDAPConnection(Protocol):
     @property
     def _is_blocked(self) -> bool:
         return (
-            self._barrier is not None
+            self._is_resting
+            or self._barrier is not None
             or self._paused_at is not None
             or len(self._running) >= self.factory.bounds.operations
         )
@@ -201,9 +204,8 @@ class LDAPConnection(Protocol):
         if not self._is_blocked and not self._is_closed:
             taken = self._read(self._buffer)
             del self._buffer[:taken]
-        if self._is_blocked:
-            # What is not read waits in the kernel, and in the end at the client.
-            self._hold(len(self._buffer) > self.factory.bounds.message_octets)
+        # What is not read waits in the kernel, and in the end at the client.
+        self._hold(self._is_blocked and len(self._buffer) > self.factory.bounds.message_octets)
         self._expect_rest()
 
     def _expect_rest(self) -> None:
@@ -215,7 +217,7 @@ class LDAPConnection(Protocol):
 
     def _read(self, data: bytes | bytearray) -> int:
         """Take the whole messages that are there; return how many octets they had."""
-        position, size = 0, len(data)
+        position, size, count = 0, len(data), 0
         while position < size and not self._is_closed and self._inside is None:
             if self._is_blocked:
                 break
@@ -232,6 +234,9 @@ class LDAPConnection(Protocol):
             position += length
             self._deadline = None
             self._take(message)
+            count += 1
+            if count == _MOST_A_TURN and position < size:
+                self._rest()
         return size if self._is_closed or self._inside is not None else position
 
     def _refuse(self, why: str) -> None:
@@ -294,7 +299,7 @@ class LDAPConnection(Protocol):
                 seconds = min(seconds, request.time_limit)
             operation.deadline = operation.began + seconds
         self._running[message.id] = operation
-        ensureDeferred(_rest(coroutine, waiting)).addBoth(self._finished, operation)
+        ensureDeferred(_continued(coroutine, waiting)).addBoth(self._finished, operation)
 
     def _finished(self, outcome: object, operation: Operation) -> None:
         self._running.pop(operation.message.id, None)
@@ -326,7 +331,18 @@ class LDAPConnection(Protocol):
             self._hold(False)
             if self._buffer:
                 # Not from within an answer: many messages would nest as deeply.
-                self.factory.reactor.callLater(0, self._read_buffer)
+                self._rest()
+
+    def _rest(self) -> None:
+        """Let others have a turn before the next message is taken."""
+        if not self._is_resting:
+            self._is_resting = True
+            self.factory.reactor.callLater(0, self._rested)
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        if not self._is_closed:
+            self._read_buffer()
 
     def _hold(self, is_held: bool) -> None:
         if is_held != self._is_held:
@@ -464,7 +480,7 @@ class LDAPConnection(Protocol):
         return self.transport
 
 
-async def _rest(coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:
+async def _continued(coroutine: Coroutine[Any, Any, None], waiting: Any) -> None:
     """Go on with a coroutine that was started by hand and waits for a Deferred."""
     while True:
         try:
