@@ -1,6 +1,6 @@
 """What the directory publishes, found by index: people, devices, and the certificates they hold.
 
-A question comes as a condition: a tree of the tuples below, which stands for SQL and never holds
+A question comes as a condition: a tree of the values below, which stands for SQL and never holds
 any. Lists are paged by name. A condition may let more through than is wanted, never less: who
 asks looks at each row again.
 """
@@ -8,6 +8,7 @@ asks looks at each row again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -21,14 +22,16 @@ PERSON: Final = "person:"
 DEVICE: Final = "device:"
 
 
-class Same(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Same:
     """A column is this value."""
 
     column: str
     value: str
 
 
-class Like(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Like:
     """A column begins with, contains in this order, and ends with these pieces."""
 
     column: str
@@ -37,24 +40,28 @@ class Like(NamedTuple):
     final: str
 
 
-class Filled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Filled:
     """A column is not empty; or, with ``is_empty``, it is."""
 
     column: str
     is_empty: bool = False
 
 
-class Holds(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Holds:
     """Somebody holds a certificate of his own that is valid now."""
 
 
-class Both(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Both:
     """Each of these is so; of none at all, everything is."""
 
     parts: tuple[Condition, ...]
 
 
-class Either(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Either:
     """One of these is so; of none at all, nothing is."""
 
     parts: tuple[Condition, ...]

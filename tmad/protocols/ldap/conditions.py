@@ -96,8 +96,8 @@ _NEVER: Final[Pair] = (NOTHING, EVERYTHING)
 _UNDEFINED: Final[Pair] = (NOTHING, NOTHING)
 _UNKNOWN: Final[Pair] = (EVERYTHING, EVERYTHING)
 
-# Whom a certificate that a filter names belongs to, for the filters that name one.
-Holders: TypeAlias = Mapping[Item, Condition]
+# Who has a certificate that a filter names, by kind and item.
+Holders: TypeAlias = Mapping[tuple[str, Item], Condition]
 
 
 def compiled(
@@ -178,7 +178,7 @@ def _of_type(
         if isinstance(item, Present):
             # What lies in the database may be hidden still: by its profile, by its authority.
             return Holds(), EVERYTHING
-        return holders.get(item, EVERYTHING), EVERYTHING
+        return holders.get((kind.name, item), EVERYTHING), EVERYTHING
     column = kind.columns.get(name)
     if column is None:
         return _loose(item, name)

@@ -21,7 +21,7 @@ from tmad.protocols.ldap.entries import Place, Wish
 from tmad.protocols.ldap.filters import Filter
 from tmad.protocols.ldap.names import Key
 from tmad.protocols.ldap.tree import ANONYMOUS, Entry, Login, Page, Who
-from tmad.storage.directory import NOTHING, Condition, Same
+from tmad.storage.directory import NOTHING, Condition, Names, Same
 
 Branch: TypeAlias = Literal["people", "devices", "authorities"]
 
@@ -342,21 +342,24 @@ class Directory:
 
     async def _holders(self, tenant: str, items: Sequence[filters.Item]) -> conditions.Holders:
         """Return whom the certificates belong to that a filter names (L-21)."""
-        found: dict[filters.Item, Condition] = {}
+        found: dict[tuple[str, filters.Item], Condition] = {}
         for item, (serial, issuer) in conditions.certificates(items).items():
-            if not 0 < serial < 1 << _LONGEST_SERIAL:
-                found[item] = NOTHING
-                continue
-            issuers = [i.id for i in await self._directories.all_issuers() if self._is(i, issuer)]
-            ways: list[Condition] = []
-            for named in await self._directories.named_by(tenant, issuers, serial):
-                kind, separator, name = named.owner.partition(":")
-                if separator and kind in ("person", "device"):
-                    ways.append(Same("name", name))
+            ways: dict[str, list[Condition]] = {"people": [], "devices": []}
+            for named in await self._named_by(tenant, serial, issuer):
+                if named.owner.startswith(PERSON):
+                    ways["people"].append(Same("name", named.owner.removeprefix(PERSON)))
+                elif named.owner.startswith(DEVICE):
+                    ways["devices"].append(Same("name", named.owner.removeprefix(DEVICE)))
                 else:
-                    ways += [Same("mail", mail) for mail in named.mails]
-            found[item] = conditions.either(ways)
+                    ways["people"] += [Same("mail", mail) for mail in named.mails]
+            found |= {(kind, item): conditions.either(each) for kind, each in ways.items()}
         return found
+
+    async def _named_by(self, tenant: str, serial: int, issuer: object) -> tuple[Names, ...]:
+        if not 0 < serial < 1 << _LONGEST_SERIAL:
+            return ()
+        issuers = [i.id for i in await self._directories.all_issuers() if self._is(i, issuer)]
+        return await self._directories.named_by(tenant, issuers, serial)
 
     def _is(self, issuer: Issuer, name: object) -> bool:
         key = self._issuer_names.get(issuer.subject_der)

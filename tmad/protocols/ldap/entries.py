@@ -278,4 +278,5 @@ def is_for_mail(certificate_der: bytes) -> bool:
 def s_mime(certificate_der: bytes, chain: Sequence[x509.Certificate]) -> bytes:
     """Return a value of userSMIMECertificate: PKCS#7 without a signature, with the issuers."""
     issuers = [each.public_bytes(Encoding.DER) for each in chain]
-    return cms.degenerate((certificate_der, *issuers))
+    # X.690, 11.6: a set is encoded in the order of its octets.
+    return cms.degenerate(sorted([certificate_der, *issuers]))
