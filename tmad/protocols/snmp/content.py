@@ -70,7 +70,7 @@ def view(
         SystemGroup(identity, lambda: seconds() - begun),
         EngineGroup(
             engine.counters,
-            engine_id=engine.engine_id,
+            engine_id=lambda: engine.engine_id,
             boots=lambda: engine.boots,
             time=engine.time,
             largest=engine.largest,

@@ -117,7 +117,7 @@ class EngineGroup:
         self,
         counters: Mapping[str, int],
         *,
-        engine_id: bytes,
+        engine_id: Callable[[], bytes],
         boots: Callable[[], int],
         time: Callable[[], int],
         largest: int,
@@ -134,7 +134,9 @@ class EngineGroup:
             yield scalar(place, Counter32(self._counters.get(name, 0)))
         # 2: authenticationFailure notifications are not sent.
         yield scalar((*_SNMP, 30), Integer(2))
-        yield scalar((*_ENGINE, 1), Octets(self._engine_id))
+        if not (engine_id := self._engine_id()):
+            return  # it has not booted yet
+        yield scalar((*_ENGINE, 1), Octets(engine_id))
         yield scalar((*_ENGINE, 2), Integer(self._boots()))
         yield scalar((*_ENGINE, 3), Integer(self._time()))
         yield scalar((*_ENGINE, 4), Integer(self._largest))
