@@ -121,6 +121,11 @@ tmad.managed.objects.Objects.delete(authority)         authority.delete      A
 tmad.managed.objects.Objects.delete(profile)           profile.delete        A
 tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
 tmad.managed.objects.Objects.delete(grant)             grant.delete          A
+tmad.managed.objects.Objects.get(directory)            directory.read        AO U S
+tmad.managed.objects.Objects.list(directory)           directory.read        AO U S
+tmad.managed.objects.Objects.revisions(directory)      directory.read        AO U S
+tmad.managed.objects.Objects.put(directory)            directory.write       A
+tmad.managed.objects.Objects.delete(directory)         directory.delete      A
 tmad.managed.objects.Objects.get(log-collector)        log-collector.read    AO U S
 tmad.managed.objects.Objects.list(log-collector)       log-collector.read    AO U S
 tmad.managed.objects.Objects.revisions(log-collector)  log-collector.read    AO U S
