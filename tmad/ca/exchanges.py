@@ -11,13 +11,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from tmad.ca.revocation import Wish
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
+from tmad.storage import certificates, requests
 from tmad.storage import exchanges as rows
-from tmad.storage import requests
 from tmad.storage.database import Database
 from tmad.storage.exchanges import Exchange
 
@@ -60,6 +61,7 @@ class Exchanges:
         tenant: str,
         transaction: bytes,
         opening: int,
+        number: int,
         holder: bytes,
         digest: bytes,
         is_implicit: bool,
@@ -72,6 +74,7 @@ class Exchanges:
             transaction=transaction,
             state="begun",
             opening=opening,
+            number=number,
             holder=holder,
             digest=digest,
             is_implicit=is_implicit,
@@ -110,7 +113,6 @@ class Exchanges:
         answer: bytes,
         nonce: bytes,
         certificate_id: int,
-        number: int,
         until: datetime,
     ) -> None:
         """Note that a certificate was sent, and until when it must be confirmed."""
@@ -122,7 +124,6 @@ class Exchanges:
                 digest=digest,
                 answer=answer,
                 nonce=nonce,
-                number=number,
                 certificate_id=certificate_id,
                 due_at=until,
             ),
@@ -167,6 +168,17 @@ class Exchanges:
             exchange, withdrawing, self._event("certificate.rejected", exchange, why=why[:300])
         )
         await self._withdraw(withdrawing)
+
+    async def supersede(self, exchange: Exchange, sha256: bytes) -> None:
+        """Revoke the certificate that was followed by the one of this conversation."""
+        await self._database.write(self._supersede, exchange, sha256)
+
+    def _supersede(self, connection: Connection, exchange: Exchange, sha256: bytes) -> None:
+        row = certificates.by_sha256(connection, exchange.tenant, sha256)
+        if row is not None and row.id != exchange.certificate_id:
+            actor = Actor(exchange.endpoint)
+            wish = Wish(reason=Reason.SUPERSEDED)
+            self._revocation.change_in(connection, actor, exchange.tenant, row.id, wish)
 
     # -- what happens by itself ---------------------------------------------------------------
 

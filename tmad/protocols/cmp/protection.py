@@ -221,15 +221,16 @@ def sign(key: PrivateKeyTypes, protected: bytes) -> bytes:
     """Return the signature over header and body, by the algorithm of :func:`algorithm_of`."""
     if isinstance(key, ed448.Ed448PrivateKey):
         return key.sign(protected)  # which CMS could not, for want of a digest
-    return signatures.sign(key, protected, _digest_for(key), plain_rsa=False)[1]
+    return signatures.sign(key, protected, digest_for(key), plain_rsa=False)[1]
 
 
 def algorithm_of(key: CertificatePublicKeyTypes) -> Algorithm:
     """Return what :func:`sign` will do with the private half, for the header that it signs."""
-    return signatures.algorithm_for(key, _digest_for(key))
+    return signatures.algorithm_for(key, digest_for(key))
 
 
-def _digest_for(key: PrivateKeyTypes | CertificatePublicKeyTypes) -> Digest:
+def digest_for(key: PrivateKeyTypes | CertificatePublicKeyTypes) -> Digest:
+    """Return the digest that goes with a key of ours."""
     curve = getattr(key, "curve", None)
     return {384: SHA384, 521: SHA512}.get(getattr(curve, "key_size", 0), SHA256)
 
