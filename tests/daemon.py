@@ -40,6 +40,7 @@ def free_ports(count: int) -> list[int]:
 class Daemon:
     """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it.
 
+    With ``snmp`` (True, or lines of [protocols.snmp]) the SNMP agent answers, else it is off.
     ``settings`` are sections of tmad.toml, ``radius`` further lines of [protocols.radius].
     """
 
@@ -50,6 +51,7 @@ class Daemon:
         workers: int = 1,
         settings: str = "",
         radius: str = "",
+        snmp: bool | str = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.environment = {**os.environ, **(environment or {})}
@@ -60,9 +62,9 @@ class Daemon:
         # Each worker has the ops port after the one before it: the last ones stay free.
         (
             self.http_port, self.https_port, self.client_port,
-            self.radius_port, self.radius_acct_port, self.radsec_port,
+            self.radius_port, self.radius_acct_port, self.radsec_port, self.snmp_port,
             self.ops_port, *_,
-        ) = free_ports(11)  # fmt: skip
+        ) = free_ports(12)  # fmt: skip
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.https_url = f"https://127.0.0.1:{self.https_port}"
         self.ops_url = f"http://127.0.0.1:{self.ops_port}"
@@ -80,6 +82,9 @@ class Daemon:
                 f'auth = ["127.0.0.1:{self.radius_port}"]\n'
                 f'accounting = ["127.0.0.1:{self.radius_acct_port}"]\n'
                 f"{radius}\n{settings}"
+                "\n[protocols.snmp]\n"
+                f'listen = ["127.0.0.1:{self.snmp_port}"]\n'
+                f"{snmp if isinstance(snmp, str) else f'enabled = {str(snmp).lower()}'}\n"
             )
 
     # -- the command line ---------------------------------------------------------------

@@ -115,6 +115,10 @@ class Edge(Protocol):
     def reactor(self) -> Any:
         """The reactor, for timers and for what goes out; never to listen."""
 
+    @property
+    def worker(self) -> int:
+        """Which of the node's identical workers this is, from 0."""
+
     def meter(self, door: str) -> Meter:
         """Return the counters of a door that is none of HTTP."""
 

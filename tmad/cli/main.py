@@ -27,6 +27,7 @@ NOUNS = {
     "session": ("session", "session", "Sessions on the network: who is on, end one."),
     "radius-client": ("radius_client", "radius_client", "RADIUS clients: switches, APs, VPNs."),
     "radius-policy": ("radius_policy", "radius_policy", "Who may join the network, with what."),
+    "snmp": ("snmp", "snmp", "The SNMP agent: users, communities, targets of traps."),
     "trust-anchor": ("trust_anchor", "trust_anchor", "Other CAs whose certificates may join."),
     "user": ("user", "user", "People: accounts, passwords, groups."),
     "otp": ("otp", "otp", "Tokens for one-time passwords."),

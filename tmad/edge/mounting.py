@@ -69,6 +69,11 @@ class ProtocolEdge:
         """The reactor, for timers and for what goes out."""
         return self._listeners.reactor
 
+    @property
+    def worker(self) -> int:
+        """Which of the node's workers this is."""
+        return self._listeners.index
+
     def meter(self, door: str) -> DoorMeter:
         """Return the counters of a door."""
         return self._doors.meter(self._name, door)

@@ -230,7 +230,7 @@ def decode(datagram: bytes) -> Message:
     if version in (V1, V2C):
         return CommunityMessage(version, reader.octets(), reader.rest())
     if version != V3:
-        raise malformed("no known version of SNMP")
+        raise malformed("no known version of SNMP", "snmp.version")
     return _decode_secure(reader)
 
 

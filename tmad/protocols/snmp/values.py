@@ -27,9 +27,9 @@ _ARCS: Final = re.compile(
 )
 
 
-def malformed(what: str) -> Fault:
+def malformed(what: str, rule: str = "snmp.malformed") -> Fault:
     """Return the Fault for octets that are no SNMP message."""
-    return Fault(FaultCode.MALFORMED, what, rule="snmp.malformed")
+    return Fault(FaultCode.MALFORMED, what, rule=rule)
 
 
 # -- BER -------------------------------------------------------------------------------------------
