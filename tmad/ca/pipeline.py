@@ -181,6 +181,8 @@ class Authority:
     async def _decide(
         self, request: EnrollmentRequest, endpoint: Endpoint, proven: Proven, same: bytes
     ) -> Outcome:
+        if request.doubt is not None:
+            raise request.doubt
         applicant = await self._authenticator.authenticate(request, endpoint, proven)
         permission = await self._authorise(request, endpoint, applicant)
         made = None

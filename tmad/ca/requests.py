@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tmad.errors import Fault
 from tmad.events import Secret
 from tmad.signer.algorithms import KeyAlgorithm, PrivateKey
 
@@ -148,8 +149,9 @@ class EnrollmentRequest:
 
     ``evidence`` is the DER of the signed request (PKCS#10, CRMF) as received; ``requested_at``
     is set by the pipeline. ``selector`` is the protocol's own hint at a profile (SCEP-49).
-    With a KeyWish each request is a new one, also with the same ``transaction``: a key that was
-    handed out once is not there any more.
+    ``doubt`` speaks against a request that is made for the first time: a copy of an earlier one
+    may come over another connection. With a KeyWish each request is a new one, also with the
+    same ``transaction``: a key that was handed out once is not there any more.
     """
 
     via: str
@@ -165,6 +167,7 @@ class EnrollmentRequest:
     peer: str = ""
     selector: str = ""
     evidence: bytes = b""
+    doubt: Fault | None = None
 
     @property
     def key(self) -> CertificatePublicKeyTypes:

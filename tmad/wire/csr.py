@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class CSR:
     ``names`` are those of its subjectAltName, ``wanted`` its other requested extensions.
     ``challenge`` is its challengePassword, None where it is absent or empty. ``template`` is
     the name in Microsoft's certificate template extension, which some clients use to choose
-    among profiles.
+    among profiles. ``attributes`` maps the DER of each attribute's OID to its values' DER.
     """
 
     der: bytes = field(repr=False)  # holds the challenge in clear
@@ -43,6 +43,7 @@ class CSR:
     wanted: tuple[x509.Extension[x509.ExtensionType], ...]
     challenge: Secret | None
     template: str
+    attributes: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,18 @@ class _Parts:
         return der.sequence(info, self.algorithm.encode(), signature)
 
 
-def decode(csr_der: bytes, policy: Policy) -> CSR:
+def decode(csr_der: bytes, policy: Policy, *, is_proof: bool = True) -> CSR:
     """Read a request and check its signature, which proves possession of the key.
 
+    Where ``is_proof`` is False its key and its signature mean nothing (RFC 7030, 4.4.1).
     Raise Fault(MALFORMED) for what is no PKCS#10 at all, Fault(UNSUPPORTED) for one that holds
     what cannot be read, Fault(BAD_ALGORITHM) and Fault(BAD_PROOF) for its signature.
     """
     parts = _cut(csr_der)
     attributes = cms.read_attributes(der.Reader(b"".join(parts.attributes)))
     content = _read(parts.in_order(), attributes.get(_EXTENSION_REQUEST, ()))
-    _check_signature(parts, content.public_key, policy)
+    if is_proof:
+        _check_signature(parts, content.public_key, policy)
     return CSR(
         der=csr_der,
         subject=content.subject,
@@ -87,6 +90,7 @@ def decode(csr_der: bytes, policy: Policy) -> CSR:
         wanted=content.wanted,
         challenge=_challenge(attributes.get(_CHALLENGE_PASSWORD, ())),
         template=content.template,
+        attributes=attributes,
     )
 
 

@@ -9,6 +9,7 @@ tmad = ServiceMaker(  # type: ignore[no-untyped-call]  # Twisted does not type i
 )
 
 scep = ProtocolPlugin("scep", "tmad.protocols.scep.plugin")
+est = ProtocolPlugin("est", "tmad.protocols.est.plugin")
 ocsp = ProtocolPlugin("ocsp", "tmad.protocols.ocsp.plugin")
 crl = ProtocolPlugin("crl", "tmad.protocols.crl.plugin")
 radius = ProtocolPlugin("radius", "tmad.protocols.radius.plugin")
