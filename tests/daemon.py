@@ -41,7 +41,8 @@ class Daemon:
     """One node in a directory of its own; ``start`` runs it, ``stop`` and ``kill`` end it.
 
     With ``snmp`` (True, or lines of [protocols.snmp]) the SNMP agent answers, else it is off.
-    ``settings`` are sections of tmad.toml, ``radius`` further lines of [protocols.radius].
+    ``settings`` are sections of tmad.toml, ``radius`` and ``ldap`` further lines of
+    [protocols.radius] and [protocols.ldap]; without ``ldap`` that one stays closed.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Daemon:
         workers: int = 1,
         settings: str = "",
         radius: str = "",
+        ldap: str | bool = False,
         snmp: bool | str = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -63,8 +65,9 @@ class Daemon:
         (
             self.http_port, self.https_port, self.client_port,
             self.radius_port, self.radius_acct_port, self.radsec_port, self.snmp_port,
+            self.ldap_port, self.ldaps_port,
             self.ops_port, *_,
-        ) = free_ports(12)  # fmt: skip
+        ) = free_ports(14)  # fmt: skip
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.https_url = f"https://127.0.0.1:{self.https_port}"
         self.ops_url = f"http://127.0.0.1:{self.ops_port}"
@@ -81,7 +84,11 @@ class Daemon:
                 "\n[protocols.radius]\n"
                 f'auth = ["127.0.0.1:{self.radius_port}"]\n'
                 f'accounting = ["127.0.0.1:{self.radius_acct_port}"]\n'
-                f"{radius}\n{settings}"
+                f"{radius}\n[protocols.ldap]\n"
+                f'listen = ["127.0.0.1:{self.ldap_port}"]\n'
+                f'tls = ["127.0.0.1:{self.ldaps_port}"]\n'
+                f"{ldap if isinstance(ldap, str) else ''}\n"
+                f"{'' if ldap is not False else 'enabled = false'}\n{settings}"
                 "\n[protocols.snmp]\n"
                 f'listen = ["127.0.0.1:{self.snmp_port}"]\n'
                 f"{snmp if isinstance(snmp, str) else f'enabled = {str(snmp).lower()}'}\n"

@@ -685,7 +685,7 @@ def test_who_reads_nothing_is_cut_off() -> None:
 
 
 def test_what_is_not_read_stays_at_the_client() -> None:
-    world = World(message_octets=100_000)
+    world = World(message_octets=100_000, rate=0)
     client = world.connect()
     client.connection.pauseProducing()
     whole = pureldap.LDAPMessage(search("(uid=p0001)"), id=1).toWire()

@@ -46,7 +46,7 @@ class Plan:
     token: str = ""
     pin_file: str = ""
     listen: tuple[tuple[str, str], ...] = ()  # ("http", "0.0.0.0:80")
-    radius: tuple[tuple[str, str], ...] = ()  # ("auth", "127.0.0.1:1812")
+    doors: tuple[tuple[str, str, str], ...] = ()  # ("radius", "auth", "127.0.0.1:1812")
 
     @property
     def settings(self) -> Path:
@@ -87,6 +87,8 @@ class Report:
 @click.option("--ops", metavar="[HOST:]PORT", help="Metrics and health; on loopback.")
 @click.option("--radius", metavar="[HOST:]PORT", help="RADIUS authentication; on loopback.")
 @click.option("--radius-accounting", metavar="[HOST:]PORT", help="RADIUS accounting; on loopback.")
+@click.option("--ldap", metavar="[HOST:]PORT", help="LDAP with StartTLS; on loopback.")
+@click.option("--ldaps", metavar="[HOST:]PORT", help="LDAP over TLS; on loopback.")
 def init(
     directory: Path,
     name: str,
@@ -103,6 +105,8 @@ def init(
     ops: str | None,
     radius: str | None,
     radius_accounting: str | None,
+    ldap: str | None,
+    ldaps: str | None,
 ) -> None:
     """Set up this node: settings, master key, database, root and issuing CA, a SCEP endpoint.
 
@@ -117,6 +121,12 @@ def init(
         "https_client": _listening(https_client or "8444", "0.0.0.0"),  # noqa: S104
         "ops": _listening(ops or "9464", "127.0.0.1"),
     }
+    doors = {
+        ("radius", "auth"): radius,
+        ("radius", "accounting"): radius_accounting,
+        ("ldap", "listen"): ldap,
+        ("ldap", "tls"): ldaps,
+    }
     plan = Plan(
         directory=directory.resolve(),
         name=name,
@@ -128,9 +138,9 @@ def init(
         token=token,
         pin_file=pin_file,
         listen=tuple(given.items()),
-        radius=tuple(
-            (key, _listening(text, "127.0.0.1"))
-            for key, text in (("auth", radius), ("accounting", radius_accounting))
+        doors=tuple(
+            (protocol, key, _listening(text, "127.0.0.1"))
+            for (protocol, key), text in doors.items()
             if text
         ),
     )
@@ -169,8 +179,8 @@ def _write_settings(plan: Plan, report: Report) -> None:
         tree["node"]["public_url"] = plan.public_url
     if plan.database:
         tree["database"] = {"url": plan.database}
-    if plan.radius:
-        tree["protocols"] = {"radius": {name: [address] for name, address in plan.radius}}
+    for protocol, key, address in plan.doors:
+        tree.setdefault("protocols", {}).setdefault(protocol, {})[key] = [address]
     if plan.store == "pkcs11":
         tree["keyring"] = {
             "store": "pkcs11",

@@ -27,6 +27,8 @@ PORTS = {
     "ops": 9464,
     "radius": 1812,
     "radius_accounting": 1813,
+    "ldap": 3389,
+    "ldaps": 6636,
 }
 _HOST = "127.0.0.1"
 _CLIENT = "quickstart"
