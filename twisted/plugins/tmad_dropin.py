@@ -9,10 +9,11 @@ tmad = ServiceMaker(  # type: ignore[no-untyped-call]  # Twisted does not type i
 )
 
 scep = ProtocolPlugin("scep", "tmad.protocols.scep.plugin")
+est = ProtocolPlugin("est", "tmad.protocols.est.plugin")
 ocsp = ProtocolPlugin("ocsp", "tmad.protocols.ocsp.plugin")
 crl = ProtocolPlugin("crl", "tmad.protocols.crl.plugin")
 radius = ProtocolPlugin("radius", "tmad.protocols.radius.plugin")
+snmp = ProtocolPlugin("snmp", "tmad.protocols.snmp.plugin")
 syslog = ProtocolPlugin("syslog", "tmad.protocols.syslog.plugin")
 cmp = ProtocolPlugin("cmp", "tmad.protocols.cmp.plugin")
-ldap = ProtocolPlugin("ldap", "tmad.protocols.ldap.plugin")
 ldap = ProtocolPlugin("ldap", "tmad.protocols.ldap.plugin")
