@@ -105,7 +105,6 @@ RESULTS: Final[Mapping[str, Result]] = {
     "ldap.extended": Result.PROTOCOL_ERROR,
     "ldap.scope": Result.PROTOCOL_ERROR,
     "ldap.control": Result.UNAVAILABLE_CRITICAL_EXTENSION,
-    "ldap.sort": Result.UNAVAILABLE_CRITICAL_EXTENSION,
     "ldap.confidentiality": Result.CONFIDENTIALITY_REQUIRED,
     "ldap.empty-password": Result.UNWILLING,
     "ldap.mechanism": Result.AUTH_METHOD_NOT_SUPPORTED,
