@@ -27,6 +27,7 @@ from tmad.storage import (
     crls,
     deliveries,
     devices,
+    directory,
     enroll_secrets,
     figures,
     issuers,
@@ -191,7 +192,8 @@ def _fill(connection: sa.Connection) -> None:
             {"id": n, "tenant": tenants[n % 2], "issuer_id": 1 + n % 2, "serial": _digest(n),
              "state": "intent" if n % 500 == 0 else "issued", "via": "scep",
              "endpoint": "scep/default", "profile": "device", "profile_revision": 1,
-             "request_id": f"R{n:06}", "owner": "", "subject": f"CN={n}", "not_before": now,
+             "request_id": f"R{n:06}", "owner": f"person:p-{n:06}", "subject": f"CN={n}",
+             "not_before": now,
              "not_after": now + day * (1 + n % 400), "spki_sha256": _digest(n),
              "tbs_sha256": _digest(n), "certificate_der": b"x" * 100, "sha256": _digest(n),
              "created_at": now, "revoked_at": now if n % (ROWS // REVOKED) == 0 else None,
@@ -286,7 +288,7 @@ def _fill(connection: sa.Connection) -> None:
         [
             {"tenant": tenants[n % 2], "name": f"p-{n:06}", "full_name": "",
              "mail": f"p-{n}@example.test", "phone": "", "groups": "[]", "source": "local",
-             "created_at": now, "updated_at": now}
+             "cn_key": f"person {n}", "sn_key": str(n), "created_at": now, "updated_at": now}
             for n in numbers
         ],
     )  # fmt: skip
@@ -497,6 +499,56 @@ HOT: dict[str, Call] = {
     # logins
     "person": call(people.by_name, "default", f"p-{MIDDLE:06}"),
     "person by address": call(people.by_mail, "default", f"p-{MIDDLE}@example.test"),
+    # LDAP searches
+    **{
+        f"people {how}": call(directory.find, "people", "default", what, NOW, "", PAGE, 5 * PAGE)
+        for how, what in {
+            "by mail": directory.Same("mail", f"p-{MIDDLE}@example.test"),
+            "by name": directory.Same("name", f"p-{MIDDLE:06}"),
+            "by full name": directory.Same("cn_key", f"person {MIDDLE}"),
+            "by surname": directory.Same("sn_key", str(MIDDLE)),
+            "by the beginning of a name": directory.Like("cn_key", "person 199", (), ""),
+            "by one of several": directory.Either(
+                (
+                    directory.Same("mail", f"p-{MIDDLE}@example.test"),
+                    directory.Like("mail", "p-199", (), "test"),
+                    directory.Same("name", f"p-{MIDDLE + 2:06}"),
+                )
+            ),
+            "by mail and more": directory.Both(
+                (
+                    directory.Like("cn_key", "", ("person",), ""),
+                    directory.Same("mail", f"p-{MIDDLE}@example.test"),
+                )
+            ),
+            "as they come": directory.EVERYTHING,
+            "who hold something": directory.Holds(),
+            "by what no index has": directory.Like("cn_key", "", ("nobody",), ""),
+        }.items()
+    },
+    "a device by name": call(
+        directory.find,
+        "devices",
+        "default",
+        directory.Same("name", f"d-{MIDDLE:06}"),
+        NOW,
+        "",
+        PAGE,
+        5 * PAGE,
+    ),
+    "what one person holds": call(
+        directory.held_by, "default", [f"person:p-{MIDDLE:06}"], [f"p-{MIDDLE}@example.test"], NOW
+    ),
+    "what several hold": call(
+        directory.held_by,
+        "default",
+        [f"person:p-{MIDDLE + n:06}" for n in range(PAGE)],
+        [f"p-{MIDDLE + n}@example.test" for n in range(PAGE)],
+        NOW,
+    ),
+    "whose a serial number is": call(
+        directory.named_by, "default", 1, int.from_bytes(_digest(MIDDLE)), NOW
+    ),
     "people, deep page": call(people.find, "default", f"p-{MIDDLE:06}", PAGE),
     "device": call(devices.by_name, "default", f"d-{MIDDLE:06}"),
     "device by address": call(devices.by_mac, "default", f"{MIDDLE:012x}"),

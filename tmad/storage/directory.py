@@ -21,6 +21,10 @@ from tmad.storage.tables import certificate_names, certificates, devices, people
 PERSON: Final = "person:"
 DEVICE: Final = "device:"
 
+# Of rows that no index finds: how many are looked at first, and how fast that grows.
+_FIRST_PIECE: Final = 1_000
+_GROWTH: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Same:
@@ -202,11 +206,7 @@ def find(
         return _found(chosen, _by_ways(connection, chosen, condition, ways, values), limit)
     if condition == EVERYTHING:
         return _found(chosen, _listed(connection, chosen, values), limit)
-    found = _found(chosen, _scanned(connection, chosen, condition, values), limit)
-    if found.reached is None:
-        last = connection.execute(_window(chosen, 1, scan - 1), values).scalar()
-        return Found(found.rows, last)
-    return found
+    return _scanned(connection, chosen, condition, values)
 
 
 def lookups(kind: str, condition: Condition) -> list[Same | Like] | None:
@@ -258,6 +258,8 @@ def _by_ways(
             _begins(table.c[way.column], way.initial, dialect)
             if isinstance(way, Like)
             else table.c[way.column] == way.value,
+            # Not where the rows are read: SQLite would walk all of them from here on.
+            table.c.name > sa.bindparam("after"),
         )
         for way in ways
     ]
@@ -266,7 +268,6 @@ def _by_ways(
         .where(
             table.c.tenant == sa.bindparam("tenant"),
             table.c.name.in_(sa.union(*names) if len(names) > 1 else names[0]),
-            table.c.name > sa.bindparam("after"),
             kind.usable,
             _clause(condition, kind, dialect),
         )
@@ -295,33 +296,44 @@ def _listed(
 
 def _scanned(
     connection: sa.Connection, kind: _Kind, condition: Condition, values: dict[str, Any]
-) -> Sequence[sa.Row[Any]]:
-    """Return what meets the condition among the next rows, however few of them do."""
+) -> Found:
+    """Return what meets the condition among the next ``scan`` rows.
+
+    They are looked at in ever larger pieces, so that whoever finds many is done soon.
+    """
     table = kind.table
-    window = _window(kind, values["scan"]).subquery()
-    return connection.execute(
+    clause = _clause(condition, kind, connection.dialect.name)
+    query = (
         sa.select(*kind.columns)
         .where(
             table.c.tenant == sa.bindparam("tenant"),
-            table.c.name.in_(sa.select(window.c.name)),
+            table.c.name > sa.bindparam("after"),
             kind.usable,
-            _clause(condition, kind, connection.dialect.name),
+            clause,
         )
         .order_by(table.c.name)
-        .limit(values["limit"]),
-        values,
-    ).all()
-
-
-def _window(kind: _Kind, limit: int, offset: int = 0) -> sa.Select[Any]:
-    table = kind.table
-    return (
+    )
+    ends = (
         sa.select(table.c.name)
         .where(table.c.tenant == sa.bindparam("tenant"), table.c.name > sa.bindparam("after"))
         .order_by(table.c.name)
-        .limit(limit)
-        .offset(offset)
+        .limit(1)
     )
+    found: list[Any] = []
+    after, size, left = values["after"], _FIRST_PIECE, values["scan"]
+    while True:
+        size = min(size, left)
+        here = values | {"after": after}
+        end = connection.execute(ends.offset(size - 1), here).scalar()
+        piece = query if end is None else query.where(table.c.name <= end)
+        rows = connection.execute(piece.limit(values["limit"] - len(found)), here)
+        found += [kind.row(*row) for row in rows]
+        if len(found) == values["limit"]:
+            return Found(tuple(found), found[-1].name)
+        left -= size
+        if end is None or left <= 0:
+            return Found(tuple(found), end)
+        after, size = end, size * _GROWTH
 
 
 # -- conditions as SQL ----------------------------------------------------------------------------
@@ -371,21 +383,32 @@ def _valid() -> sa.ColumnElement[bool]:
 
 def _holds(kind: _Kind) -> sa.ColumnElement[bool]:
     table = kind.table
-    by_owner = sa.exists().where(
-        certificates.c.tenant == sa.bindparam("tenant"),
-        certificates.c.owner == sa.literal_column(f"'{kind.owner}'") + table.c.name,
-        _valid(),
+    # With a limit, PostgreSQL looks for each row's own and never reads all certificates.
+    by_owner = (
+        sa.select(certificates.c.id)
+        .where(
+            certificates.c.tenant == sa.bindparam("tenant"),
+            certificates.c.owner == sa.literal_column(f"'{kind.owner}'") + table.c.name,
+            _valid(),
+        )
+        .limit(1)
+        .scalar_subquery()
     )
     if kind.owner != PERSON:
-        return by_owner
-    by_mail = sa.exists().where(
-        certificate_names.c.tenant == sa.bindparam("tenant"),
-        certificate_names.c.value == table.c.mail,
-        certificate_names.c.kind == sa.literal_column("'email'"),
-        certificates.c.id == certificate_names.c.certificate_id,
-        _valid(),
+        return by_owner.is_not(None)
+    by_mail = (
+        sa.select(certificates.c.id)
+        .where(
+            certificate_names.c.tenant == sa.bindparam("tenant"),
+            certificate_names.c.value == table.c.mail,
+            certificate_names.c.kind == sa.literal_column("'email'"),
+            certificates.c.id == certificate_names.c.certificate_id,
+            _valid(),
+        )
+        .limit(1)
+        .scalar_subquery()
     )
-    return sa.or_(by_owner, by_mail)
+    return sa.or_(by_owner.is_not(None), by_mail.is_not(None))
 
 
 # -- certificates ---------------------------------------------------------------------------------
@@ -413,8 +436,8 @@ def _of_mails(mails: Any) -> sa.Select[Any]:
         certificate_names.c.tenant == sa.bindparam("tenant"),
         mails,
         certificate_names.c.kind == sa.literal_column("'email'"),
+        # It is the same tenant's: said of the certificate, SQLite would begin there.
         certificates.c.id == certificate_names.c.certificate_id,
-        certificates.c.tenant == sa.bindparam("tenant"),
         _valid(),
         _UNNAMED,
     )
