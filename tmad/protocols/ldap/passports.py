@@ -1,18 +1,26 @@
-"""Client certificates: whether one is ours and good now, and whose it is (RFC 4513, 5.2.3)."""
+"""Client certificates: whether one is ours and good now, and whose it is (RFC 4513, 5.2.3).
+
+It is its owner's; one without an owner among people and devices is that person's whose address
+it names, if it names one and nobody else has that address.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tmad.ca.applicant import PERSON
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import UNREADABLE, Trust, check_path
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
-from tmad.storage import certificates
+from tmad.storage import certificates, people
+from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
+
+_OWNERS: Final = (PERSON, "device:")
 
 
 class Passport(NamedTuple):
@@ -52,9 +60,19 @@ class Passports:
         row = await self._database.lookup(certificates.by_serial, issuer.id, serial)
         if row is None:
             raise _refusal("status", "unknown")
-        passport = Passport(certificate, issuer.id, row.tenant, row.owner)
+        owner = await self._owner(row, certificate)
+        passport = Passport(certificate, issuer.id, row.tenant, owner)
         await self.recheck(passport)
         return passport
+
+    async def _owner(self, row: CertificateRow, certificate: x509.Certificate) -> str:
+        if row.owner.startswith(_OWNERS):
+            return row.owner
+        mails = _mails(certificate)
+        if len(mails) != 1:
+            return ""
+        person = await self._database.lookup(people.by_mail, row.tenant, mails.pop())
+        return "" if person is None else f"{PERSON}{person.name}"
 
     async def recheck(self, passport: Passport) -> None:
         """Raise Fault(UNAUTHENTICATED) unless the certificate is still good."""
@@ -65,6 +83,15 @@ class Passports:
         status = await self._status.of(passport.issuer_id, certificate.serial_number)
         if status.state != "good":
             raise _refusal("status", status.state)
+
+
+def _mails(certificate: x509.Certificate) -> set[str]:
+    """Return the addresses in subjectAltName, as people's are kept."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except UNREADABLE:
+        return set()
+    return {mail.lower() for mail in names.get_values_for_type(x509.RFC822Name)}
 
 
 def _is_for_clients(certificate: x509.Certificate) -> bool:
