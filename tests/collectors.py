@@ -39,11 +39,10 @@ global(defaultNetstreamDriver="{driver}" defaultNetstreamDriverCAFile="{ca}"
 _SYSLOG_NG = """@version: 3.35
 options {{ keep-hostname(yes); chain-hostnames(no); use-dns(no); time-reopen(1);
   log-msg-size(65536); }};
-source s {{ {source} }};
-destination raw {{ file("{directory}/raw" template("$RAWMSG\\n")); }};
+source s {{ {source}; }};
 destination parsed {{ file("{directory}/parsed"
   template("$PRI|$ISODATE|$HOST|$PROGRAM|$MSGID|$SDATA|$MSG\\n")); }};
-log {{ source(s); destination(parsed); {raw} }};
+log {{ source(s); destination(parsed); }};
 """
 
 
@@ -115,10 +114,12 @@ class Collector:
         path = self.directory / name
         return path.read_text().splitlines() if path.exists() else []
 
+    log_of_all = "raw"  # the file that is written at once
+
     def sequence(self) -> list[tuple[str, int]]:
         """Return writer and number of each record that came, in its order."""
         found = []
-        for line in self.raw():
+        for line in self._lines(self.log_of_all):
             match = re.search(r'seq="(\d+)" writer="([^"]*)"', line)
             if match:
                 found.append((match[2], int(match[1])))
@@ -165,7 +166,9 @@ class Rsyslog(Collector):
 class SyslogNG(Collector):
     """syslog-ng with one source."""
 
-    def __init__(self, directory: Path, port: int, source: str, *, raw: bool = True) -> None:
+    log_of_all = "parsed"
+
+    def __init__(self, directory: Path, port: int, source: str) -> None:
         """``source`` is the driver, with {port} in it."""
         super().__init__(directory, port)
         self.config = directory / "syslog-ng.conf"
@@ -173,7 +176,6 @@ class SyslogNG(Collector):
             _SYSLOG_NG.format(
                 directory=directory,
                 source=source.replace("{port}", str(port)),
-                raw="destination(raw);" if raw else "",
             )
         )
 

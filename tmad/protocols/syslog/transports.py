@@ -16,6 +16,7 @@ import termios
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from OpenSSL import SSL
 from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -61,10 +62,10 @@ class Link(Protocol):
 def failure_text(failure: Failure) -> str:
     """Return in words why a way is closed, without anything that the other side wrote."""
     error = failure.value
-    reasons = getattr(error, "args", ())
-    if reasons and isinstance(reasons[0], list) and reasons[0]:
+    if isinstance(error, SSL.Error):
         # OpenSSL's list of (library, function, reason).
-        return str(reasons[0][0][-1])
+        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else ()
+        return str(reasons[0][-1]) if reasons else "the TLS connection broke"
     name = type(error).__name__
     return {
         "ConnectionDone": "the collector closed the connection",
