@@ -155,12 +155,12 @@ def _exact(value: bytes) -> tuple[int, Hashable] | None:
         # slapd, too, takes a whole certificate for a description of it.
         return _certificate(value)
     text = _description(value)
-    before, _, after = text.partition("$")
+    before, mark, after = text.partition("$")
     if found := _EXACT.fullmatch(text):
         *serial, name = found.groups()
     elif found := _EXACT_TURNED.fullmatch(text):
         name, *serial = found.groups()
-    elif found := _EXACT_OLD.fullmatch(before.strip()):
+    elif mark and (found := _EXACT_OLD.fullmatch(before.strip())):
         serial, name = list(found.groups()), after.strip()
         name = name.replace('"', '""')
     else:
@@ -180,10 +180,10 @@ def _certificate(value: bytes) -> tuple[int, Hashable] | None:
 def _list_exact(value: bytes) -> tuple[Hashable, datetime] | None:
     """Return the issuer and thisUpdate that a CertificateListExactAssertion names."""
     text = _description(value)
-    before, _, after = text.rpartition("$")
+    before, mark, after = text.rpartition("$")
     if found := _LIST.fullmatch(text):
         name, time = found.groups()
-    elif _LIST_OLD.fullmatch(after.strip()):
+    elif mark and _LIST_OLD.fullmatch(after.strip()):
         name, time = before.strip().replace('"', '""'), after.strip()
     else:
         return None
