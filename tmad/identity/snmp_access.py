@@ -327,6 +327,14 @@ class SNMPAccess:
             raise _absent("user", name)
         return found
 
+    async def community(self, name: str) -> Community:
+        """Return a community by its name, for whoever sends with it; Fault(NOT_FOUND)."""
+        for each in (await self.current()).communities.values():
+            for found in each:
+                if found.name == name:
+                    return found
+        raise _absent("community", name)
+
     # -- cache ------------------------------------------------------------------------------
 
     def _build(self, connection: Connection) -> Table:
