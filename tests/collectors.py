@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # tests/run unpacks it there: as packages it and rsyslog exclude one another.
-SYSLOG_NG = Path("/opt/tmad-tests/syslog-ng")
+SYSLOG_NG = (
+    Path(os.environ.get("TMAD_UNPACKED", "~/.cache/tmad-tests")).expanduser() / "syslog-ng-core"
+)
 
 _RSYSLOG = """
 global(workDirectory="{directory}" maxMessageSize="64k")

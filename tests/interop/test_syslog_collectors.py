@@ -438,7 +438,7 @@ def test_syslog_ng_over_tls_asks_for_our_certificate(
     (tmp_path / "ca.pem").write_text(daemon.pem("root").read_text() + daemon.pem().read_text())
     collector = syslog_ng(
         source='syslog(ip("127.0.0.1") port({port}) transport("tls") tls('
-        f'key-file("{tmp_path}/{SERVER}.key") cert-file("{tmp_path}/{SERVER}.pem")'
+        f'key-file("{tmp_path}/{SERVER}.key") cert-file("{tmp_path}/{SERVER}.crt")'
         f' ca-file("{tmp_path}/ca.pem") peer-verify(required-trusted)))'
     )
     told(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.syslog_grammar import parse
-from tmad.lifecycle.severity import Severity, outcome_of, severity_of
+from tmad.lifecycle.severity import Severity, outcome_of, severity_in, severity_of
 from tmad.protocols.syslog.formats import (
     FACILITIES,
     Formatter,
@@ -245,6 +245,10 @@ def test_severities_and_outcomes() -> None:
     assert severity_of("certificate.revoked") is Severity.NOTICE
     assert severity_of("hsm.lost") is Severity.CRITICAL
     assert severity_of("something.new") is Severity.INFO
+    assert severity_in("alarm.raised", '{"severity": "critical"}') is Severity.CRITICAL
+    for strange in ("", "[]", '{"severity": 3}', '{"severity": "grim"}', "{"):
+        assert severity_in("alarm.raised", strange) is Severity.WARNING
+    assert severity_in("alarm.cleared", '{"severity": "critical"}') is Severity.NOTICE
     assert outcome_of("network.refused") == "failure"
     assert outcome_of("network.admitted") == "success"
 

@@ -22,7 +22,7 @@ from tmad.events import Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.journal import Journal
-from tmad.lifecycle.severity import Severity, severity_of
+from tmad.lifecycle.severity import Severity, severity_in
 from tmad.managed.catalogue import Kind
 from tmad.storage import journal as records
 from tmad.storage import log_collectors as rows
@@ -244,7 +244,9 @@ class Collector:
         tenants = document.tenants if operator and document.tenants else (self.tenant,)
         if record.tenant not in tenants and EVERY_TENANT not in tenants:
             return False
-        if not _is_wanted(record.kind, document.kinds, document.without, document.severity):
+        if severity_in(record.kind, record.data) > Severity[document.severity.upper()]:
+            return False
+        if not _is_wanted(record.kind, document.kinds, document.without):
             return False
         # What cannot be sent is not news for whom it could not be sent to (Y-12).
         is_own = record.tenant == self.tenant and record.object == self.name
@@ -252,9 +254,7 @@ class Collector:
 
 
 @lru_cache(maxsize=4_096)
-def _is_wanted(kind: str, kinds: tuple[str, ...], without: tuple[str, ...], least: str) -> bool:
-    if severity_of(kind) > Severity[least.upper()]:
-        return False
+def _is_wanted(kind: str, kinds: tuple[str, ...], without: tuple[str, ...]) -> bool:
     if kinds and not any(_pattern(text).fullmatch(kind) for text in kinds):
         return False
     return not any(_pattern(text).fullmatch(kind) for text in without)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from functools import lru_cache
 from typing import Final
 
@@ -20,6 +21,7 @@ class Severity(enum.IntEnum):
     DEBUG = 7
 
 
+_ALARM: Final = "alarm.raised"  # tmad/lifecycle/alarms.py
 # Kinds are "noun.verb": the last word says how it went, whatever noun and protocol it was.
 _VERBS: Final = {
     Severity.CRITICAL: ("broken", "lost"),
@@ -31,7 +33,7 @@ _VERBS: Final = {
     Severity.NOTICE: (
         "created", "changed", "deleted", "removed", "revoked", "held", "released", "blocked",
         "unblocked", "disabled", "enabled", "approved", "imported", "withdrawn", "set", "reset",
-        "signed", "reached", "unlearned",
+        "signed", "reached", "unlearned", "cleared",
     ),
 }  # fmt: skip
 _FAILURES: Final = frozenset(
@@ -48,6 +50,16 @@ def _verb(kind: str) -> str:
 def severity_of(kind: str) -> Severity:
     """Return the severity of a kind of event; a kind that is not known is information."""
     return _BY_VERB.get(_verb(kind), Severity.INFO)
+
+
+def severity_in(kind: str, data: str) -> Severity:
+    """Return the severity of an event; of an alarm that which its ``data`` (JSON) says."""
+    if kind != _ALARM:
+        return severity_of(kind)
+    try:
+        return Severity[json.loads(data)["severity"].upper()]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return severity_of(kind)
 
 
 @lru_cache(maxsize=1_024)

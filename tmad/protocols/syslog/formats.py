@@ -15,7 +15,7 @@ from datetime import UTC, tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from tmad.lifecycle.severity import outcome_of, severity_of
+from tmad.lifecycle.severity import Severity, outcome_of, severity_in
 
 if TYPE_CHECKING:
     from tmad.storage.journal import Record
@@ -136,7 +136,7 @@ class Formatter:
 
     def _head(self, record: Record) -> str:
         return (
-            f"<{self._priority + severity_of(record.kind)}>1 {_instant(record)} {self._host}"
+            f"<{self._priority + _severity(record)}>1 {_instant(record)} {self._host}"
             f" {APPLICATION} {_word(self._origin.process, 128)} {_word(record.kind, 32)}"
         )
 
@@ -180,14 +180,14 @@ class Formatter:
         # RFC 3164, 4.1.2: a day below 10 has a space before it; the host has no domain.
         host = self._host if _is_address(self._host) else self._host.partition(".")[0]
         return (
-            f"<{self._priority + severity_of(record.kind)}>{_MONTHS[at.month - 1]} {at.day:2d}"
+            f"<{self._priority + _severity(record)}>{_MONTHS[at.month - 1]} {at.day:2d}"
             f" {at:%H:%M:%S} {host}"
         )
 
     def _cef(self, record: Record, number: int) -> str:
         about = dict(facts(record, digest=self._layout.digest))
         name = record.kind.replace(".", " ").replace("-", " ")
-        grade = _CEF_SEVERITY[severity_of(record.kind)]
+        grade = _CEF_SEVERITY[_severity(record)]
         fields = {
             "rt": str(_milliseconds(record)),
             "dvchost": self._host,
@@ -220,7 +220,7 @@ class Formatter:
         about = dict(facts(record, digest=self._layout.digest))
         fields = {
             "devTime": str(_milliseconds(record)),
-            "sev": str(max(1, _CEF_SEVERITY[severity_of(record.kind)])),
+            "sev": str(max(1, _CEF_SEVERITY[_severity(record)])),
             "cat": record.kind.partition(".")[0],
             "usrName": record.actor,
             **_sources(about.pop("src", "")),
@@ -258,7 +258,7 @@ def json_text(record: Record, limit: int, *, digest: bool = True) -> str:
     whole: dict[str, Any] = {
         "time": _instant(record),
         "kind": record.kind,
-        "severity": severity_of(record.kind).name.lower(),
+        "severity": _severity(record).name.lower(),
         "outcome": outcome_of(record.kind),
         "writer": record.writer,
         "seq": record.seq,
@@ -289,7 +289,7 @@ def journal_fields(record: Record, facility: str, *, digest: bool = True) -> byt
     """Return a record in journald's native protocol, its facts as fields TMAD_…."""
     fields = {
         "MESSAGE": summary(record),
-        "PRIORITY": str(int(severity_of(record.kind))),
+        "PRIORITY": str(int(_severity(record))),
         "SYSLOG_FACILITY": str(FACILITIES.index(facility)),
         "SYSLOG_IDENTIFIER": APPLICATION,
         "SYSLOG_TIMESTAMP": _instant(record),
@@ -364,6 +364,10 @@ def shortened(octets: bytes, limit: int) -> bytes:
     while octets[end] & 0xC0 == 0x80:
         end -= 1
     return octets[:end] + f"…[cut {len(octets) - end}]".encode()
+
+
+def _severity(record: Record) -> Severity:
+    return severity_in(record.kind, record.data)
 
 
 def _data(record: Record) -> Mapping[str, Any]:
