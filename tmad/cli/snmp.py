@@ -8,6 +8,7 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import Session, usage, with_core
+from tmad.cli.snmp_target import target, test
 
 if TYPE_CHECKING:
     from tmad.identity.snmp_access import Passphrases
@@ -23,7 +24,7 @@ _VIEW = click.option(
 
 @click.group("snmp")
 def snmp() -> None:
-    """SNMP agent: users, communities, the engine."""
+    """SNMP agent: users, communities, targets of notifications, the engine."""
 
 
 @snmp.group("user")
@@ -243,3 +244,7 @@ def _passphrases(file: BinaryIO | None) -> Passphrases | None:
     if not 1 <= len(lines) <= 2:
         usage("the file of passphrases has one line or two")
     return Passphrases(Secret(lines[0]), Secret(lines[-1]))
+
+
+snmp.add_command(target)
+snmp.add_command(test)

@@ -243,17 +243,6 @@ class SNMPTargets:
         """Let a subscriber that is no target begin after the newest record."""
         await self._database.write(rows.begin_now, key)
 
-    async def started(self, *, engine_id: bytes, boots: int) -> None:
-        """Journal that the engine of a node has started."""
-        await self.journal.write(
-            Event(
-                kind=STARTED,
-                tenant=alarms.OPERATORS,
-                actor="system",
-                data={"engine": engine_id.hex(), "boots": boots},
-            )
-        )
-
     async def tell(self, target: Target, kind: str, **data: str | int) -> None:
         """Journal that a target does not acknowledge, or does again."""
         await self.journal.write(

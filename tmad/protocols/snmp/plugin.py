@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from tmad import plugin
 from tmad.config import AddressText
 from tmad.plugin import Edge, Limits, Services
-from tmad.protocols.snmp import codec, content
+from tmad.protocols.snmp import codec, content, reporting
 from tmad.protocols.snmp.door import Door, Station
 from tmad.protocols.snmp.engine import Engine, Policy
 from tmad.protocols.snmp.mib import Snapshot
@@ -51,11 +51,18 @@ class Settings(plugin.Settings):
         description="Answers a second to an address that has proved nothing: each manager that"
         " is started needs one.",
     )
+    agentx: str = Field(
+        default="",
+        pattern=r"^(/.+|\[[0-9a-fA-F:.]+\]:\d{1,5}|[0-9.]+:\d{1,5})?$",
+        description="Address or socket of an SNMP agent to join as an AgentX subagent, such as"
+        " /var/agentx/master or 127.0.0.1:705; empty: none.",
+    )
     stranger_burst: int = Field(default=100, ge=1, description="Such answers at once.")
 
 
 def mount(settings: Settings, services: Services, edge: Edge) -> None:
     """Open the door, in one worker of the node."""
+    reporting.mount_targets(services, edge)
     if edge.worker != 0:
         return
     policy = Policy(
@@ -84,3 +91,5 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         edge.datagram("agent", address, Door(station, services.snmp, meter, edge.reactor), limits)
     edge.every(_BOOT_SECONDS, station.boot, name="engine")
     edge.works(reading="SNMP")
+    if settings.agentx:
+        reporting.mount_agentx(settings.agentx, services, edge, view)
