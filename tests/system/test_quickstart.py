@@ -130,6 +130,30 @@ def test_the_lines_it_prints_for_radius_work(
         child.wait()
 
 
+def test_the_line_it_prints_for_snmp_works(
+    tmp_path: Path, require_client: Callable[[str], str]
+) -> None:
+    require_client("snmpwalk")
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            [*QUICKSTART, str(tmp_path / "data")],
+            stdout=sink,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        _wait_for_url(child, log)
+        line = log.read_text().split("  # SNMP: ")[1].partition("\n")[2].split("\n\n")[0]
+        # Until the objects have been gathered the agent says that it has none yet.
+        said = _shell(f"for i in $(seq 50); do {line} && exit; sleep 0.2; done; exit 1", tmp_path)
+        assert "tmad" in said
+    finally:
+        child.kill()
+        child.wait()
+
+
 def _shell(lines: str, directory: Path) -> str:
     """Run what was printed, as somebody would who pastes it; return what it says."""
     # The program is called as this environment calls it, wherever its script is.

@@ -144,6 +144,8 @@ def test_a_community_is_good_from_its_prefixes(world: World) -> None:
     assert name("198.51.100.1") == "other"
     assert name("198.51.100.2") is name("not an address") is None
     assert name("192.0.2.9", clear.reveal()[:-1]) is None
+    assert drive(world.access.community("other")).community.reveal() == clear.reveal()
+    assert refused(world.access.community("third")).rule == "snmp.absent"
     # Whoever reads the wire reads it: the journal says so each time.
     assert world.kinds() == ["snmp-community.created", "warning.raised"] * 2
 
@@ -254,6 +256,7 @@ def test_a_view_is_names_and_numbers() -> None:
 def test_t_snmp_05_boots_rise_and_the_engine_id_stays(world: World) -> None:
     states = [drive(world.access.boot()) for _ in range(3)]
     assert [state.boots for state in states] == [1, 2, 3]
+    assert world.kinds() == ["snmp-engine.started"] * 3
     assert len({state.engine_id for state in states}) == 1
     assert len(states[0].engine_id) == 13
     assert states[0].engine_id.startswith(bytes.fromhex("80001f8805"))

@@ -87,6 +87,7 @@ class Report:
 @click.option("--ops", metavar="[HOST:]PORT", help="Metrics and health; on loopback.")
 @click.option("--radius", metavar="[HOST:]PORT", help="RADIUS authentication; on loopback.")
 @click.option("--radius-accounting", metavar="[HOST:]PORT", help="RADIUS accounting; on loopback.")
+@click.option("--snmp", metavar="[HOST:]PORT", help="SNMP agent; on loopback.")
 @click.option("--ldap", metavar="[HOST:]PORT", help="LDAP with StartTLS; on loopback.")
 @click.option("--ldaps", metavar="[HOST:]PORT", help="LDAP over TLS; on loopback.")
 def init(
@@ -105,6 +106,7 @@ def init(
     ops: str | None,
     radius: str | None,
     radius_accounting: str | None,
+    snmp: str | None,
     ldap: str | None,
     ldaps: str | None,
 ) -> None:
@@ -124,6 +126,7 @@ def init(
     doors = {
         ("radius", "auth"): radius,
         ("radius", "accounting"): radius_accounting,
+        ("snmp", "listen"): snmp,
         ("ldap", "listen"): ldap,
         ("ldap", "tls"): ldaps,
     }

@@ -27,6 +27,7 @@ PORTS = {
     "ops": 9464,
     "radius": 1812,
     "radius_accounting": 1813,
+    "snmp": 1161,
     "ldap": 3389,
     "ldaps": 6636,
 }
@@ -64,7 +65,7 @@ def quickstart(directory: Path, demo: bool) -> None:
     if demo:
         demonstrate(settings, directory, urls, shared)
         return
-    _explain(settings, directory, urls, shared)
+    _explain(settings, directory, urls, shared, _snmp_user(settings))
     # The daemon takes this process over: Ctrl-C reaches it and nothing else.
     sys.stdout.flush()
     os.execv(sys.executable, _command(settings, "run"))  # noqa: S606  our own program
@@ -131,7 +132,9 @@ def _urls(settings: Path) -> dict[str, str]:
     loaded = NodeSettings.load(settings)
     listen = loaded.listen
     radius = loaded.protocols.get("radius", {})
+    snmp = loaded.protocols.get("snmp", {})
     return {
+        "snmp": str(snmp.get("listen", [f"{_HOST}:{PORTS['snmp']}"])[0]),
         "radius": str(radius.get("auth", [f"{_HOST}:{PORTS['radius']}"])[0]),
         "http": f"http://{listen.http[0]}",
         "https": f"https://{listen.https[0]}",
@@ -149,6 +152,16 @@ def _radius_secret(settings: Path) -> Secret:
         command = ["create", _CLIENT, "--prefix", f"{_HOST}/32", *methods]
     answer = json.loads(_tmad(settings, "radius-client", *command, "-o", "json"))
     return Secret(answer["secret"])
+
+
+def _snmp_user(settings: Path) -> dict[str, str]:
+    """Let somebody ask over SNMPv3; return the user with its passphrases, fresh ones."""
+    if _CLIENT in _tmad(settings, "snmp", "user", "list", "-o", "name").split():
+        _tmad(settings, "snmp", "user", "remove", _CLIENT)
+    answer: dict[str, str] = json.loads(
+        _tmad(settings, "snmp", "user", "add", _CLIENT, "-o", "json")
+    )
+    return answer
 
 
 def _free_ports() -> dict[str, int]:
@@ -240,7 +253,13 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> No
     raise Ended(UNREACHABLE, f"the daemon did not start:\n{tail}", f"the whole log: {log}")
 
 
-def _explain(settings: Path, directory: Path, urls: Mapping[str, str], shared: Secret) -> None:
+def _explain(
+    settings: Path,
+    directory: Path,
+    urls: Mapping[str, str],
+    shared: Secret,
+    snmp: Mapping[str, str],
+) -> None:
     """Print where everything is, and one line for a client of each protocol."""
     http = urls["http"]
     secret = _tmad(
@@ -260,6 +279,7 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str], shared: S
   CA         {http}/aia/{init.ISSUING}.cer
   HTTPS      {urls["https"]}
   RADIUS     {radius}   shared secret {word}
+  SNMP       {urls["snmp"]}   user {snmp["user"]}
   metrics    {urls["ops"]}/metrics
 
   Try it in another terminal:
@@ -287,6 +307,10 @@ def _explain(settings: Path, directory: Path, urls: Mapping[str, str], shared: S
   {program()} --config {settings} user create alice --generate
   {program()} --config {settings} radius-policy rule {init.POLICY} people --method pap --person "*"
   radtest alice PASSWORD {radius} 0 {word}
+
+  # SNMP: how is it? (snmpwalk of the package snmp)
+  snmpwalk -v3 -l authPriv -u {snmp["user"]} -a SHA-256 -A {snmp["authentication_passphrase"]} \\
+      -x AES -X {snmp["privacy_passphrase"]} {urls["snmp"]} 1.3.6.1.2.1.1
 
   # revoke it, then ask again
   {program()} --config {settings} cert list

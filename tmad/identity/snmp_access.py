@@ -287,9 +287,7 @@ class SNMPAccess:
         start goes on, so that it never runs backwards for a manager (RFC 3414, 2.2.2).
         """
         try:
-            row = await self._database.write(
-                rows.boot, self._node, self._own_engine_id(), self._now()
-            )
+            row = await self._database.write(self._boot)
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE:
                 raise
@@ -383,6 +381,18 @@ class SNMPAccess:
         return _ENGINE_PREFIX + digest[:_ENGINE_OCTETS]
 
     # -- transactions -----------------------------------------------------------------------
+
+    def _boot(self, connection: Connection) -> rows.EngineRow:
+        row = rows.boot(connection, self._node, self._own_engine_id(), self._now())
+        event = Event(
+            kind="snmp-engine.started",
+            tenant=EVERY_TENANT,
+            actor="system",
+            object=self._node,
+            data={"engine_id": row.engine_id.hex(), "boots": row.boots},
+        )
+        self.journal.append(connection, event)
+        return row
 
     def _insert_user(self, connection: Connection, actor: Actor, row: rows.UserRow) -> None:
         rows.insert_user(connection, row)
