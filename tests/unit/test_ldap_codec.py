@@ -64,14 +64,14 @@ def wire(operation: Any, number: int = 7) -> bytes:
     return octets
 
 
-def search(wanted: bytes, *, base: bytes = b"", scope: int = 0) -> bytes:
+def search(wanted: bytes, *, base: bytes = b"", scope: int = 0, attributes: bytes = b"") -> bytes:
     """Return a search request around an encoded filter."""
     content = (
         codec.tlv(4, base)
         + bytes((0x0A, 1, scope))
         + b"\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00"
         + wanted
-        + b"\x30\x00"
+        + codec.tlv(0x30, attributes)
     )
     return codec.message(1, codec.tlv(0x63, content))
 
@@ -303,7 +303,7 @@ MALFORMED = {
         1, codec.tlv(0x63, b"\x04\x00\x0a\x01\x00\x0a\x01\x04\x02\x01\x00\x02\x01\x00\x01\x01\x00")
     ),
     "search with too much": search(b"\x87\x02cn\x30\x00"),
-    "too many attributes": search(b"\x87\x02cn" + codec.tlv(0x30, b"\x04\x01a" * 513))[:-2],
+    "too many attributes": search(b"\x87\x02cn", attributes=b"\x04\x01a" * 513),
 }  # fmt: skip
 
 
