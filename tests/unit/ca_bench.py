@@ -33,6 +33,8 @@ from tmad.managed.objects import Objects
 from tmad.network import anchors
 from tmad.network.anchors import TrustAnchors
 from tmad.network.manufacturers import DeviceMakers
+from tmad.protocols.cmp.visit import EndpointOptions as CMPOptions
+from tmad.protocols.est.responder import EndpointOptions as ESTOptions
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.signer.seal import Seal
@@ -52,7 +54,7 @@ class Options(BaseModel):
     """The options of a protocol that has none."""
 
 
-PROTOCOLS = {"scep": Options, "est": Options, "cmp": Options}
+PROTOCOLS = {"scep": Options, "est": ESTOptions, "cmp": CMPOptions}
 
 
 class Shelf:
