@@ -233,13 +233,20 @@ class Workers(Section):
 
 
 class Log(Section):
-    """What is written to standard error; reloaded by SIGHUP."""
+    """What is written, and where; reloaded by SIGHUP."""
 
     level: Literal["debug", "info", "warn", "error"] = Field(
         default="info", description="The least important level that is written."
     )
     format: Literal["console", "json"] = Field(
         default="console", description="Lines for people, or one JSON object a line."
+    )
+    output: Literal["stderr", "stdout", "journald"] = Field(
+        default="stderr",
+        description="journald gets each event's data as fields; without it, lines on stderr.",
+    )
+    journald_socket: FilePath = Field(
+        default=Path("/run/systemd/journal/socket"), description="Where journald listens."
     )
     access: bool = Field(default=True, description="One line for each HTTP request.")
     access_hot: bool = Field(

@@ -143,7 +143,8 @@ class Daemon:
         process.notify("READY=1")
 
     def _configure_log(self, settings: NodeSettings) -> None:
-        self._writer.configure(settings.log.level, settings.log.format)
+        log_ = settings.log
+        self._writer.configure(log_.level, log_.format, log_.output, str(log_.journald_socket))
         self._access.configure(settings.log.format)
 
     def _warn_of_root(self) -> None:

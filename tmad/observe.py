@@ -7,6 +7,8 @@ outcome only, all from fixed sets: what strangers send never becomes a series (T
 from __future__ import annotations
 
 import json
+import re
+import socket
 import sys
 import time
 from bisect import bisect_left
@@ -131,6 +133,70 @@ def json_line(event: LogEvent) -> str:
 
 FORMATS: Mapping[str, Callable[[LogEvent], str]] = {"console": console_line, "json": json_line}
 
+JOURNALD = "/run/systemd/journal/socket"
+# Of syslog; a level that nobody knows is information.
+_PRIORITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+_NO_FIELD = re.compile("[^A-Z0-9_]")
+
+
+def journald_fields(event: LogEvent) -> bytes:
+    """Return an event in journald's native protocol, its data as fields TMAD_…."""
+    fields = {
+        "MESSAGE": clipped(visible(_text(event))),
+        "PRIORITY": str(_PRIORITIES.get(event.get("log_level", LogLevel.info), 6)),
+        "SYSLOG_IDENTIFIER": "tmad",
+        "TMAD_SOURCE": str(event.get("log_namespace", "")),
+    }
+    if place := _traceback(event):
+        fields["TMAD_TRACEBACK"] = clipped(place)
+    for key, value in event.items():
+        if not key.startswith("log_") and isinstance(value, str | int | float | bool):
+            name = "TMAD_" + _NO_FIELD.sub("_", key.upper())[:50]
+            fields.setdefault(name, clipped(visible(str(value)), 300))
+    return b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
+
+
+def _field(name: str, value: bytes) -> bytes:
+    if b"\n" not in value:
+        return name.encode() + b"=" + value + b"\n"
+    return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
+
+
+class Journald:
+    """The socket of journald, which is asked anew when it has gone."""
+
+    def __init__(self, path: str = JOURNALD) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+
+    def send(self, fields: bytes) -> bool:
+        """Hand one entry over; False when journald is away or busy: never wait for it."""
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(
+                    socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+                )
+                self._socket.connect(self._path)
+            self._socket.send(fields)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the socket back."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
 
 @implementer(ILogObserver)
 class LogWriter:
@@ -141,12 +207,19 @@ class LogWriter:
         self._throttle = throttle or Throttle()
         self._predicate = LogLevelFilterPredicate(LogLevel.info)
         self._format: Callable[[LogEvent], str] = console_line
+        self._journald: Journald | None = None
         # Any function of an event is an observer; the interface cannot say so to mypy.
         observer = cast("ILogObserver", self._write)
         self._filtered = FilteringLogObserver(observer, [self._predicate])
 
-    def configure(self, level: str, format: str) -> None:  # noqa: A002  the setting's name
-        """Take over the settings of [log]."""
+    def configure(
+        self,
+        level: str,
+        format: str,  # noqa: A002  the setting's name
+        output: str = "",
+        journald: str = JOURNALD,
+    ) -> None:
+        """Take over the settings of [log]; without ``output`` the stream stays."""
         self._predicate.clearLogLevels()
         for namespace in ("", "log_legacy", "twisted.internet", "twisted.protocols"):
             chosen = LogLevel.levelWithName(level)
@@ -154,6 +227,11 @@ class LogWriter:
             quiet = namespace and chosen is LogLevel.info
             self._predicate.setLogLevelForNamespace(namespace, LogLevel.warn if quiet else chosen)
         self._format = FORMATS[format]
+        if self._journald is not None:
+            self._journald.close()
+        self._journald = Journald(journald) if output == "journald" else None
+        # What journald does not take goes where the service manager looks, too.
+        self._stream = {"stdout": sys.stdout, "stderr": sys.stderr}.get(output, self._stream)
 
     def __call__(self, event: LogEvent) -> None:
         self._filtered(event)
@@ -166,9 +244,21 @@ class LogWriter:
             event = {**event, "left_out": left_out}
         if running := trace.get():
             event = {"trace": running, **event}
-        self.line(self._format(event))
+        if self._journald is None or not self._journald.send(journald_fields(event)):
+            self._print(self._format(event))
 
     def line(self, text: str) -> None:
+        """Write lines that are formatted already."""
+        if self._journald is None:
+            self._print(text)
+            return
+        for line in text.splitlines():
+            entry = _field("MESSAGE", line.encode("utf-8", "replace"))
+            entry += b"PRIORITY=6\nSYSLOG_IDENTIFIER=tmad\nTMAD_SOURCE=access\n"
+            if not self._journald.send(entry):
+                self._print(line)
+
+    def _print(self, text: str) -> None:
         """Write one line; a reader that is gone must not stop the daemon."""
         try:
             self._stream.write(text + "\n")
