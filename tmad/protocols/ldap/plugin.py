@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pydantic import BaseModel, Field
+from twisted.internet.defer import ensureDeferred
 
 from tmad import plugin
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
+from tmad.errors import Fault
 from tmad.identity.login import LoginRules
 from tmad.identity.login_rules import LockRules
 from tmad.plugin import Edge, Services
@@ -118,6 +121,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         edge.stream("ldap", address, plain)
     for address in settings.tls:
         edge.stream("ldaps", address, behind_tls(secure))
+    # At once: a timer may begin a second after the doors are open.
+    edge.reactor.callLater(0, lambda: ensureDeferred(_prepare(tls)))
     edge.every(_TLS_SECONDS, tls.refresh, name="certificate")
     edge.every(_SWEEP_SECONDS, plain.sweep, name="sweep")
     edge.every(_SWEEP_SECONDS, secure.sweep, name="sweep-ldaps")
@@ -125,6 +130,12 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         reading="the directory: searches, logins by certificate",
         changing="logins by password at the directory",
     )
+
+
+async def _prepare(tls: LDAPTLS) -> None:
+    # What fails is tried again by the timer, which says why.
+    with contextlib.suppress(Fault):
+        await tls.refresh()
 
 
 def _bounds(settings: Settings) -> Bounds:
