@@ -194,7 +194,9 @@ def test_every_fault_has_a_bit_and_rules_refine_it() -> None:
     assert codec.fail_info(Fault(FaultCode.INTERNAL, "")) is FailInfo.SYSTEM_FAILURE
     for rule, bit in FAULTS_BY_RULE.items():
         for name in (rule, f"{rule}.deeper"):
-            assert codec.fail_info(Fault(FaultCode.INTERNAL, "", rule=name)) is bit
+            assert codec.fail_info(Fault(FaultCode.REJECTED, "", rule=name)) is bit
+    away = Fault(FaultCode.UNAVAILABLE, "", rule="secret.guessing")
+    assert codec.fail_info(away) is FailInfo.SYSTEM_UNAVAIL
     assert codec.fail_info(Fault(FaultCode.REJECTED, "", rule="name.x")) is (
         FailInfo.BAD_CERT_TEMPLATE
     )

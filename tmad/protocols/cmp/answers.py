@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tmad.errors import Fault, FaultCode
+from tmad.errors import Fault
 from tmad.protocols.cmp import bodies, codec, protection
 from tmad.protocols.cmp.bodies import Reply
 from tmad.protocols.cmp.codec import VERSIONS, Body, Header
@@ -153,7 +153,3 @@ def error(fault: Fault) -> Reply:
     """Return the error message that tells a Fault."""
     status = bodies.rejection(codec.fail_info(fault), words_of(fault))
     return Reply(body=Body.ERROR, content=bodies.error(status))
-
-
-# What may work at the next attempt: nothing is kept of it.
-PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, FaultCode.INTERNAL})

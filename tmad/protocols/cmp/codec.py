@@ -113,6 +113,9 @@ FAULTS: Mapping[FaultCode, FailInfo] = {
     FaultCode.INTERNAL: FailInfo.SYSTEM_FAILURE,
 }
 
+# What may work at the next attempt; no rule changes how that is told.
+PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, FaultCode.INTERNAL})
+
 # Rules, ours and the core's, that CMP has a more telling bit for. A rule stands for those
 # below it, too: "secret" for "secret.wrong".
 FAULTS_BY_RULE: Mapping[str, FailInfo] = {
@@ -124,7 +127,6 @@ FAULTS_BY_RULE: Mapping[str, FailInfo] = {
     "cmp.poll": FailInfo.BAD_REQUEST,
     "cmp.protection.kind": FailInfo.WRONG_INTEGRITY,
     "cmp.protection.other": FailInfo.WRONG_AUTHORITY,
-    "cmp.protection.busy": FailInfo.SYSTEM_UNAVAIL,
     "cmp.revocation.certificate": FailInfo.BAD_CERT_ID,
     "cmp.revocation.done": FailInfo.CERT_REVOKED,
     "cmp.revocation.information": FailInfo.ADD_INFO_NOT_AVAILABLE,
@@ -152,12 +154,15 @@ FAULTS_BY_RULE: Mapping[str, FailInfo] = {
     "revocation.signer-status": FailInfo.CERT_REVOKED,
     "revocation.reason": FailInfo.BAD_DATA_FORMAT,
     "secret": FailInfo.BAD_MESSAGE_CHECK,
-    "signer": FailInfo.SIGNER_NOT_TRUSTED,
+    "signer.key": FailInfo.SIGNER_NOT_TRUSTED,
+    "signer.key-usage": FailInfo.SIGNER_NOT_TRUSTED,
 }
 
 
 def fail_info(fault: Fault) -> FailInfo:
     """Return the bit that tells a Fault best."""
+    if fault.code in PASSING:
+        return FAULTS[fault.code]
     rule = fault.rule
     while rule:
         if rule in FAULTS_BY_RULE:

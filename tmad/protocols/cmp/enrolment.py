@@ -294,7 +294,7 @@ class Enrolment:
 
     async def _refuse(self, turn: Turn, exchange: Exchange, number: int, fault: Fault) -> bytes:
         """Refuse what was asked for, and remember it, unless it may work the next time."""
-        if fault.code in answers.PASSING:
+        if fault.code in codec.PASSING:
             await self._exchanges.forget(exchange)
             raise fault
         sealed = await self._seal(turn, _refusal(exchange.opening, number, fault))
@@ -319,7 +319,7 @@ class Enrolment:
                 turn.visit.endpoint.id, turn.message.transaction.hex(), key
             )
         except Fault as fault:
-            if fault.code in answers.PASSING:
+            if fault.code in codec.PASSING:
                 raise
             await journal_refusal(self._services, turn.visit, turn.message, fault)
             return await self._refuse(turn, exchange, exchange.number, fault)

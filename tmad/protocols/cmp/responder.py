@@ -180,7 +180,7 @@ class CMPResponder:
             exchange, earlier = await self._enrolment.earlier(turn)
         if earlier is not None:
             return earlier
-        await self._check_sender(turn)
+        await self._check_sender(turn, exchange)
         try:
             return await serving(turn, exchange)
         except Fault as fault:
@@ -192,13 +192,14 @@ class CMPResponder:
                 raise
             return earlier
 
-    async def _check_sender(self, turn: Turn) -> None:
+    async def _check_sender(self, turn: Turn, exchange: Exchange | None) -> None:
         """Judge whoever signed, before anything is done for him (RFC 9483, 3.5)."""
         sender = turn.sender
         if isinstance(sender, MACSender):
             return
-        if sender.is_self_signed and turn.message.body in OPENINGS:
-            # A key of its own making, with a one-time secret inside: the pipeline's question.
+        if sender.is_self_signed and (turn.message.body in OPENINGS or exchange is not None):
+            # A key of its own making, with a one-time secret inside: the pipeline's question;
+            # and whoever goes on is whoever began.
             return
         await self._services.authority.recognise(turn.visit.endpoint, sender.shown)
 

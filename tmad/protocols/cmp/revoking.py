@@ -64,7 +64,7 @@ class Revoking:
             try:
                 target = await self._revoke(turn, turn.sender, wish, is_copy=is_copy)
             except Fault as fault:
-                if fault.code in answers.PASSING:
+                if fault.code in codec.PASSING:
                     await self._services.exchanges.forget(exchange)
                     raise
                 await journal_refusal(self._services, turn.visit, turn.message, fault)
