@@ -197,3 +197,50 @@ def test_an_event_that_fails_is_logged_and_the_reactor_goes_on(
             assert read_all(opened).endswith(b"hello")
     finally:
         globalLogPublisher.removeObserver(seen.append)
+
+
+REFUSED = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"
+
+
+def test_a_refused_peer_that_hangs_up_at_once_leaves_nothing_in_the_reactor(
+    listening: Listening,
+) -> None:
+    # A stale entry is met by the next connection with that descriptor, and took the port along.
+    with listening.connect() as opened:
+        listening.turn(lambda: listening.joined == 1)
+        # Question and hang-up come in one turn, before the reactor may write.
+        opened.sendall(REFUSED)
+        time.sleep(0.05)
+        [connection] = [e for e in listening.reactor.getReaders() if isinstance(e, tcp.Connection)]
+        assert connection.doRead() is None
+        opened.shutdown(socket.SHUT_WR)
+        time.sleep(0.05)
+        listening.turn(lambda: not listening.site.channels)
+    watched = [*listening.reactor.getReaders(), *listening.reactor.getWriters()]
+    assert not [each for each in watched if isinstance(each, tcp.Connection)]
+    with listening.connect(LAST) as opened:
+        listening.turn(lambda: listening.peers)
+        assert read_all(opened).endswith(b"hello")
+
+
+def test_a_connection_that_fails_as_it_ends_does_not_take_the_port_along(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise OSError("as when the reactor's books are wrong")
+
+    calls: list[object] = []
+
+    def begin(*arguments: object) -> None:
+        calls.append(arguments)
+        broken()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tcp.Connection, "begin", begin)
+        patch.setattr(tcp.Connection, "connectionLost", broken)
+        with listening.connect(LAST):
+            listening.turn(lambda: calls)
+            listening.reactor.iterate(0.01)
+    with listening.connect(LAST) as opened:
+        listening.turn(lambda: listening.peers)
+        assert read_all(opened).endswith(b"hello")

@@ -90,6 +90,10 @@ class Connection(tcp.Connection):
         elif self.connected and not self._aborting:
             if self._has_joined:
                 self.stopReading()  # type: ignore[no-untyped-call]  # untyped
+            if self._writeDisconnecting:
+                # Closing our side waits in the reactor until we may write: a descriptor that is
+                # still there is the next connection's, and fails it.
+                self.stopWriting()  # type: ignore[no-untyped-call]  # untyped
             # No shutdown before the close: nobody else has this socket.
             self.connected, self.disconnected = 0, 1
             self.socket.close()
@@ -138,7 +142,11 @@ class Port(tcp.Port):
                 # As the reactor does with what has joined it; the others are served.
                 failure = Failure(error)  # type: ignore[no-untyped-call]  # untyped
                 log.failure("a connection failed as it began", failure)
-                connection.connectionLost(failure)
+                try:
+                    connection.connectionLost(failure)
+                except Exception:
+                    # What leaves this method makes the reactor close the port.
+                    log.failure("a connection failed as it ended")
 
 
 def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> Port:
