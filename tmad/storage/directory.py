@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
 from tmad.storage.certificates import serial_octets
 from tmad.storage.statement import Statement
-from tmad.storage.tables import certificate_names, certificates, devices, people
+from tmad.storage.tables import Instant, certificate_names, certificates, devices, people
 
 PERSON: Final = "person:"
 DEVICE: Final = "device:"
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 # Of rows that no index finds: how many are looked at first, and how fast that grows.
 _FIRST_PIECE: Final = 1_000
 _GROWTH: Final = 8
@@ -78,25 +81,25 @@ NOTHING: Final = Either(())
 
 
 class Person(NamedTuple):
-    """What is published of a person; the account is good now."""
+    """What is published of a person; the account is good now. Instants are in microseconds."""
 
     name: str
     full_name: str
     mail: str
     phone: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: int
+    updated_at: int
 
 
 class Device(NamedTuple):
-    """What is published of a device; it is not blocked."""
+    """What is published of a device; it is not blocked. Instants are in microseconds."""
 
     name: str
     serial_number: str
     owner: str
     description: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: int
+    updated_at: int
 
 
 class Held(NamedTuple):
@@ -131,13 +134,24 @@ class _Kind(NamedTuple):
     begun: frozenset[str]  # and those whose beginnings it finds, on both databases
 
 
-_NOW = sa.bindparam("now", type_=certificates.c.not_after.type)
+def _as_stored(table: sa.Table, names: Iterable[str]) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return columns whose instants stay numbers: few of them are ever shown."""
+    columns = [table.c[name] for name in names]
+    return tuple(
+        [sa.type_coerce(c, sa.BigInteger) if isinstance(c.type, Instant) else c for c in columns]
+    )
+
+
+_NOW = sa.bindparam("now", type_=sa.BigInteger)
 _PEOPLE = _Kind(
     people,
-    tuple([people.c[name] for name in Person._fields]),
+    _as_stored(people, Person._fields),
     sa.and_(
         people.c.disabled_at.is_(None),
-        sa.or_(people.c.valid_until.is_(None), people.c.valid_until > _NOW),
+        sa.or_(
+            people.c.valid_until.is_(None),
+            sa.type_coerce(people.c.valid_until, sa.BigInteger) > _NOW,
+        ),
     ),
     PERSON,
     Person,
@@ -146,7 +160,7 @@ _PEOPLE = _Kind(
 )
 _DEVICES = _Kind(
     devices,
-    tuple([devices.c[name] for name in Device._fields]),
+    _as_stored(devices, Device._fields),
     devices.c.blocked_at.is_(None),
     DEVICE,
     Device,
@@ -154,29 +168,36 @@ _DEVICES = _Kind(
     frozenset(),
 )
 _KINDS: Final = {"people": _PEOPLE, "devices": _DEVICES}
+_MARKS: Final = {"sqlite": "?", "postgresql": "%s"}
 
-
-def _select_one(kind: _Kind, column: str) -> Statement:
-    table = kind.table
-    return Statement(
-        sa.select(*kind.columns)
-        .where(
-            table.c.tenant == sa.bindparam("tenant"),
-            table.c[column] == sa.bindparam("value"),
-            table.c.name > sa.bindparam("after"),
-            kind.usable,
-        )
-        .order_by(table.c.name)
-        .limit(sa.bindparam("limit", type_=sa.Integer))
-    )
-
-
-# Nearly every question is one of these: compiled once, by the driver's own cursor.
-_BY = {
-    (name, column): _select_one(kind, column)
-    for name, kind in _KINDS.items()
-    for column in kind.equal
+# Nearly every question is one of these. They run by the driver's own cursor (performance 5.5).
+_ONE_PERSON = (
+    "SELECT name, full_name, mail, phone, created_at, updated_at FROM people"
+    " WHERE tenant = {0} AND {column} = {0} AND name > {0} AND disabled_at IS NULL"
+    " AND (valid_until IS NULL OR valid_until > {0}) ORDER BY name LIMIT {0}"
+)
+_ONE_DEVICE = (
+    "SELECT name, serial_number, owner, description, created_at, updated_at FROM devices"
+    " WHERE tenant = {0} AND {column} = {0} AND name > {0} AND blocked_at IS NULL"
+    " ORDER BY name LIMIT {0}"
+)
+_ONE: Final = {
+    (dialect, name, column): sql.format(mark, column=column)
+    for dialect, mark in _MARKS.items()
+    for name, sql in (("people", _ONE_PERSON), ("devices", _ONE_DEVICE))
+    for column in _KINDS[name].equal
 }
+
+
+def microseconds(at: datetime) -> int:
+    """Return an instant as it is stored."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def _run(connection: sa.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    driver: Any = connection.connection.driver_connection
+    rows: list[tuple[Any, ...]] = driver.execute(sql, values).fetchall()
+    return rows
 
 
 def find(
@@ -194,19 +215,20 @@ def find(
     Where no index answers it, at most ``scan`` rows are looked at; ``reached`` then tells where
     that ended.
     """
-    one = _BY.get((kind, condition.column)) if isinstance(condition, Same) else None
-    if one is not None:
-        values = {"tenant": tenant, "value": condition.value, "after": after}  # type: ignore[union-attr]  # a Same
-        rows = one.rows(connection, values | {"limit": limit, "now": now})
-        return _found(_KINDS[kind], rows, limit)
+    at = microseconds(now)
+    if isinstance(condition, Same):
+        sql = _ONE.get((connection.dialect.name, kind, condition.column))
+        if sql is not None:
+            values = [tenant, condition.value, after, *([at] if kind == "people" else []), limit]
+            return _found(_KINDS[kind], _run(connection, sql, values), limit)
     chosen = _KINDS[kind]
-    values = {"tenant": tenant, "now": now, "after": after, "limit": limit, "scan": scan}
+    named = {"tenant": tenant, "now": at, "after": after, "limit": limit, "scan": scan}
     ways = lookups(kind, condition)
     if ways is not None:
-        return _found(chosen, _by_ways(connection, chosen, condition, ways, values), limit)
+        return _found(chosen, _by_ways(connection, chosen, condition, ways, named), limit)
     if condition == EVERYTHING:
-        return _found(chosen, _listed(connection, chosen, values), limit)
-    return _scanned(connection, chosen, condition, values)
+        return _found(chosen, _listed(connection, chosen, named), limit)
+    return _scanned(connection, chosen, condition, named)
 
 
 def lookups(kind: str, condition: Condition) -> list[Same | Like] | None:
@@ -237,7 +259,7 @@ def _looseness(ways: Iterable[Same | Like]) -> int:
 
 
 def _found(kind: _Kind, rows: Iterable[Sequence[Any]], limit: int) -> Found:
-    read = tuple([kind.row(*row) for row in rows])
+    read = tuple([kind.row._make(row) for row in rows])
     return Found(read, read[-1].name if len(read) == limit else None)
 
 
@@ -327,7 +349,7 @@ def _scanned(
         end = connection.execute(ends.offset(size - 1), here).scalar()
         piece = query if end is None else query.where(table.c.name <= end)
         rows = connection.execute(piece.limit(values["limit"] - len(found)), here)
-        found += [kind.row(*row) for row in rows]
+        found += [kind.row._make(row) for row in rows]
         if len(found) == values["limit"]:
             return Found(tuple(found), found[-1].name)
         left -= size
@@ -374,8 +396,8 @@ def _begins(column: sa.ColumnElement[Any], prefix: str, dialect: str) -> sa.Colu
 
 def _valid() -> sa.ColumnElement[bool]:
     return sa.and_(
-        certificates.c.not_after > _NOW,
-        certificates.c.not_before <= _NOW,
+        sa.type_coerce(certificates.c.not_after, sa.BigInteger) > _NOW,
+        sa.type_coerce(certificates.c.not_before, sa.BigInteger) <= _NOW,
         certificates.c.revoked_at.is_(None),
         certificates.c.state.in_([sa.literal_column("'issued'"), sa.literal_column("'imported'")]),
     )
@@ -413,47 +435,33 @@ def _holds(kind: _Kind) -> sa.ColumnElement[bool]:
 
 # -- certificates ---------------------------------------------------------------------------------
 
-_HELD = (
-    certificates.c.id,
-    certificates.c.issuer_id,
-    certificates.c.profile,
-    certificates.c.certificate_der,
+_VALID_NOW = (
+    "c.not_after > {0} AND c.not_before <= {0} AND c.revoked_at IS NULL"
+    " AND c.state IN ('issued', 'imported')"
 )
-_UNNAMED = sa.and_(
-    certificates.c.owner.not_like("person:%"), certificates.c.owner.not_like("device:%")
+# What somebody owns, and what names an address and has no owner who is somebody else. The latter
+# is the same tenant's: said of the certificate as well, SQLite would begin there.
+_OWNED = (
+    "SELECT c.owner, '', c.id, c.issuer_id, c.profile, c.certificate_der FROM certificates c"
+    " WHERE c.tenant = {0} AND c.owner IN ({owners}) AND {valid}"
+)
+_NAMING = (
+    " UNION ALL SELECT c.owner, n.value, c.id, c.issuer_id, c.profile, c.certificate_der"
+    " FROM certificate_names n JOIN certificates c ON c.id = n.certificate_id"
+    " WHERE n.tenant = {0} AND n.value IN ({mails}) AND n.kind = 'email' AND {valid}"
+    " AND substr(c.owner, 1, 7) NOT IN ('person:', 'device:')"
 )
 
 
-def _of_owners(owners: Any) -> sa.Select[Any]:
-    return sa.select(certificates.c.owner, sa.literal_column("''").label("mail"), *_HELD).where(
-        certificates.c.tenant == sa.bindparam("tenant"), owners, _valid()
+@lru_cache(maxsize=256)
+def _held_sql(dialect: str, owners: int, mails: int) -> str:
+    mark = _MARKS[dialect]
+    return (_OWNED + (_NAMING if mails else "")).format(
+        mark,
+        owners=",".join([mark] * owners),
+        mails=",".join([mark] * mails),
+        valid=_VALID_NOW.format(mark),
     )
-
-
-def _of_mails(mails: Any) -> sa.Select[Any]:
-    """Select what names an address and has no owner who is somebody else."""
-    return sa.select(certificates.c.owner, certificate_names.c.value.label("mail"), *_HELD).where(
-        certificate_names.c.tenant == sa.bindparam("tenant"),
-        mails,
-        certificate_names.c.kind == sa.literal_column("'email'"),
-        # It is the same tenant's: said of the certificate, SQLite would begin there.
-        certificates.c.id == certificate_names.c.certificate_id,
-        _valid(),
-        _UNNAMED,
-    )
-
-
-_OF_OWNER = Statement(_of_owners(certificates.c.owner == sa.bindparam("owner")))
-_OF_ONE = Statement(
-    sa.union_all(
-        _of_owners(certificates.c.owner == sa.bindparam("owner")),
-        _of_mails(certificate_names.c.value == sa.bindparam("mail")),
-    )
-)
-_OF_MANY = sa.union_all(
-    _of_owners(certificates.c.owner.in_(sa.bindparam("owners", expanding=True))),
-    _of_mails(certificate_names.c.value.in_(sa.bindparam("mails", expanding=True))),
-)
 
 
 def held_by(
@@ -463,16 +471,16 @@ def held_by(
     mails: Sequence[str],
     now: datetime,
 ) -> list[Held]:
-    """Return what these owners hold, and what names one of these addresses."""
-    values = {"tenant": tenant, "now": now}
-    if len(owners) == 1 and len(mails) <= 1:
-        statement = _OF_ONE if mails else _OF_OWNER
-        mail = {"mail": mails[0]} if mails else {}
-        return [
-            Held(*row) for row in statement.rows(connection, values | {"owner": owners[0]} | mail)
-        ]
-    many = values | {"owners": list(owners), "mails": list(mails)}
-    return [Held(*row) for row in connection.execute(_OF_MANY, many)]
+    """Return what these owners hold, and what names one of these addresses.
+
+    There are at most some hundred of each.
+    """
+    at = microseconds(now)
+    values = [tenant, *owners, at, at]
+    if mails:
+        values += [tenant, *mails, at, at]
+    sql = _held_sql(connection.dialect.name, len(owners), len(mails))
+    return [Held._make(row) for row in _run(connection, sql, values)]
 
 
 class Names(NamedTuple):
@@ -506,8 +514,8 @@ def named_by(
     connection: sa.Connection, tenant: str, issuer_id: int, serial: int, now: datetime
 ) -> Names | None:
     """Return whom one valid certificate names; None when there is none such."""
-    values = {"issuer": issuer_id, "serial": serial_octets(serial), "tenant": tenant, "now": now}
-    rows = _NAMED.rows(connection, values)
+    values = {"issuer": issuer_id, "serial": serial_octets(serial), "tenant": tenant}
+    rows = _NAMED.rows(connection, values | {"now": microseconds(now)})
     if not rows:
         return None
     return Names(rows[0][0], tuple([mail for _, mail in rows if mail]))

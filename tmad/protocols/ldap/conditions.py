@@ -248,6 +248,26 @@ def _text(value: bytes, *, substring: bool) -> str:
     return text if substring else text.strip()
 
 
+# -- short cuts ----------------------------------------------------------------------------------
+
+
+def is_possible(wanted: Filter, attributes: frozenset[str]) -> bool:
+    """Tell whether a filter may be TRUE of an entry with no other user attributes than these."""
+    if isinstance(wanted, And):
+        return all(is_possible(part, attributes) for part in wanted.parts)
+    if isinstance(wanted, Or):
+        return any(is_possible(part, attributes) for part in wanted.parts)
+    description = getattr(wanted, "attribute", "")
+    if not description or isinstance(wanted, Extensible):
+        return True
+    found = schema.find(description)
+    if found is None:
+        return False
+    if found.is_operational or found.name in attributes:
+        return True
+    return any(each.name in attributes for each in schema.subtypes(found))
+
+
 # -- who may ask ----------------------------------------------------------------------------------
 
 

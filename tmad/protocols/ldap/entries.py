@@ -25,8 +25,8 @@ from tmad.wire import cms
 
 # The names of entries' UUIDs hang below this one; they are the same on every node.
 _UUIDS: Final = UUID("6f3c2a52-6f2c-5d0e-9a1d-2f0d8c1c7b11")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS: Final = {"people": "people", "devices": "devices", "authorities": "CAs"}
+_SECOND: Final = 1_000_000  # microseconds
+UNITS: Final = {"people": "people", "devices": "devices", "authorities": "CAs"}
 _ROOT_CLASSES: Final = {
     "o": ("organization",),
     "ou": ("organizationalUnit",),
@@ -46,20 +46,15 @@ Attributes: TypeAlias = dict[str, tuple[bytes, ...]]
 
 
 class Wish(NamedTuple):
-    """Which attributes are needed: by their names, or all that are (not) operational."""
+    """Which attributes are needed: by their names, or all user attributes."""
 
     names: frozenset[str]
     user: bool
-    operational: bool
+    operational: bool  # any of them
 
     def has(self, name: str) -> bool:
-        """Tell whether an attribute is needed."""
-        return name in self.names or (self.operational if name in _OPERATIONAL else self.user)
-
-    @property
-    def of_server(self) -> bool:
-        """Whether any operational attribute is needed."""
-        return self.operational or not self.names.isdisjoint(_OPERATIONAL)
+        """Tell whether a user attribute is needed."""
+        return self.user or name in self.names
 
 
 ALL: Final = Wish(frozenset(), user=True, operational=True)
@@ -80,7 +75,8 @@ def wish(attributes: frozenset[str] | None, tested: frozenset[str]) -> Wish:
             found |= {each.name for each in schema.subtypes(kind)}
     # No list at all asks for all user attributes (RFC 4511, 4.5.1.8).
     user = not attributes or "*" in attributes
-    return Wish(frozenset(found), user, "+" in attributes)
+    operational = "+" in attributes or not found.isdisjoint(_OPERATIONAL)
+    return Wish(frozenset(found), user, operational)
 
 
 class Place(NamedTuple):
@@ -91,7 +87,7 @@ class Place(NamedTuple):
 
     def unit(self, branch: str) -> str:
         """Return the name of the entry that a branch hangs on."""
-        return f"ou={_UNITS[branch]},{self.suffix}"
+        return f"ou={UNITS[branch]},{self.suffix}"
 
     def person(self, name: str) -> str:
         """Return a person's name in the tree."""
@@ -116,9 +112,11 @@ def authority_name(issuer: Issuer) -> str:
     return f"{issuer.authority}_{issuer.generation}"
 
 
-def unit_key(branch: str) -> str:
-    """Return how a branch's unit is called."""
-    return _UNITS[branch]
+# What entries of the tree and of authorities may have, beside what is operational.
+TREE: Final = frozenset({"objectClass", "o", "ou", "dc", "c", "l", "st"})
+AUTHORITY: Final = frozenset(
+    {"objectClass", "cn", "cACertificate", "certificateRevocationList", "authorityRevocationList"}
+)
 
 
 def root(place: Place, branches: bool) -> Entry:
@@ -133,7 +131,7 @@ def root(place: Place, branches: bool) -> Entry:
 
 def unit(place: Place, branch: str) -> Entry:
     """Return the entry that a branch hangs on."""
-    attributes: Attributes = {"ou": (_UNITS[branch].encode(),)}
+    attributes: Attributes = {"ou": (UNITS[branch].encode(),)}
     dn = place.unit(branch)
     return _entry(dn, ("top", "organizationalUnit"), attributes, ALL, place.tenant, has_below=True)
 
@@ -187,10 +185,8 @@ def device(place: Place, row: Device, certificates: Sequence[bytes], wanted: Wis
     )
 
 
-def authority(
-    place: Place, issuer: Issuer, crl_der: bytes | None, is_trusted: bool, wanted: Wish
-) -> Entry:
-    """Return the entry of an authority with one of its keys.
+def authority(place: Place, issuer: Issuer, *, is_trusted: bool) -> Entry:
+    """Return the entry of an authority with one of its keys, but for its CRL.
 
     Whoever needs its CRL still finds it when the authority itself is not to be trusted.
     """
@@ -205,19 +201,26 @@ def authority(
     }
     if is_trusted:
         attributes["cACertificate"] = (issuer.certificate.public_bytes(Encoding.DER),)
-    if crl_der is not None:
-        # It lists whatever the key has signed, and so the certificates of authorities, too.
-        attributes["certificateRevocationList"] = (crl_der,)
-        attributes["authorityRevocationList"] = (crl_der,)
-    since = issuer.not_before or _EPOCH
+    start = issuer.not_before
+    since = 0 if start is None else int(start.timestamp()) * _SECOND
     return _entry(
         place.authority(issuer),
         ("top", "cRLDistributionPoint", "pkiCA"),
         attributes,
-        wanted,
+        ALL,
         place.tenant,
         since=(since, since),
     )
+
+
+def with_crl(entry: Entry, crl_der: bytes) -> Entry:
+    """Return an authority's entry with its CRL."""
+    # It lists whatever the key has signed, and so the certificates of authorities, too.
+    lists: Attributes = {
+        "certificateRevocationList": (crl_der,),
+        "authorityRevocationList": (crl_der,),
+    }
+    return Entry(entry.dn, {**entry.attributes, **lists})
 
 
 def _entry(
@@ -227,11 +230,11 @@ def _entry(
     wanted: Wish,
     tenant: str,
     *,
-    since: tuple[datetime, datetime] = (_EPOCH, _EPOCH),
+    since: tuple[int, int] = (0, 0),
     has_below: bool = False,
 ) -> Entry:
-    found = {"objectClass": _encoded(classes)} | attributes
-    if wanted.of_server:
+    found = {"objectClass": _encoded(classes), **attributes}
+    if wanted.operational:
         found |= {
             "structuralObjectClass": (_structural(classes).encode(),),
             "entryDN": (dn.encode(),),
@@ -239,7 +242,7 @@ def _entry(
             "subschemaSubentry": (schema.SUBSCHEMA.encode(),),
             "hasSubordinates": (b"TRUE" if has_below else b"FALSE",),
         }
-        if since[0] != _EPOCH:
+        if since[0]:
             found["createTimestamp"] = (_time(since[0]),)
             found["modifyTimestamp"] = (_time(since[1]),)
     return Entry(dn, found)
@@ -257,8 +260,9 @@ def _structural(classes: tuple[str, ...]) -> str:
     return [each.names[0] for each in kinds if each and each.kind == "STRUCTURAL"][-1]
 
 
-def _time(at: datetime) -> bytes:
-    return at.strftime("%Y%m%d%H%M%SZ").encode()
+def _time(at: int) -> bytes:
+    """Return an instant, in microseconds since 1970, as a GeneralizedTime."""
+    return datetime.fromtimestamp(at // _SECOND, UTC).strftime("%Y%m%d%H%M%SZ").encode()
 
 
 # -- S/MIME ---------------------------------------------------------------------------------------
