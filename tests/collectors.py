@@ -192,7 +192,7 @@ class SyslogNG(Collector):
         ], {"LD_LIBRARY_PATH": str(library)}  # fmt: skip
 
 
-def wait_until(condition: Callable[[], object], message: str, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], message: str, seconds: float = 60) -> None:
     """Wait for a condition; AssertionError when it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -159,7 +159,9 @@ def journald_fields(event: LogEvent) -> bytes:
         if not key.startswith("log_") and isinstance(value, str | int | float | bool):
             name = "TMAD_" + _NO_FIELD.sub("_", key.upper())[:50]
             fields.setdefault(name, clipped(visible(str(value)), 300))
-    return b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
+    return b"".join(
+        _field(name, value.encode("utf-8", "replace")) for name, value in fields.items()
+    )
 
 
 def _field(name: str, value: bytes) -> bytes:
