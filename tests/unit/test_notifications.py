@@ -198,10 +198,28 @@ def rule(**when: Any) -> Rule:
         ({"data": {"days": "90"}}, True),
         ({"data": {"profile": "user"}}, False),
         ({"data": {"absent": "*"}}, False),
+        ({"severity": "notice"}, False),
     ],
 )
 def test_everything_that_is_given_must_fit(when: dict[str, Any], wanted: bool) -> None:
     assert rule(**when).wants(record()) is wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "least", "wanted"),
+    [
+        ("certificate.revoked", "{}", "notice", True),
+        ("certificate.revoked", "{}", "warning", False),
+        ("request.refused", "{}", "warning", True),
+        ("alarm.raised", '{"severity":"critical"}', "critical", True),
+        ("alarm.raised", '{"severity":"warning"}', "error", False),
+    ],
+)
+def test_what_is_not_grave_enough_is_not_told(
+    kind: str, data: str, least: str, wanted: bool
+) -> None:
+    asked = rule(events=["*"], severity=least)
+    assert asked.wants(record(kind=kind, data=data)) is wanted
 
 
 def test_another_tenant_hears_nothing() -> None:

@@ -16,7 +16,7 @@ NOUNS = {
     "init": ("init", "init", "Set up this node: keys, database, a root and an issuing CA."),
     "quickstart": ("quickstart", "quickstart", "Try everything on this machine, in one command."),
     "run": ("run", "run", "Run the daemon in the foreground."),
-    "status": ("run", "status", "Show how the node and its doors are."),
+    "status": ("status", "status", "Show how the node and its doors are."),
     "check-config": ("run", "check_config", "Check the settings file, change nothing."),
     "migrate": ("run", "migrate", "Bring the database to this version's schema."),
     "tenant": ("tenant", "tenant", "Tenants: whose objects are invisible to others."),

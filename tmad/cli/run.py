@@ -1,8 +1,7 @@
-"""``tmad run``, ``status``, ``check-config`` and ``migrate``: the node itself."""
+"""``tmad run``, ``check-config`` and ``migrate``: the node itself."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +9,15 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import (
-    UNREACHABLE,
     USAGE,
     Ended,
     load_settings,
     nothing_to_do,
-    usage,
     with_settings,
 )
 
 if TYPE_CHECKING:
     from tmad.config import NodeSettings
-
-_PATIENCE = 5.0
 
 
 @click.command()
@@ -121,34 +116,6 @@ def _check_files(settings: NodeSettings) -> Any:
     for name, path in wanted.items():
         if not path.exists():
             yield f"{settings.path}  {name}: {path} does not exist"
-
-
-@click.command()
-@with_settings
-def status(settings: NodeSettings) -> None:
-    """Show how the running node is, as its ops listener says."""
-    import http.client
-
-    from tmad.config import Address
-
-    if not settings.listen.ops:
-        usage("listen.ops is empty: this node does not say how it is")
-    host, port = Address.parse(settings.listen.ops[0])
-    connection = http.client.HTTPConnection(host or "127.0.0.1", port, timeout=_PATIENCE)
-    try:
-        connection.request("GET", "/readyz")
-        answer = json.loads(connection.getresponse().read(65_536))
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Ended(
-            UNREACHABLE,
-            f"not reachable: {settings.listen.ops[0]}: {error}",
-            "is it running? tmad run",
-        ) from None
-    finally:
-        connection.close()
-    output.record(answer, name="node")
-    if not answer["ready"]:
-        raise Ended(UNREACHABLE, "the node is not ready")
 
 
 @click.command()

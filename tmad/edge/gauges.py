@@ -117,8 +117,9 @@ class Gauges(Collector):
         yield _gauges(
             "job_failures",
             "How often a repeated job has failed in a row; 0 after a success.",
-            ("job",),
-            (((job,), number) for job, number in sorted(self._jobs().items())),
+            # Not "job", which is Prometheus' own label.
+            ("name",),
+            (((name,), number) for name, number in sorted(self._jobs().items())),
         )
         found = Counter((row.name, row.severity) for row in self._alarms())
         yield _gauges("alarms", "What is wrong now.", ("alarm", "severity"), sorted(found.items()))

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from tmad.lifecycle.severity import Severity, severity_in
 from tmad.managed.catalogue import Kind
 from tmad.network import fetch
 from tmad.storage import deliveries as rows
@@ -68,6 +69,9 @@ class When(BaseModel):
     )
     unless: tuple[KindPattern, ...] = Field(
         default=(), max_length=50, description="Kinds left out of them."
+    )
+    severity: Literal["", "critical", "error", "warning", "notice"] = Field(
+        default="", description="At least this grave. Empty: whatever it is."
     )
     actors: tuple[Pattern, ...] = Field(
         default=(), max_length=50, description='Who did it: "person:*". Empty: anybody.'
@@ -232,10 +236,15 @@ class Rule:
         return (
             _fits(when.events, record.kind)
             and not _fits(when.unless, record.kind)
+            and (not when.severity or self._is_grave(record))
             and (not when.actors or _fits(when.actors, record.actor))
             and (not when.objects or _fits(when.objects, record.object))
             and (not when.data or _says(record, when.data))
         )
+
+    def _is_grave(self, record: Record) -> bool:
+        least = Severity[self.document.when.severity.upper()]
+        return severity_in(record.kind, record.data) <= least
 
     def _may_tell_of_failure(self, record: Record) -> bool:
         # A notification that fails must not be told to itself, nor to whoever wants just all.
