@@ -53,7 +53,7 @@ _NOTIFY_SECONDS = 1.0
 _CHANGES_KEPT = timedelta(days=1)
 _LAG_SECONDS = 0.1
 _FIGURES_SECONDS = 5.0
-_ALARM_SECONDS = 15.0
+_ALARM_SECONDS = 10.0
 _VERIFY_SECONDS = 600.0  # how often it is looked whether a verification is due
 _OPS_CONNECTIONS = 32
 
