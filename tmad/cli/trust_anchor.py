@@ -29,6 +29,13 @@ def trust_anchor() -> None:
     show_default=True,
     help="What happens without a good CRL: refuse, note it, or never ask.",
 )
+@click.option(
+    "--for",
+    "uses",
+    multiple=True,
+    type=click.Choice(["network", "enrollment"]),
+    help="network: RADIUS logins (default); enrollment: a manufacturer whose devices enrol.",
+)
 @click.option("--names-people", is_flag=True, help="Take its names for our people and devices.")
 @with_core
 async def add(
@@ -37,9 +44,10 @@ async def add(
     certificates: tuple[BinaryIO, ...],
     urls: tuple[str, ...],
     revocation: str,
+    uses: tuple[str, ...],
     names_people: bool,
 ) -> None:
-    """Let certificates of somebody else's CA log in, where a policy accepts them.
+    """Let certificates of somebody else's CA log in, or enrol devices, where that is allowed.
 
     PEM holds the CA's certificate and those of its sub-CAs; each of them is trusted.
     """
@@ -50,11 +58,17 @@ async def add(
         "crl_urls": list(urls),
         "names_people": names_people,
     }
+    if uses:
+        document["uses"] = list(dict.fromkeys(uses))
     change = await core.objects.put(
         core.actor, core.tenant, "trust-anchor", name, document, expect=0, dry_run=core.dry_run
     )
     objects.show_change(core, change)
-    steps = [f"tmad radius-policy create NAME --anchor {name}   accepts its certificates"]
+    steps = []
+    if "network" in change.stored.document.uses:
+        steps.append(f"tmad radius-policy create NAME --anchor {name}   accepts its certificates")
+    if "enrollment" in change.stored.document.uses:
+        steps.append(f"tmad endpoint create est LABEL … --manufacturer {name}   enrols its devices")
     if revocation != "off":
         how = "" if urls else " --crl FILE"
         steps.insert(0, f"tmad trust-anchor refresh {name}{how}   fetches its CRLs now")

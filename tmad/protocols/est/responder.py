@@ -199,21 +199,23 @@ class ESTResponder:
             visit.endpoint.tenant, document.authority
         )
         living = [issuer for issuer in found if self._is_announced(issuer)]
-        living.sort(key=lambda issuer: issuer.state is not IssuerState.ACTIVE)
-        if not living or living[0].state is not IssuerState.ACTIVE:
+        if not any(issuer.state is IssuerState.ACTIVE for issuer in living):
             raise Fault(
                 FaultCode.UNAVAILABLE, "the authority has no certificate now", rule="est.no-ca"
             )
-        chain: dict[bytes, None] = {}
-        for issuer in living:
-            for certificate in _chain(issuer, include_root=visit.options.include_root):
-                chain[certificate.public_bytes(Encoding.DER)] = None
-        body = self._chains.get(tuple(chain))
+        chain = {
+            certificate.public_bytes(Encoding.DER)
+            for issuer in living
+            for certificate in _chain(issuer, include_root=visit.options.include_root)
+        }
+        # A SET OF in DER is sorted (RFC 8951, 3); clients look for what is self-signed.
+        known = tuple(sorted(chain))
+        body = self._chains.get(known)
         if body is None:
-            body = codec.encode(cms.degenerate(tuple(chain)))
+            body = codec.encode(cms.degenerate(known))
             if len(self._chains) >= _KNOWN_CHAINS:
                 self._chains.clear()
-            self._chains[tuple(chain)] = body
+            self._chains[known] = body
         return Response(headers=(_BASE64,), body=body, content_type=codec.CA_CERTS)
 
     def _is_announced(self, issuer: Issuer) -> bool:
