@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tmad.ca.crl import CRLs
 from tmad.ca.directory import DEVICE, PERSON, Device, Directories, Held, Person, Published
 from tmad.ca.hierarchy import Issuer
@@ -34,10 +36,21 @@ _LONGEST_SERIAL: Final = 512
 _BRANCHES: Final[tuple[Branch, ...]] = ("authorities", "people", "devices")
 _BASE: Final = 0
 _ONE: Final = 1
+_PLANS: Final = 1024  # kept
 
 # A part of the tree: the entry of a branch (of none: the suffix'), or what hangs below it.
 _Step: TypeAlias = tuple[Literal["entry", "below"], Branch | None]
 _newest_first = attrgetter("id")
+
+
+class _Plan(NamedTuple):
+    """How searches are answered that differ only in the values that they ask for."""
+
+    base: Base
+    rights: Rights
+    wish: Wish
+    steps: tuple[_Step, ...]
+    asks_for_certificates: bool  # it describes one that somebody is to have
 
 
 class _Question(NamedTuple):
@@ -60,7 +73,9 @@ class Directory:
         self._crls = crls
         self._known: tuple[Published, ...] = ()
         self._places = Places()
+        self._plans: dict[tuple[object, ...], _Plan] = {}
         self._issuer_names: dict[bytes, Key] = {}
+        self._chains: dict[int, tuple[bytes, ...]] = {}
         # Entries that no row of people or devices makes; of as many authorities as there are.
         self._units: dict[tuple[Place, Branch | None, bool], Entry] = {}
         self._authority_entries: dict[tuple[Place, int, bool], Entry] = {}
@@ -92,25 +107,40 @@ class Directory:
     ) -> Page:
         """Return at most ``limit`` of the entries that match (tree.Tree)."""
         await self._catch_up()
-        place = self._places.find(base)
-        rights = place.rights(who)
-        items = filters.items(wanted)
-        tested = frozenset([getattr(item, "attribute", "") for item in items])
-        # An item without an attribute asks about every one.
-        wish = entries.ALL if "" in tested else entries.wish(attributes, tested)
-        named = conditions.certificates(items) if wish.has(CERTIFICATE) else {}
-        question = _Question(
-            place,
-            scope,
-            wanted,
-            evaluation.tester(wanted, schema),
-            wish,
-            rights,
-            await self._holders(place.directory.tenant, named) if named else {},
-        )
+        key = (base, scope, who.kind, who.tenant, attributes, filters.shape(wanted))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plan(who, base, scope, wanted, attributes)
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        place, rights, wish, steps, asks_for_certificates = plan
+        holders: conditions.Holders = {}
+        if asks_for_certificates:
+            named = conditions.certificates(filters.items(wanted))
+            holders = await self._holders(place.directory.tenant, named)
+        test = evaluation.tester(wanted, schema)
+        question = _Question(place, scope, wanted, test, wish, rights, holders)
         if place.leaf is not None:
             return await self._of_leaf(question, who)
-        return await self._of_branches(question, limit, after)
+        return await self._of_branches(question, steps, limit, after)
+
+    def _plan(
+        self,
+        who: Who,
+        base: str,
+        scope: int,
+        wanted: Filter,
+        attributes: frozenset[str] | None,
+    ) -> _Plan:
+        place = self._places.find(base)
+        rights = place.rights(who)
+        tested = frozenset([getattr(item, "attribute", "") for item in filters.items(wanted)])
+        # An item without an attribute asks about every one.
+        wish = entries.ALL if "" in tested else entries.wish(attributes, tested)
+        kinds = [schema.find(description) for description in tested]
+        is_there = any(kind is not None and kind.name == CERTIFICATE for kind in kinds)
+        return _Plan(place, rights, wish, tuple(_steps(place, rights, scope, wanted)), is_there)
 
     async def login_of(self, dn: str) -> Login | None:
         """Return whom a bind with this name means (tree.Tree)."""
@@ -149,10 +179,12 @@ class Directory:
         if published is not self._known:
             self._known = published
             self._places = Places(published)
+            self._plans.clear()
             self._units.clear()
         if self._generation != self._directories.generation:
             self._generation = self._directories.generation
             self._authority_entries.clear()
+            self._chains.clear()
         return published
 
     # -- searches -----------------------------------------------------------------------------
@@ -179,10 +211,11 @@ class Directory:
         is_it = question.scope != _ONE and question.test(found)
         return Page((found,) if is_it else (), None)
 
-    async def _of_branches(self, question: _Question, limit: int, after: bytes | None) -> Page:
+    async def _of_branches(
+        self, question: _Question, steps: Sequence[_Step], limit: int, after: bytes | None
+    ) -> Page:
         number, name = _cursor(after)
         found: list[Entry] = []
-        steps = _steps(question)
         while number < len(steps):
             room = limit - len(found)
             part, branch = steps[number]
@@ -295,11 +328,20 @@ class Directory:
         values = []
         for each in held:
             if entries.is_for_mail(each.certificate_der):
-                issuer = await self._directories.issuer(each.issuer_id)
-                values.append(entries.s_mime(each.certificate_der, issuer.chain))
+                chain = await self._chain(each.issuer_id)
+                values.append(entries.s_mime(each.certificate_der, chain))
         if not values:
             return entry
         return Entry(entry.dn, {**entry.attributes, _S_MIME: tuple(values)})
+
+    async def _chain(self, issuer_id: int) -> tuple[bytes, ...]:
+        """Return an issuer's certificate and those above it, encoded."""
+        chain = self._chains.get(issuer_id)
+        if chain is None:
+            issuer = await self._directories.issuer(issuer_id)
+            chain = tuple([each.public_bytes(Encoding.DER) for each in issuer.chain])
+            self._chains[issuer_id] = chain
+        return chain
 
     async def _holders(
         self, tenant: str, named: dict[filters.Item, tuple[int, object]]
@@ -380,21 +422,19 @@ class Directory:
             raise
 
 
-def _steps(question: _Question) -> list[_Step]:
+def _steps(base: Base, rights: Rights, scope: int, wanted: Filter) -> list[_Step]:
     """Return which parts of the tree a search looks at, in their order.
 
     Parts where nothing can match are left out: all pages of one question have the same ones.
     """
-    base, scope, wanted = question.base, question.scope, question.wanted
     tree = conditions.is_possible(wanted, entries.TREE)
-    own: list[_Step] = [("entry", base.branch)] if tree and scope != _ONE else []
+    steps: list[_Step] = [("entry", base.branch)] if tree and scope != _ONE else []
     if scope == _BASE:
-        return own
+        return steps
     if base.branch is not None:
-        return [*own, ("below", base.branch)]
-    steps = own
+        return [*steps, ("below", base.branch)]
     for branch in _BRANCHES:
-        if branch in question.rights.branches:
+        if branch in rights.branches:
             if tree:
                 steps.append(("entry", branch))
             if scope != _ONE and conditions.is_possible(wanted, _ATTRIBUTES[branch]):

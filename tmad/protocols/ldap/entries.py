@@ -279,8 +279,7 @@ def is_for_mail(certificate_der: bytes) -> bool:
     return not _FOR_MAIL.isdisjoint(usage)
 
 
-def s_mime(certificate_der: bytes, chain: Sequence[x509.Certificate]) -> bytes:
+def s_mime(certificate_der: bytes, chain_der: Sequence[bytes]) -> bytes:
     """Return a value of userSMIMECertificate: PKCS#7 without a signature, with the issuers."""
-    issuers = [each.public_bytes(Encoding.DER) for each in chain]
     # X.690, 11.6: a set is encoded in the order of its octets.
-    return cms.degenerate(sorted([certificate_der, *issuers]))
+    return cms.degenerate(sorted([certificate_der, *chain_der]))

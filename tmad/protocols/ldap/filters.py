@@ -101,3 +101,17 @@ def items(wanted: Filter) -> list[Item]:
         else:
             found.append(each)
     return found
+
+
+# Of a filter, all but the values that it asks for.
+Shape: TypeAlias = tuple[object, ...]
+
+
+def shape(wanted: Filter) -> Shape:
+    """Return what a filter has in common with those that ask the same of other values."""
+    kind = wanted.__class__
+    if isinstance(wanted, And | Or):
+        return (kind, *[shape(part) for part in wanted.parts])
+    if isinstance(wanted, Not):
+        return (kind, shape(wanted.part))
+    return (kind, getattr(wanted, "attribute", ""))
