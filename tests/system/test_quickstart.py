@@ -98,10 +98,10 @@ def test_without_eapol_test_the_demo_says_so_and_goes_on(tmp_path: Path) -> None
     assert "done: " in done.stdout
 
 
-def test_the_lines_it_prints_for_radius_work(
+def test_the_lines_it_prints_for_radius_and_ldap_work(
     tmp_path: Path, require_client: Callable[[str], str]
 ) -> None:
-    for program in ("eapol_test", "radtest", "pki"):
+    for program in ("eapol_test", "radtest", "pki", "ldapsearch"):
         require_client(program)
     log = tmp_path / "log"
     with log.open("wb") as sink:
@@ -125,6 +125,9 @@ def test_the_lines_it_prints_for_radius_work(
         assert word is not None, password
         said = _shell(radtest.replace("PASSWORD", word[1]), tmp_path)
         assert "Received Access-Accept" in said
+        said = _shell(lines["LDAP"].split("\n\n")[0], tmp_path)
+        assert "mail: carol@example.test" in said
+        assert "userCertificate;binary:: " in said
     finally:
         child.kill()
         child.wait()

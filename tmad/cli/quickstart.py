@@ -33,6 +33,8 @@ PORTS = {
 }
 _HOST = "127.0.0.1"
 _CLIENT = "quickstart"
+_DIRECTORY = "quickstart"
+_SUFFIX = "o=quickstart"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
@@ -62,6 +64,7 @@ def quickstart(directory: Path, demo: bool) -> None:
         )
     urls = _urls(settings)
     shared = _radius_secret(settings)
+    _publish(settings)
     if demo:
         demonstrate(settings, directory, urls, shared)
         return
@@ -132,10 +135,12 @@ def _urls(settings: Path) -> dict[str, str]:
     loaded = NodeSettings.load(settings)
     listen = loaded.listen
     radius = loaded.protocols.get("radius", {})
+    ldap = loaded.protocols.get("ldap", {})
     snmp = loaded.protocols.get("snmp", {})
     return {
         "snmp": str(snmp.get("listen", [f"{_HOST}:{PORTS['snmp']}"])[0]),
         "radius": str(radius.get("auth", [f"{_HOST}:{PORTS['radius']}"])[0]),
+        "ldap": "ldap://" + str(ldap.get("listen", [f"{_HOST}:{PORTS['ldap']}"])[0]),
         "http": f"http://{listen.http[0]}",
         "https": f"https://{listen.https[0]}",
         "https_client": f"https://{listen.https_client[0]}",
@@ -162,6 +167,12 @@ def _snmp_user(settings: Path) -> dict[str, str]:
         _tmad(settings, "snmp", "user", "add", _CLIENT, "-o", "json")
     )
     return answer
+
+
+def _publish(settings: Path) -> None:
+    """Let mail programs find people's certificates by their addresses."""
+    if _DIRECTORY not in _tmad(settings, "directory", "list", "-o", "name").split():
+        _tmad(settings, "directory", "create", _DIRECTORY, _SUFFIX, "--anonymous", "by-mail")
 
 
 def _free_ports() -> dict[str, int]:
@@ -311,6 +322,11 @@ def _explain(
   # SNMP: how is it? (snmpwalk of the package snmp)
   snmpwalk -v3 -l authPriv -u {snmp["user"]} -a SHA-256 -A {snmp["authentication_passphrase"]} \\
       -x AES -X {snmp["privacy_passphrase"]} {urls["snmp"]} 1.3.6.1.2.1.1
+
+  # LDAP: whose certificate is for this address? (ldapsearch of ldap-utils)
+  {program()} --config {settings} user create carol --mail carol@example.test
+  {program()} --config {settings} cert issue carol --profile user --san email:carol@example.test
+  ldapsearch -x -LLL -H {urls["ldap"]} -b {_SUFFIX} mail=carol@example.test
 
   # revoke it, then ask again
   {program()} --config {settings} cert list

@@ -1,0 +1,105 @@
+"""The lines of docs/directory.md, run as an administrator and a colleague would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.daemon import free_ports
+
+PAGE = Path(__file__).parents[2] / "docs" / "directory.md"
+
+
+def test_from_nothing_to_encrypted_mail(
+    tmp_path: Path, require_client: Callable[[str], str]
+) -> None:
+    require_client("ldapsearch")
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    http, https, client, ops, ldap, ldaps = free_ports(6)
+    node = tmp_path / "node"
+    environment = {**os.environ, "TMAD_CONFIG": str(node / "tmad.toml")}
+
+    def here(text: str) -> str:
+        for name, value in {
+            "/var/lib/tmad": str(node),
+            "192.0.2.5:389": f"127.0.0.1:{ldap}",
+            "192.0.2.5:636": f"127.0.0.1:{ldaps}",
+            "ldap://ldap.example.test": f"ldap://127.0.0.1:{ldap}",
+            "ldaps://ldap.example.test": f"ldaps://127.0.0.1:{ldaps}",
+            # OpenLDAP's tools put the machine's own name in the place of "localhost".
+            "ldap.example.test": "127.0.0.1",
+        }.items():
+            text = text.replace(name, value)
+        return text
+
+    said = ""
+    for line in here(blocks[0]).splitlines():
+        words = shlex.split(line, comments=True)
+        if words == ["tmad", "run"]:
+            break
+        if words[1] == "init":
+            words += [f"--http=127.0.0.1:{http}", f"--https=127.0.0.1:{https}"]
+            words += [f"--https-client=127.0.0.1:{client}", f"--ops=127.0.0.1:{ops}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "tmad.cli.main", *words[1:]],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        said += done.stdout
+    password = re.search(r"^password +(\S+)$", said, re.MULTILINE)
+    assert password is not None, said
+    (tmp_path / "PASSWORD-FILE").write_text(password[1])
+    # Only what this page is about listens.
+    with (node / "tmad.toml").open("a") as settings:
+        settings.write("\n[protocols.snmp]\nenabled = false\n")
+        settings.write("\n[protocols.radius]\nenabled = false\n")
+    log = (tmp_path / "log").open("wb")
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "tmad.cli.main", "run"], stdout=log, stderr=log, env=environment
+    )
+    try:
+        _wait(ldaps, daemon)
+        answers = []
+        script = [line for line in here(blocks[1]).splitlines() if line]
+        export, *lines = script
+        for line in lines:
+            done = subprocess.run(
+                ["bash", "-ec", f"{export}\n{line}"],
+                cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            answers.append(done.stdout)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+        log.close()
+    assert "userCertificate;binary:: " in answers[0]
+    assert "certificateRevocationList;binary:: " in answers[1]
+    assert answers[2] == answers[3] == "dn:uid=alice,ou=people,o=example\n"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def _wait(port: int, daemon: subprocess.Popen[bytes]) -> None:
+    import socket
+
+    deadline = time.monotonic() + 60
+    while daemon.poll() is None and time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as opened:
+                # A door that has no certificate yet hangs up at once.
+                opened.settimeout(0.5)
+                if opened.recv(1) != b"":
+                    return
+        except TimeoutError:
+            return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the daemon did not start")
