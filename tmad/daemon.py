@@ -234,7 +234,7 @@ class Daemon:
             serving=lambda: self.started is not None and not self.is_stopping,
             waiting=lambda: [kind for kind, server in self._tls.items() if not server.is_ready],
             reading=listeners.reading,
-            changing=listeners.changing,
+            changing=[*listeners.changing, "mail and webhooks"],
             alarms=services.alarms.current,
         )
         # Of its own, so that operators get in when strangers have taken everything.
