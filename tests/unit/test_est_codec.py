@@ -229,6 +229,7 @@ def test_est_02_lines_have_64_characters_and_an_end(size: int) -> None:
     lines = body.split(b"\n")
     assert lines[-1] == b""
     assert all(len(line) == 64 for line in lines[:-2])
+    assert codec.encode(b"x" * size, is_one_line=True) == base64.b64encode(b"x" * size)
 
 
 def test_est_30_33_a_key_comes_first_then_the_certificate() -> None:

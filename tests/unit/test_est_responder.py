@@ -110,6 +110,15 @@ def test_est_04_the_chain_is_for_everybody(world: World) -> None:
     assert world.ask("cacerts").body == answer.body
 
 
+@pytest.mark.parametrize("named", ["user-agent", "accept"])
+def test_est_02_lines_for_who_says_its_name_and_one_for_strongswan(
+    world: World, named: str
+) -> None:
+    assert b"\n" not in world.ask("cacerts").body
+    lines = world.ask("cacerts", headers={named: "libest 3.2.0"}).body.splitlines()
+    assert {len(line) for line in lines[:-1]} == {64}
+
+
 def test_a_withdrawn_authority_is_not_announced(world: World) -> None:
     issuer = drive(world.bench.hierarchy.active("default", "devices"))
 

@@ -249,12 +249,15 @@ def _cipher(request: CSR) -> Cipher:
 # -- answers --------------------------------------------------------------------------------
 
 
-def encode(body_der: bytes) -> bytes:
-    """Return a body in base64 with lines of 64 characters.
+def encode(body_der: bytes, *, is_one_line: bool = False) -> bytes:
+    """Return a body in base64 with lines of 64 characters, or all of it without a line end.
 
-    libest reads /cacerts with OpenSSL's line reader, which breaks on one long line (EST-02).
+    libest reads /cacerts with OpenSSL's line reader, which breaks on one long line (EST-02);
+    RFC 8951, 3.1, allows both.
     """
     text = base64.b64encode(body_der)
+    if is_one_line:
+        return text
     return b"".join(text[at : at + _LINE] + b"\n" for at in range(0, len(text), _LINE))
 
 

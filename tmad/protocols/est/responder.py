@@ -54,6 +54,7 @@ _GRACE: Final = 10  # seconds after which to come again, where a Fault does not 
 _PASSWORDS: Final = frozenset({"password", "challenge", "webhook"})
 # RFC 7030, 3.2.3; the realm is what the server of libest says, and nothing more: it is parsed.
 _ASK: Final = ("WWW-Authenticate", 'Basic realm="estrealm"')
+_NAMED: Final = frozenset({"user-agent", "accept"})
 _BASE64: Final = ("Content-Transfer-Encoding", "base64")
 # How strong a cipher must be to carry a key (EST-32), in bits; every one of ours has 128.
 _STRENGTH: Final = {
@@ -63,7 +64,6 @@ _STRENGTH: Final = {
     KeyAlgorithm.ML_DSA_65: 192,
     KeyAlgorithm.ML_DSA_87: 256,
 }
-_KNOWN_CHAINS: Final = 1_000
 
 
 class EndpointOptions(BaseModel):
@@ -123,6 +123,14 @@ class _Visit:
         """Tell whether a password could let anybody in here."""
         return not _PASSWORDS.isdisjoint(self.endpoint.document.authenticate)
 
+    def answer(self, content_type: str, body_der: bytes) -> Response:
+        """Return a 200 with a body in base64."""
+        # strongSwan up to 5.9 decodes no line ends, and is known by what it does not say;
+        # libest, which needs them, says who it is (EST-02).
+        is_one_line = _NAMED.isdisjoint(self.request.headers)
+        body = codec.encode(body_der, is_one_line=is_one_line)
+        return Response(headers=(_BASE64,), body=body, content_type=content_type)
+
 
 _Operation: TypeAlias = Callable[[_Visit], Awaitable[Response]]
 
@@ -145,7 +153,6 @@ class ESTResponder:
             b"csrattrs": ("GET", self._csr_attributes),
             b"fullcmc": ("POST", self._full_cmc),
         }
-        self._chains: dict[tuple[bytes, ...], bytes] = {}
 
     async def respond(self, request: Request) -> Response:
         """Answer below /.well-known/est/: [LABEL/]OPERATION (RFC 7030, 3.2.2)."""
@@ -209,14 +216,7 @@ class ESTResponder:
             for certificate in _chain(issuer, include_root=visit.options.include_root)
         }
         # A SET OF in DER is sorted (RFC 8951, 3); clients look for what is self-signed.
-        known = tuple(sorted(chain))
-        body = self._chains.get(known)
-        if body is None:
-            body = codec.encode(cms.degenerate(known))
-            if len(self._chains) >= _KNOWN_CHAINS:
-                self._chains.clear()
-            self._chains[known] = body
-        return Response(headers=(_BASE64,), body=body, content_type=codec.CA_CERTS)
+        return visit.answer(codec.CA_CERTS, cms.degenerate(tuple(sorted(chain))))
 
     def _is_announced(self, issuer: Issuer) -> bool:
         if issuer.certificate is None or issuer.compromised_at is not None:
@@ -235,8 +235,7 @@ class ESTResponder:
             visit.endpoint.tenant, "profile", visit.endpoint.document.profile
         )
         wishes = _wishes(stored.document, options)
-        body = codec.encode(csrattrs.encode(wishes))
-        return Response(headers=(_BASE64,), body=body, content_type=codec.CSR_ATTRIBUTES)
+        return visit.answer(codec.CSR_ATTRIBUTES, csrattrs.encode(wishes))
 
     # -- enrolment
 
@@ -280,11 +279,7 @@ class ESTResponder:
             return _wait(visit, outcome)
         # RFC 7030, 4.2.3: the issued certificate alone.
         certificate_der = outcome.certificate.public_bytes(Encoding.DER)
-        return Response(
-            headers=(_BASE64,),
-            body=codec.encode(cms.degenerate((certificate_der,))),
-            content_type=codec.CERTS_ONLY,
-        )
+        return visit.answer(codec.CERTS_ONLY, cms.degenerate((certificate_der,)))
 
     async def _server_keygen(self, visit: _Visit) -> Response:
         if not visit.endpoint.document.server_keys:
