@@ -105,7 +105,7 @@ _filters = st.recursive(
     ),
     max_leaves=12,
 )
-_SEEDS = [
+SEEDS = [
     *[
         wire(pureldap.LDAPSearchRequest(baseObject="o=acme", scope=2, filter=_written(wanted)))
         for wanted in FILTERS.values()
@@ -129,7 +129,7 @@ _SEEDS = [
         ],
     ).toWire(),
 ]
-_seeds = st.sampled_from(_SEEDS)
+_seeds = st.sampled_from(SEEDS)
 
 
 def read(data: bytes) -> codec.Message | None:

@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp
 
 from tests import scep_client as client
 from tests.eap_peer import Peer, write_avps
-from tests.fuzz import test_fuzz_smpp, test_fuzz_tokenfiles
+from tests.fuzz import test_fuzz_ldap, test_fuzz_smpp, test_fuzz_tokenfiles
 from tests.fuzz.coverage import keys
 from tests.support import Clock, drive
 from tests.unit import test_tokenfiles as files
@@ -226,6 +226,12 @@ def scep_content_seeds() -> Iterator[bytes]:
     for kind, content in _scep_contents():
         yield bytes((kinds.index(kind),)) + content
     yield b"\x80" + client.make_envelope(b"content", _ra(), by_ski=True)
+
+
+def ldap_seeds() -> Iterator[bytes]:
+    """Yield messages as ldaptor writes them, and names as people do."""
+    yield from test_fuzz_ldap.SEEDS
+    yield b'uid=a+sn=\\2cb,ou="c, d",o=#0c0161'
 
 
 def ocsp_seeds() -> Iterator[bytes]:

@@ -43,6 +43,11 @@ from tmad.events import Secret
 from tmad.identity import tokenfiles
 from tmad.identity.delivery import smpp_codec
 from tmad.identity.tokenfiles import Format, Wishes
+from tmad.protocols.ldap import codec as ldap
+from tmad.protocols.ldap import evaluation
+from tmad.protocols.ldap import names as ldap_names
+from tmad.protocols.ldap import schema as ldap_schema
+from tmad.protocols.ldap.tree import Entry
 from tmad.protocols.ocsp import codec as ocsp
 from tmad.protocols.radius.eap import codec as eap
 from tmad.protocols.scep import codec as scep
@@ -272,6 +277,25 @@ def _scep_content() -> Run:
         if not data[0] & 0x80:
             content = client.make_envelope(content, core.ra, by_ski=True)
         _answered(core, client.make_message(content, identity, message_type=kind).der)
+
+    return run
+
+
+# -- LDAP -----------------------------------------------------------------------------------
+
+
+def _ldap() -> Run:
+    entry = Entry("cn=a,o=b", {"cn": (b"a",), "objectClass": (b"top",), "mail": (b"a@b",)})
+
+    def run(data: bytes) -> None:
+        malformed_only(lambda: ldap.length_of(data))
+        malformed_only(lambda: ldap_names.key_of_text(data.decode("latin-1")))
+        for read in (ldap.decode_paged, ldap.decode_sort, ldap.decode_cancel):
+            malformed_only(lambda read=read: read(data))  # type: ignore[misc]  # it is bound here
+        message = malformed_only(lambda: ldap.decode(data))
+        if message is not None and isinstance(message.operation, ldap.Search):
+            said = evaluation.tester(message.operation.filter, ldap_schema)(entry)
+            assert said in (True, False, None)
 
     return run
 
@@ -592,4 +616,10 @@ TARGETS: Mapping[str, Target] = {
     ),
     "smpp": Target(_smpp, seeds.smpp_seeds, 512),
     "eap": Target(_eap, seeds.eap_seeds, 1_024),
+    "ldap": Target(
+        _ldap,
+        seeds.ldap_seeds,
+        2_048,
+        ("userCertificate", "certificateExactMatch", "serialNumber ", 'rdnSequence:"', ":dn:"),
+    ),
 }
