@@ -44,6 +44,11 @@ _CERTIFICATE_RULE: Final = "certificateExactMatch"
 MOST_CERTIFICATES: Final = 16
 
 
+def _mail(text: str) -> str:
+    """Return an address as people's are stored (identity/naming.py)."""
+    return " ".join(text.split()).lower()
+
+
 class _Column(NamedTuple):
     """Where an attribute's values lie; ``is_filled``: every row has one."""
 
@@ -72,7 +77,7 @@ PEOPLE: Final = Kind(
         "cn": _Column("cn_key", folded, is_filled=True),
         "displayName": _Column("cn_key", folded, is_filled=True),
         "sn": _Column("sn_key", folded, is_filled=True),
-        "mail": _Column("mail", str.lower),
+        "mail": _Column("mail", _mail),
     },
     frozenset(
         {"objectClass", "uid", "cn", "sn", "givenName", "displayName", "mail", "telephoneNumber",
