@@ -347,6 +347,7 @@ def _transfer(
     function: Callable[[Connection, list[Record]], object],
     limit: int,
 ) -> int:
+    rows.hold_cursors(connection, subscriber)
     pages = _undelivered(connection, subscriber, limit)
     records = list(heapq.merge(*pages, key=lambda record: record.at))
     if records:

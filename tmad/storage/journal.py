@@ -23,6 +23,7 @@ _WRITER = "tmad.journal_writer"
 # "tmad" as a number: the class of the advisory locks below; and the one for checkpoints.
 _SLOT_LOCK = 0x746D6164
 _SEAL_LOCK = 0x746D_6164_0002
+_CURSOR_LOCK = 0x746D6165
 _SLOTS = 4_096
 
 # Verification reads instants as the integers that were hashed.
@@ -123,6 +124,7 @@ _CURSORS = sa.select(journal_cursors.c.writer, journal_cursors.c.seq).where(
     journal_cursors.c.subscriber == sa.bindparam("subscriber")
 )
 # A cursor never goes back, whatever a subscriber that was paused still believes.
+_HOLD_CURSORS = sa.text("SELECT pg_advisory_xact_lock(:class, hashtext(:subscriber))")
 _MOVE_CURSOR = sa.text(
     "INSERT INTO journal_cursors (subscriber, writer, seq) VALUES (:subscriber, :writer, :seq)"
     " ON CONFLICT (subscriber, writer) DO UPDATE SET seq = excluded.seq"
@@ -430,6 +432,13 @@ def insert_checkpoint(connection: sa.Connection, checkpoint: Checkpoint) -> bool
 def find_cursors(connection: sa.Connection, subscriber: str) -> dict[str, int]:
     """Return how far a subscriber has got in each chain."""
     return {row.writer: row.seq for row in connection.execute(_CURSORS, {"subscriber": subscriber})}
+
+
+def hold_cursors(connection: sa.Connection, subscriber: str) -> None:
+    """Make whoever else moves this subscriber's cursors wait until this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # SQLite has one writer anyway.
+        connection.execute(_HOLD_CURSORS, {"class": _CURSOR_LOCK, "subscriber": subscriber})
 
 
 def move_cursors(connection: sa.Connection, subscriber: str, reached: dict[str, int]) -> None:
