@@ -119,7 +119,7 @@ def test_a_group_that_fails_takes_nothing_else_with_it() -> None:
         yield scalar((1, 3, 6, 1, 4, 1, 9), Integer(9))
         raise OSError("gone")
 
-    view = View([broken, items], ReactorClock())
+    view = View([broken, items], ReactorClock(), seconds=lambda: 0.0)
     ensureDeferred(view.refresh())
     assert view.snapshot.get((1, 3, 6, 1, 4, 1, 9, 0)) == Integer(9)
     assert view.snapshot.get((*ENTRY, 1, 2)) == Integer(21)

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 from twisted.internet.task import deferLater
@@ -44,7 +45,9 @@ class Snapshot:
     @classmethod
     def of(cls, items: Iterable[Item]) -> Snapshot:
         """Return a snapshot of these instances; of two with one name the first one counts."""
-        return _joined([(kind + index, kind, value) for kind, index, value in items])
+        draft = _Draft()
+        draft.add(sorted(_named(items), key=_key))
+        return draft.finish()
 
     def get(self, oid: OID) -> Value | None:
         """Return the instance with this name."""
@@ -81,14 +84,18 @@ def scalar(kind: OID, value: Value) -> Item:
     return kind, SCALAR, value
 
 
-def table(entry: OID, rows: Sequence[tuple[OID, Mapping[int, Value]]]) -> Iterator[Item]:
-    """Iterate over a table by columns; a row is its index and its values by column number."""
-    columns = sorted({column for _, row in rows for column in row})
-    for column in columns:
-        kind = (*entry, column)
-        for index, row in rows:
-            if (value := row.get(column)) is not None:
-                yield kind, index, value
+def table(entry: OID, rows: Iterable[tuple[OID, Mapping[int, Value]]]) -> Iterator[Item]:
+    """Iterate over a table; a row is its index and its values by column number.
+
+    Row by row, so that rows may be made one after the other; a snapshot sorts them by columns.
+    """
+    kinds: dict[int, OID] = {}
+    for index, row in rows:
+        for column, value in row.items():
+            kind = kinds.get(column)
+            if kind is None:
+                kind = kinds[column] = (*entry, column)
+            yield kind, index, value
 
 
 def text_index(text: str) -> OID:
@@ -119,20 +126,28 @@ class View:
 
     async def refresh(self) -> None:
         """Take a new snapshot; a group that fails is left out of it, and that is logged."""
-        found: list[tuple[OID, OID, Value]] = []
+        found: list[_Named] = []
         begin = self._seconds()
         for group in self._groups:
-            items = iter(self._of(group))
-            while step := _take(items, _STEP):
+            items = _named(self._of(group))
+            while step := list(islice(items, _STEP)):
                 found += step
-                if self._seconds() - begin > _SLICE:
-                    await deferLater(self._reactor, 0)
-                    begin = self._seconds()
-        if self._seconds() - begin > _SLICE / 2:
-            await deferLater(self._reactor, 0)
-        self.snapshot = _joined(found)
+                begin = await self._breathe(begin)
+        found.sort(key=_key)
+        draft = _Draft()
+        for start in range(0, len(found), _STEP):
+            draft.add(found[start : start + _STEP])
+            begin = await self._breathe(begin)
+        self.snapshot = draft.finish()
         for listener in self._listeners:
             listener(self.snapshot)
+
+    async def _breathe(self, begin: float) -> float:
+        """Let others have the reactor if this slice is over; return when the next one began."""
+        if self._seconds() - begin <= _SLICE:
+            return begin
+        await deferLater(self._reactor, 0)
+        return self._seconds()
 
     def _of(self, group: Group) -> Iterator[Item]:
         try:
@@ -142,26 +157,42 @@ class View:
             log.failure("a part of the MIB could not be read")
 
 
-def _take(items: Iterator[Item], most: int) -> list[tuple[OID, OID, Value]]:
-    taken = []
-    for kind, index, value in items:
-        taken.append((kind + index, kind, value))
-        if len(taken) == most:
-            break
-    return taken
+# An instance's whole name, its object type, its value.
+_Named: TypeAlias = tuple[OID, OID, Value]
 
 
-def _joined(found: list[tuple[OID, OID, Value]]) -> Snapshot:
-    found.sort(key=lambda item: item[0])
-    keys: list[OID] = []
-    values: list[Value] = []
-    kinds: set[OID] = set()
-    for key, kind, value in found:
-        if keys and keys[-1] == key:
-            continue
-        keys.append(key)
-        values.append(value)
-        kinds.add(kind)
-    names = [encode_oid(key) for key in keys]
-    positions = {name: place for place, name in enumerate(names)}
-    return Snapshot(keys, values, names, positions, tuple(sorted(kinds)))
+def _named(items: Iterable[Item]) -> Iterator[_Named]:
+    return ((kind + index, kind, value) for kind, index, value in items)
+
+
+def _key(item: _Named) -> OID:
+    return item[0]
+
+
+class _Draft:
+    """A snapshot in the making, from sorted instances."""
+
+    def __init__(self) -> None:
+        self._keys: list[OID] = []
+        self._values: list[Value] = []
+        self._names: list[bytes] = []
+        self._kinds: set[OID] = set()
+
+    def add(self, items: Iterable[_Named]) -> None:
+        """Add the next instances."""
+        keys, values, names, kinds = self._keys, self._values, self._names, self._kinds
+        last = keys[-1] if keys else None
+        for key, kind, value in items:
+            if key != last:
+                keys.append(key)
+                values.append(value)
+                names.append(encode_oid(key))
+                kinds.add(kind)
+                last = key
+
+    def finish(self) -> Snapshot:
+        """Return it."""
+        positions = dict(zip(self._names, range(len(self._names)), strict=True))
+        return Snapshot(
+            self._keys, self._values, self._names, positions, tuple(sorted(self._kinds))
+        )

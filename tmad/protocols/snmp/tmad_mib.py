@@ -79,16 +79,17 @@ class TMADGroup:
             return
         alarms = self._alarms()
         yield from _node(figures, len(alarms), self._version)
+        now, journal = figures.sampled_at, figures.journal
         for part, rows in (
-            (_AUTHORITIES, [_authority(known, figures) for known in figures.authorities]),
-            (_TENANTS, [_tenant(known) for known in figures.tenants]),
-            (_STORES, [_store(known) for known in figures.stores]),
-            (_DOORS, [_door(known) for known in figures.doors]),
-            (_OUTCOMES, [row for known in figures.doors for row in _outcomes(known)]),
+            (_AUTHORITIES, (_authority(known, figures) for known in figures.authorities)),
+            (_TENANTS, map(_tenant, figures.tenants)),
+            (_STORES, map(_store, figures.stores)),
+            (_DOORS, map(_door, figures.doors)),
+            (_OUTCOMES, (row for known in figures.doors for row in _outcomes(known))),
             (_QUEUES, _named(figures.queues)),
-            (_SUBSCRIBERS, _named({} if figures.journal is None else figures.journal.behind)),
-            (_WORKERS, [_worker(known, figures.sampled_at) for known in figures.workers]),
-            (_ALARMS, [_alarm(known) for known in alarms]),
+            (_SUBSCRIBERS, _named({} if journal is None else journal.behind)),
+            (_WORKERS, (_worker(known, now) for known in figures.workers)),
+            (_ALARMS, map(_alarm, alarms)),
         ):
             yield from table((*_OBJECTS, part, 1), rows)
 
