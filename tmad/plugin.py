@@ -119,6 +119,10 @@ class Edge(Protocol):
     def worker(self) -> int:
         """Which of the node's identical workers this is, from 0."""
 
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+
     def meter(self, door: str) -> Meter:
         """Return the counters of a door that is none of HTTP."""
 

@@ -74,6 +74,11 @@ class ProtocolEdge:
         """Which of the node's workers this is."""
         return self._listeners.index
 
+    @property
+    def workers(self) -> int:
+        """How many workers the node has."""
+        return self._listeners.count
+
     def meter(self, door: str) -> DoorMeter:
         """Return the counters of a door."""
         return self._doors.meter(self._name, door)
