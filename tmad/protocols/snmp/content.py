@@ -48,7 +48,6 @@ def view(
     *,
     contact: str,
     location: str,
-    workers: int = 1,
 ) -> View:
     """Return the view of this node, refreshed by a timer from now on."""
     release = version("tmad")
@@ -57,7 +56,7 @@ def view(
 
     def running() -> tuple[int, int]:
         figures = services.figures.newest
-        return (workers if figures is None else len(figures.workers), workers)
+        return (edge.workers if figures is None else len(figures.workers), edge.workers)
 
     identity = Identity(
         name=services.host or os.uname().nodename,
