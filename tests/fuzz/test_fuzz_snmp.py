@@ -49,7 +49,7 @@ V3 = [
     for flags in (REPORTABLE, AUTHENTICATED | REPORTABLE, AUTH_PRIV | REPORTABLE, AUTH_PRIV)
     for pdu in QUESTIONS
 ]
-V3.append(codec.encode_secure(WORLD.message(b"", flags=REPORTABLE, engine_id=b"", user=b""))[0])
+V3.append(codec.encode_secure(WORLD.message(b"", flags=REPORTABLE, engine_id=b"", user=b"")))
 SEEDS = st.sampled_from(V1V2 + V3)
 GOOD = V1V2[0]
 

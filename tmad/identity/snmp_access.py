@@ -8,6 +8,7 @@ used. An engine's boots are counted in the database before it answers anything.
 from __future__ import annotations
 
 import base64
+import functools
 import ipaddress
 import re
 import secrets as randomness
@@ -91,6 +92,16 @@ def parse_view(text: str) -> View:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1_024)
+def _host(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address as the network knows it; a walk asks from one address all the time."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """A user of SNMPv3; the keys are not localised yet (``wire.usm``)."""
@@ -114,12 +125,8 @@ class Community:
 
     def covers(self, address: str) -> bool:
         """Whether it may be used from an address."""
-        try:
-            host = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        host = getattr(host, "ipv4_mapped", None) or host
-        return any(host in prefix for prefix in self.prefixes)
+        host = _host(address)
+        return host is not None and any(host in prefix for prefix in self.prefixes)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

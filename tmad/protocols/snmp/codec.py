@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tmad.errors import FaultCode
 from tmad.protocols.snmp.values import (
+    NULL,
     Value,
     integer_of,
     malformed,
@@ -40,6 +41,7 @@ REPORTABLE: Final = 4
 _SEQUENCE: Final = 0x30
 _INTEGER: Final = 0x02
 _OCTETS: Final = 0x04
+_NULL: Final = 0x05
 _NAME: Final = 0x06
 
 
@@ -174,6 +176,17 @@ class ScopedPDU(NamedTuple):
 # -- reading ---------------------------------------------------------------------------------------
 
 
+def _number(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """Return an INTEGER of at most 32 bits, and where it ends."""
+    tag, start, stop = read(data, position, end)
+    if tag != _INTEGER:
+        raise malformed(f"type {tag:02x} where an INTEGER belongs")
+    if stop - start == 1:
+        octet = data[start]
+        return octet - 0x100 if octet >= 0x80 else octet, stop
+    return integer_of(data[start:stop]), stop
+
+
 class _Reader:
     """Reads the elements of one constructed value in their order."""
 
@@ -202,8 +215,8 @@ class _Reader:
         return self.data[start:stop]
 
     def integer(self) -> int:
-        start, stop = self.next(_INTEGER)
-        return integer_of(self.data[start:stop])
+        number, self.position = _number(self.data, self.position, self.end)
+        return number
 
     def natural(self, least: int = 0) -> int:
         number = self.integer()
@@ -291,10 +304,12 @@ def decode_pdu(octets: bytes) -> PDU:
         raise malformed("octets follow the end")
     if kind not in _KINDS:
         raise malformed(f"no known PDU: {kind:02x}")
-    reader = _Reader(octets, start, stop)
-    request_id, status, index = reader.integer(), reader.integer(), reader.integer()
-    at, end = reader.next(_SEQUENCE)
-    reader.finish()
+    request_id, at = _number(octets, start, stop)
+    status, at = _number(octets, at, stop)
+    index, at = _number(octets, at, stop)
+    tag, at, end = read(octets, at, stop)
+    if tag != _SEQUENCE or end != stop:
+        raise malformed("no list of variables, or octets after it")
     bindings: list[VarBind] = []
     while at < end:
         tag, at, stop = read(octets, at, end)
@@ -307,7 +322,9 @@ def decode_pdu(octets: bytes) -> PDU:
         tag, start, at = read(octets, middle, stop)
         if at != stop:
             raise malformed("octets follow a variable's value")
-        bindings.append(VarBind(name, value_of(tag, octets[start:stop])))
+        is_null = tag == _NULL and start == stop
+        value = NULL if is_null else value_of(tag, octets[start:stop])
+        bindings.append(VarBind(name, value))
         if len(bindings) > MOST_BINDINGS:
             raise malformed(f"more than {MOST_BINDINGS} variables")
     return PDU(kind, request_id, status, index, bindings)
@@ -361,24 +378,35 @@ def encode_scoped(engine_id: bytes, context: bytes, pdu: bytes) -> bytes:
     return tlv(_SEQUENCE, tlv(_OCTETS, engine_id) + tlv(_OCTETS, context) + pdu)
 
 
-def encode_secure(message: SecureMessage) -> tuple[bytes, int]:
-    """Return a message of SNMPv3, and where its digest stands in it."""
+def encode_secure(message: SecureMessage) -> bytes:
+    """Return a message of SNMPv3 as it stands."""
+    return splice_secure(message, message.digest, message.salt, message.data)[0]
+
+
+def splice_secure(
+    message: SecureMessage, digest: bytes, salt: bytes, data: bytes
+) -> tuple[bytes, int]:
+    """Return a message with another digest, salt and data, and where the digest stands in it."""
     header = tlv(
         _SEQUENCE,
         _integer(message.message_id)
         + _integer(message.max_size)
         + bytes((_OCTETS, 1, message.flags, _INTEGER, 1, USM)),
     )
-    salt = tlv(_OCTETS, message.salt)
+    own_salt = tlv(_OCTETS, salt)
     security = tlv(
         _SEQUENCE,
         tlv(_OCTETS, message.engine_id)
         + _integer(message.boots)
         + _integer(message.time)
         + tlv(_OCTETS, message.user)
-        + tlv(_OCTETS, message.digest)
-        + salt,
+        + tlv(_OCTETS, digest)
+        + own_salt,
     )
-    data = tlv(_OCTETS, message.data) if message.flags & ENCRYPTED else message.data
-    octets = tlv(_SEQUENCE, _integer(V3) + header + tlv(_OCTETS, security) + data)
-    return octets, len(octets) - len(data) - len(salt) - len(message.digest)
+    if message.flags & ENCRYPTED:
+        data = tlv(_OCTETS, data)
+    octets = tlv(_SEQUENCE, _V3 + header + tlv(_OCTETS, security) + data)
+    return octets, len(octets) - len(data) - len(own_salt) - len(digest)
+
+
+_V3: Final = _integer(V3)

@@ -259,7 +259,8 @@ class Engine:
             return self._report(message, address, "snmpUnknownPDUHandlers", keys, pdu)
         if scoped.context:
             return self._report(message, address, "snmpUnknownContexts", keys, pdu)
-        room = min(message.max_size, codec.LONGEST_OUT) - self._overhead(message, keys)
+        overhead = self._overhead(message, keys)
+        room = min(message.max_size, codec.LONGEST_OUT) - overhead
         if level != AUTHENTICATED | ENCRYPTED:
             # S-01: VACM lets nobody in below authPriv.
             if not level and not self._strangers.may(address):
@@ -267,7 +268,8 @@ class Engine:
             answer = agent.refuse(pdu, V3, Status.AUTHORIZATION_ERROR, room)
             return Reply(self._sealed(message, keys, level, answer), "refused")
         window = self._window(keys.user.view)
-        answer = agent.respond(pdu, V3, window, room=room, bulk_room=self._policy.longest)
+        bulk_room = self._policy.longest - overhead
+        answer = agent.respond(pdu, V3, window, room=room, bulk_room=bulk_room)
         outcome = "refused" if pdu.kind == Kind.SET else "answered"
         return Reply(self._sealed(message, keys, level, answer), outcome)
 
@@ -322,5 +324,5 @@ class Engine:
             data=codec.encode_scoped(engine_id, b"", pdu),
         )
         if keys is None:
-            return codec.encode_secure(answer)[0]
+            return codec.encode_secure(answer)
         return keys.sealed(answer, self._salts)

@@ -138,7 +138,7 @@ class InformSession:
         """Return what to send now: a discovery, or the inform. Fault(REJECTED) if too long."""
         if self._keys is None:
             scoped = codec.encode_scoped(b"", b"", _pdu(Kind.GET, request_id, ()))
-            return codec.encode_secure(self._message(request_id, REPORTABLE, b"", scoped))[0]
+            return codec.encode_secure(self._message(request_id, REPORTABLE, b"", scoped))
         pdu = _pdu(Kind.INFORM, request_id, bindings)
         scoped = codec.encode_scoped(self._engine_id, b"", pdu)
         flags = AUTHENTICATED | ENCRYPTED | REPORTABLE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
@@ -111,12 +111,13 @@ class Keys:
 
     def sealed(self, message: SecureMessage, salts: Salts) -> bytes:
         """Return a message encrypted and signed as far as its flags say, encoded."""
+        salt, data = message.salt, message.data
         if message.flags & ENCRYPTED:
             salt = salts.take()
             encryptor = self._cipher(message.boots, message.time, salt).encryptor()
-            data = encryptor.update(message.data) + encryptor.finalize()
-            message = replace(message, salt=salt, data=data)
+            data = encryptor.update(data) + encryptor.finalize()
         if not message.flags & AUTHENTICATED:
-            return codec.encode_secure(message)[0]
-        octets, at = codec.encode_secure(replace(message, digest=bytes(self.digest_octets)))
-        return octets[:at] + self._digest(octets) + octets[at + self.digest_octets :]
+            return codec.splice_secure(message, b"", salt, data)[0]
+        size = self.digest_octets
+        octets, at = codec.splice_secure(message, bytes(size), salt, data)
+        return octets[:at] + self._digest(octets) + octets[at + size :]
