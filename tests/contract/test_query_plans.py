@@ -30,6 +30,7 @@ from tmad.storage import (
     directory,
     enroll_secrets,
     figures,
+    exchanges,
     issuers,
     journal,
     login_failures,
@@ -43,6 +44,7 @@ from tmad.storage import (
     status,
 )
 from tmad.storage.tables import metadata
+from tmad.storage.exchanges import Exchange
 
 ROWS = 4_000
 REVOKED = 40
@@ -357,6 +359,16 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+    insert(
+        "exchanges",
+        [
+            {"endpoint": "cmp/iot", "transaction": _digest(n)[:16], "tenant": tenants[n % 2],
+             "state": "closed", "opening": 0, "holder": _digest(n), "digest": _digest(n),
+             "nonce": b"n", "answer": None, "number": 0, "is_implicit": False, "spki": None,
+             "certificate_id": n, "due_at": now + n * day, "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
         "login_failures",
         [
             {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
@@ -414,6 +426,17 @@ LATER = NOW + timedelta(days=1)
 MIDDLE = ROWS // 2
 DEEP = {"after": MIDDLE, "limit": PAGE}
 
+EXCHANGE = Exchange(
+    endpoint="cmp/iot",
+    transaction=_digest(MIDDLE)[:16],
+    tenant="default",
+    state="closed",
+    opening=0,
+    holder=_digest(MIDDLE),
+    digest=_digest(MIDDLE),
+    due_at=NOW,
+    created_at=NOW,
+)
 SESSION = radius_sessions.SessionRow(
     id=f"N{MIDDLE:06}", tenant="default", client=f"nas-{MIDDLE % 40}", state="open",
     nas_address="192.0.2.1", nas_identifier="", nas_port="", session_key=f"K{MIDDLE}",
@@ -609,6 +632,12 @@ HOT: dict[str, Call] = {
     "notification, since": call(deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
     # figures
+    # conversations
+    "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
+    "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
+    "exchange, forget": call(exchanges.delete, EXCHANGE),
+    "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
+    "certificates that end and were not renewed": call(alarms.ending, "default", NOW, LATER, PAGE),
     "heads of CRLs": call(figures.find_crl_heads, [1, 2, 3]),
     "what waits": call(figures.waiting, ["default", "other"]),
     "how far the journal is": call(figures.journal_state),
