@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from tests.postgres import Cluster
 from tests.support import Clock
 from tmad.storage import (
+    alarms,
     certificates,
     changes,
     crls,
@@ -631,7 +632,11 @@ HOT: dict[str, Call] = {
     "record of a delivery": call(deliveries.find_records, [("node/1", ROWS // 6)]),
     "notification, since": call(deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
+    "certificates that end and were not renewed": call(
+        alarms.ending, "default", NOW, LATER, PAGE
+    ),
     # figures
+    "alarms": call(alarms.find),
     # conversations
     "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
     "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
