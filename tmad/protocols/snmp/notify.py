@@ -117,7 +117,13 @@ class Notifier:
 
     async def turn(self) -> None:
         """Begin to serve every target that is not being served and may be asked again."""
-        targets = {target.key: target for target in await self._targets.all()}
+        try:
+            targets = {target.key: target for target in await self._targets.all()}
+        except Fault as fault:
+            # Not a failure of this job, which would have to wait longer and longer: once the
+            # database is back, what it holds is told at once.
+            log.debug("no target could be looked up: {why}", why=str(fault))
+            return
         for key in self._paces.keys() - targets.keys():
             del self._paces[key]
         for key, target in targets.items():

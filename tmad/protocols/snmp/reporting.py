@@ -53,22 +53,27 @@ class Feed:
 
     async def turn(self) -> None:
         """Hand over what is new."""
-        if not self._is_known:
-            await self._targets.begin_now(self._key)
-            self._is_known = True
-        while not (news := await self._targets.news(self._key)).is_nothing:
-            reached: dict[str, int] = {}
-            try:
-                for record in news.records:
-                    told = Notification.of(record)
-                    uptime = self._seconds() - self._begun
-                    await self._subagent.notify(bindings(told, uptime))
-                    reached[record.writer] = record.seq
-                reached.update(news.reached)
-            except Fault as fault:
-                # Said once by the subagent itself; the cursor stays before it.
-                log.debug("the SNMP agent takes no notification: {why}", why=fault.detail)
-                return
-            finally:
-                if reached:
-                    await self._targets.settle(self._key, reached)
+        try:
+            if not self._is_known:
+                await self._targets.begin_now(self._key)
+                self._is_known = True
+            while await self._deliver():
+                pass
+        except Fault as fault:
+            # The subagent or the database has said so itself; the cursor stays before it.
+            log.debug("the SNMP agent takes no notification: {why}", why=fault.detail)
+
+    async def _deliver(self) -> bool:
+        """Hand over the next notifications; tell whether there may be more."""
+        news = await self._targets.news(self._key)
+        reached: dict[str, int] = {}
+        try:
+            for record in news.records:
+                told = Notification.of(record)
+                await self._subagent.notify(bindings(told, self._seconds() - self._begun))
+                reached[record.writer] = record.seq
+            reached.update(news.reached)
+        finally:
+            if reached:
+                await self._targets.settle(self._key, reached)
+        return not news.is_nothing
