@@ -30,8 +30,8 @@ from tmad.storage import (
     devices,
     directory,
     enroll_secrets,
-    figures,
     exchanges,
+    figures,
     issuers,
     journal,
     login_failures,
@@ -44,8 +44,8 @@ from tmad.storage import (
     service_certificates,
     status,
 )
-from tmad.storage.tables import metadata
 from tmad.storage.exchanges import Exchange
+from tmad.storage.tables import metadata
 
 ROWS = 4_000
 REVOKED = 40
@@ -360,7 +360,6 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
-    insert(
         "exchanges",
         [
             {"endpoint": "cmp/iot", "transaction": _digest(n)[:16], "tenant": tenants[n % 2],
@@ -370,6 +369,7 @@ def _fill(connection: sa.Connection) -> None:
             for n in numbers
         ],
     )  # fmt: skip
+    insert(
         "login_failures",
         [
             {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
@@ -426,7 +426,6 @@ NOW = clock()
 LATER = NOW + timedelta(days=1)
 MIDDLE = ROWS // 2
 DEEP = {"after": MIDDLE, "limit": PAGE}
-
 EXCHANGE = Exchange(
     endpoint="cmp/iot",
     transaction=_digest(MIDDLE)[:16],
@@ -438,6 +437,7 @@ EXCHANGE = Exchange(
     due_at=NOW,
     created_at=NOW,
 )
+
 SESSION = radius_sessions.SessionRow(
     id=f"N{MIDDLE:06}", tenant="default", client=f"nas-{MIDDLE % 40}", state="open",
     nas_address="192.0.2.1", nas_identifier="", nas_port="", session_key=f"K{MIDDLE}",
@@ -632,17 +632,14 @@ HOT: dict[str, Call] = {
     "record of a delivery": call(deliveries.find_records, [("node/1", ROWS // 6)]),
     "notification, since": call(deliveries.exists_since, "default", "endpoint", f"e-{MIDDLE}"),
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
-    "certificates that end and were not renewed": call(
-        alarms.ending, "default", NOW, LATER, PAGE
-    ),
-    # figures
-    "alarms": call(alarms.find),
     # conversations
     "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
     "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
     "certificates that end and were not renewed": call(alarms.ending, "default", NOW, LATER, PAGE),
+    # figures
+    "alarms": call(alarms.find),
     "heads of CRLs": call(figures.find_crl_heads, [1, 2, 3]),
     "what waits": call(figures.waiting, ["default", "other"]),
     "how far the journal is": call(figures.journal_state),
