@@ -7,7 +7,10 @@ documented window allows, and nothing else.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -288,6 +291,70 @@ def test_a_y3_killed_in_the_middle_nothing_is_lost(
     came = expect_all(collector, happenings)
     # At most what was sent in the five seconds before the loss.
     assert len(came) - len(set(came)) <= 5 * 100 + 100
+
+
+def test_an_orderly_restart_repeats_nothing(
+    daemon: Daemon, rsyslog: Begin, told: Callable[..., None], happenings: Happenings
+) -> None:
+    collector = rsyslog()
+    told("orderly", collector)
+    with happenings.going_on(rate=50):
+        time.sleep(1)
+    expect_all(collector, happenings)
+    daemon.stop()
+    happenings.happen(10)
+    daemon.start()
+    came = expect_all(collector, happenings)
+    assert len(came) == len(set(came))
+
+
+@pytest.mark.long
+def test_a_y3_away_for_a_minute_while_we_are_restarted(
+    daemon: Daemon, rsyslog: Begin, told: Callable[..., None], happenings: Happenings
+) -> None:
+    collector = rsyslog()
+    told("away", collector)
+    with happenings.going_on(rate=100):
+        time.sleep(2)
+        collector.kill()
+        time.sleep(30)
+        daemon.kill()
+        daemon.start()
+        time.sleep(30)
+        collector.start()
+    came = expect_all(collector, happenings)
+    assert len(came) - len(set(came)) <= 8 * 100
+
+
+@pytest.mark.long
+def test_another_worker_takes_over(
+    tmp_path: Path, rsyslog: Begin, require_client: Callable[[str], str]
+) -> None:
+    ss = require_client("ss")
+    node = Daemon(tmp_path / "node", workers=2).start()
+    happenings = Happenings(node)
+    collector = rsyslog()
+    try:
+        node.tmad(
+            "log-collector", "create", "x", "--transport", "tcp", "--address", collector.address
+        )
+        happenings.happen(10)
+        expect_all(collector, happenings)
+        shown = subprocess.run([ss, "-Htnp"], capture_output=True, text=True, check=True).stdout
+        [worker] = {
+            int(number)
+            for line in shown.splitlines()
+            if f"{collector.address} " in line
+            for number in re.findall(r'"(?:tmad|python[0-9.]*)",pid=([0-9]+)', line)
+        }
+        with happenings.going_on(rate=50):
+            os.kill(worker, signal.SIGKILL)
+            time.sleep(1)
+        came = expect_all(collector, happenings)
+        assert len(came) - len(set(came)) <= 8 * 50
+    finally:
+        happenings.close()
+        node.kill()
 
 
 def test_a_datagram_collector_that_is_killed(
