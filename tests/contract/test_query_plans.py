@@ -34,6 +34,7 @@ from tmad.storage import (
     figures,
     issuers,
     journal,
+    log_collectors,
     login_failures,
     objects,
     otp_tokens,
@@ -511,6 +512,10 @@ HOT: dict[str, Call] = {
     "journal of a small tenant": call(journal.find, "small", None, PAGE),
     "journal of a writer": call(journal.find_raw, "node/1", ROWS // 6, ROWS, PAGE),
     "journal bounds": call(journal.bounds, "node/1"),
+    "log collector, position": call(log_collectors.position, "default", "siem"),
+    "log collector, next": call(log_collectors.find_after, {"node/1": ROWS // 6}, PAGE),
+    "log collector, waiting": call(log_collectors.waiting, "default", "siem"),
+    "log collector, forget": call(log_collectors.forget, "default", "siem"),
     "journal strangers": call(journal.find_strangers, ["node/0", "node/1", "node/2"]),
     # what the node is made of
     "object": call(objects.by_name, "default", "endpoint", f"e-{MIDDLE}"),
