@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,3 +177,40 @@ def test_a_door_has_one_meter_however_often_it_is_asked_for() -> None:
     metrics = observe.Metrics()
 
     assert metrics.door("http", "none") is metrics.door("http", "none")
+
+
+def test_journald_gets_an_events_data_as_fields(tmp_path: Path) -> None:
+    path = str(tmp_path / "journald")
+    writer = observe.LogWriter(io.StringIO())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(path)
+        server.settimeout(5)
+        writer.configure("info", "console", "journald", path)
+        poison = "a\nPRIORITY=0\x1b"
+        writer(event("{what} happened", what=poison, port=7, päth="x"))
+        fields = dict(line.split("=", 1) for line in server.recv(65_536).decode().splitlines())
+        assert fields["MESSAGE"] == "a\\nPRIORITY=0\\x1b happened"
+        assert (fields["PRIORITY"], fields["TMAD_PORT"], fields["TMAD_P_TH"]) == ("6", "7", "x")
+        writer.line("one\ntwo")
+        assert server.recv(65_536).startswith(b"MESSAGE=one\n")
+        assert server.recv(65_536).startswith(b"MESSAGE=two\n")
+
+
+def test_without_journald_lines_go_where_they_went(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    writer = observe.LogWriter(stream)
+    writer.configure("info", "console", "journald", str(tmp_path / "nobody"))
+    writer(event("into the void"))
+    assert "into the void" in stream.getvalue()
+
+
+def test_a_traceback_keeps_its_lines_in_journald() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        failure = Failure()  # type: ignore[no-untyped-call]
+    octets = observe.journald_fields(event("failed", log_failure=failure))
+    _, _, rest = octets.partition(b"TMAD_TRACEBACK\n")
+    length = int.from_bytes(rest[:8], "little")
+    assert b"\n" in rest[8 : 8 + length]
+    assert rest[8 + length : 9 + length] == b"\n"
