@@ -42,12 +42,22 @@ def environment(directory: Path) -> dict[str, str]:
 
 def run(program: str, *arguments: str, directory: Path) -> str:
     """Run one of net-snmp's programs; return what it prints, fail when it fails."""
-    done = subprocess.run(
+    done = _run(program, *arguments, directory=directory)
+    assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def attempt(program: str, *arguments: str, directory: Path) -> str:
+    """Run one of net-snmp's programs; return what it prints, nothing when it fails."""
+    done = _run(program, *arguments, directory=directory)
+    return "" if done.returncode else done.stdout
+
+
+def _run(program: str, *arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [program, *arguments], capture_output=True, text=True, timeout=60, check=False,
         env=environment(directory),
     )  # fmt: skip
-    assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def user_options(name: str = "ops") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -141,3 +142,43 @@ def test_a_whole_walk_ends_and_goes_forward_only(daemon: Daemon, agent: str) -> 
     walked = ask(daemon, "snmpbulkwalk", *user_options(), "-On", agent, "1.3")
     assert time.monotonic() - begin < 10
     assert len(walked.splitlines()) > 300
+
+
+def test_counters_are_those_of_all_workers_and_outlive_one(tmp_path: Path) -> None:
+    """One worker answers for all; what a killed one has counted is not forgotten."""
+    node = Daemon(tmp_path / "node", snmp=True, workers=2)
+    snmp_tools.add_user(node)
+    address = f"127.0.0.1:{node.snmp_port}"
+
+    def get(oid: str) -> str:
+        return snmp_tools.attempt(
+            "snmpget", *user_options(), "-OQvU", address, oid, directory=tmp_path / "manager"
+        ).strip()
+
+    def counted() -> int:
+        text = get('tmadDoorRequests."crl"."/crl"')
+        return int(text) if text.isdigit() else -1
+
+    try:
+        node.start()
+        eventually(lambda: get("tmadWorkerProcess.2").isdigit(), "both workers are shown")
+        for _ in range(24):
+            # A connection each, so that the kernel gives some to either worker.
+            subprocess.run(
+                ["curl", "-sf", "-o", os.devnull, f"{node.url}/crl/issuing.crl"],
+                check=True, timeout=30,
+            )  # fmt: skip
+        eventually(lambda: counted() == 24, "all requests are counted")
+        second = int(get("tmadWorkerProcess.2"))
+        os.kill(second, signal.SIGKILL)
+        seen = []
+
+        def is_back() -> bool:
+            seen.append(counted())
+            process = get("tmadWorkerProcess.2")
+            return process.isdigit() and int(process) != second
+
+        eventually(is_back, "another worker takes its place")
+        assert set(seen) == {24}
+    finally:
+        node.kill()
