@@ -9,6 +9,8 @@ import email
 import email.policy
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import time
@@ -143,6 +145,26 @@ def test_a_test_message_says_what_the_server_answered(
     node.tmad("notification", "create", "t2", "--event", "x.*", "--mail", "nobody@example.test")
     refused = node.tmad("notification", "test", "t2", expect=2)
     assert "status 550" in refused.stderr
+
+
+def test_the_lines_of_the_page_do_what_it_says(node: Daemon) -> None:
+    """docs/notifications.md, line by line; nothing of it is sent but the test message."""
+    page = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text("utf-8")
+    lines = [
+        shlex.split(line)[1:]
+        for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    # Here a notification of this name is there already.
+    lines = [["on-page" if word == "revocations" else word for word in line] for line in lines]
+    assert len(lines) == 8
+    for line in lines:
+        if line[1] == "redeliver":
+            # The filters that the page has set by now let it through.
+            revoke(node, "page.example.test")
+            line[2] = str(settled(node, "on-page", "delivered")["id"])
+        node.tmad(*line)
+    settled(node, "on-page", "delivered")
 
 
 def test_a_webhook_is_verified_and_comes_again_after_a_503(
