@@ -194,6 +194,7 @@ def test_journald_gets_an_events_data_as_fields(tmp_path: Path) -> None:
         writer.line("one\ntwo")
         assert server.recv(65_536).startswith(b"MESSAGE=one\n")
         assert server.recv(65_536).startswith(b"MESSAGE=two\n")
+        writer.configure("info", "console")
 
 
 def test_without_journald_lines_go_where_they_went(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_traceback_keeps_its_lines_in_journald() -> None:
     try:
         raise ValueError("no")
     except ValueError:
-        failure = Failure()  # type: ignore[no-untyped-call]
+        failure = Failure()
     octets = observe.journald_fields(event("failed", log_failure=failure))
     _, _, rest = octets.partition(b"TMAD_TRACEBACK\n")
     length = int.from_bytes(rest[:8], "little")

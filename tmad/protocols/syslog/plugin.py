@@ -7,11 +7,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    model_validator,
+)
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from tmad import plugin
@@ -36,6 +43,15 @@ _LIMITS: Final = {"udp": 2_048}
 _LIMIT: Final = 8_192
 
 
+def _absolute(text: str, info: ValidationInfo) -> str:
+    if not text:
+        return text
+    return str(TypeAdapter(FilePath).validate_python(text, context=info.context))
+
+
+OptionalPath: TypeAlias = Annotated[str, AfterValidator(_absolute)]
+
+
 class Settings(plugin.Settings):
     """Records of the journal to log collectors, which are managed objects."""
 
@@ -51,18 +67,18 @@ class Settings(plugin.Settings):
         default="",
         description="Tenant whose collectors may name others' events in `tenants`; empty: none.",
     )
-    client_certificate_file: FilePath | None = Field(
-        default=None,
+    client_certificate_file: OptionalPath = Field(
+        default="",
         description='PEM chain that collectors with tls.client = "file" are shown, own first.',
     )
-    client_key_file: FilePath | None = Field(default=None, description="Its private key, as PEM.")
+    client_key_file: OptionalPath = Field(default="", description="Its private key, as PEM.")
     journald_socket: FilePath = Field(
         default=Path("/run/systemd/journal/socket"), description="Where journald listens."
     )
 
     @model_validator(mode="after")
     def _certificate_has_a_key(self) -> Settings:
-        if (self.client_certificate_file is None) != (self.client_key_file is None):
+        if bool(self.client_certificate_file) != bool(self.client_key_file):
             raise ValueError("client_certificate_file and client_key_file belong together")
         return self
 
@@ -181,13 +197,14 @@ class Ways:
             found = await services.service_certificates.current("tls-client", services.host)
             key = await services.keyring.use(found.key_id, lambda key: key)
             return tls.Identity(found.chain, key)
-        if settings.client_certificate_file is None or settings.client_key_file is None:
+        if not settings.client_certificate_file:
             raise transports.unreachable(
                 "tls.client is file, and protocols.syslog.client_certificate_file is not set"
             )
         try:
-            chain = x509.load_pem_x509_certificates(settings.client_certificate_file.read_bytes())
-            key = load_pem_private_key(read_private(settings.client_key_file), None)
+            certificates = Path(settings.client_certificate_file).read_bytes()
+            chain = x509.load_pem_x509_certificates(certificates)
+            key = load_pem_private_key(read_private(Path(settings.client_key_file)), None)
         except (OSError, ValueError, TypeError) as error:
             raise Fault(
                 FaultCode.UNAVAILABLE,
