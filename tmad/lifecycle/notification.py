@@ -226,17 +226,25 @@ class Rule:
     document: NotificationDocument
     since: datetime
 
-    def wants(self, record: Record) -> bool:
-        """Tell whether a record is to be told of."""
+    def hears(self, tenant: str, kind: str) -> bool:
+        """Tell whether any record of a kind and tenant can be told of."""
         when = self.document.when
-        if not self.document.enabled or record.tenant != self.tenant or record.at < self.since:
+        return (
+            self.document.enabled
+            and tenant == self.tenant
+            and _fits(when.events, kind)
+            and not _fits(when.unless, kind)
+        )
+
+    def wants(self, record: Record) -> bool:
+        """Tell whether a record is to be told of that the rule hears."""
+        when = self.document.when
+        if record.at < self.since:
             return False
         if record.kind == FAILED and not self._may_tell_of_failure(record):
             return False
         return (
-            _fits(when.events, record.kind)
-            and not _fits(when.unless, record.kind)
-            and (not when.severity or self._is_grave(record))
+            (not when.severity or self._is_grave(record))
             and (not when.actors or _fits(when.actors, record.actor))
             and (not when.objects or _fits(when.objects, record.object))
             and (not when.data or _says(record, when.data))

@@ -233,10 +233,17 @@ class Notifications:
     def _take(
         self, rules: Sequence[Rule], connection: Connection, records: Sequence[Record]
     ) -> None:
-        for rule in rules:
-            wanted = [record for record in records if rule.wants(record)]
-            if wanted:
-                _queue(connection, rule, wanted, self._now())
+        hearing: dict[tuple[str, str], list[Rule]] = {}
+        wanted: dict[tuple[str, str], tuple[Rule, list[Record]]] = {}
+        for record in records:
+            key = (record.tenant, record.kind)
+            if key not in hearing:
+                hearing[key] = [rule for rule in rules if rule.hears(*key)]
+            for rule in hearing[key]:
+                if rule.wants(record):
+                    wanted.setdefault((rule.tenant, rule.name), (rule, []))[1].append(record)
+        for rule, told in wanted.values():
+            _queue(connection, rule, told, self._now())
 
     # -- sending ------------------------------------------------------------------------------
 
