@@ -454,6 +454,30 @@ def test_a_y1_a_collector_that_does_not_know_our_name(
     expect_all(collector, happenings)
 
 
+def test_a_certificate_that_somebody_else_gave_us(
+    rsyslog: Begin,
+    told: Callable[..., None],
+    happenings: Happenings,
+    pki: Authority,
+    server: Identity,
+    daemon: Daemon,
+) -> None:
+    own = pki.issue("node7.example.test")
+    own.key.chmod(0o600)
+    files = f'client_certificate_file = "{own.chain}"\nclient_key_file = "{own.key}"\n'
+    with daemon.config.open("a") as file:
+        file.write(f"\n[protocols.syslog]\n{files}")
+    daemon.stop()
+    daemon.start()
+    collector = rsyslog(tls=(pki.path, server.chain, server.key), peers=("node7.example.test",))
+    told(
+        "theirs", collector, "--ca-file", str(pki.path), "--server-name", SERVER,
+        "--client-certificate", "file", transport="tls",
+    )  # fmt: skip
+    happenings.happen(3)
+    expect_all(collector, happenings)
+
+
 @pytest.mark.parametrize("wrong", ["name", "ca", "fingerprint"])
 def test_a_false_collector_gets_nothing(
     wrong: str,

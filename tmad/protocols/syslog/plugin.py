@@ -201,18 +201,7 @@ class Ways:
             raise transports.unreachable(
                 "tls.client is file, and protocols.syslog.client_certificate_file is not set"
             )
-        try:
-            certificates = Path(settings.client_certificate_file).read_bytes()
-            chain = x509.load_pem_x509_certificates(certificates)
-            key = load_pem_private_key(read_private(Path(settings.client_key_file)), None)
-        except (OSError, ValueError, TypeError) as error:
-            raise Fault(
-                FaultCode.UNAVAILABLE,
-                "the client certificate for log collectors cannot be read",
-                private=f"{type(error).__name__}: {error}",
-                rule="syslog.client-certificate",
-            ) from None
-        return tls.Identity(tuple(chain), key)
+        return _identity_of(Path(settings.client_certificate_file), Path(settings.client_key_file))
 
     def _origin(self) -> Origin:
         settings = self._settings
@@ -230,3 +219,18 @@ class Ways:
             self._clock_checked = now
             self._is_synced = kernel_disciplines()
         return self._is_synced
+
+
+def _identity_of(certificate_file: Path, key_file: Path) -> tls.Identity:
+    """Read the certificate that somebody else has issued to us."""
+    try:
+        chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
+        key = load_pem_private_key(read_private(key_file), None)
+    except (OSError, ValueError, TypeError, Fault) as error:
+        raise Fault(
+            FaultCode.UNAVAILABLE,
+            "the client certificate for log collectors cannot be read",
+            private=f"{type(error).__name__}: {error}",
+            rule="syslog.client-certificate",
+        ) from None
+    return tls.Identity(tuple(chain), key)
