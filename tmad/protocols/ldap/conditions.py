@@ -256,6 +256,36 @@ def _text(value: bytes, *, substring: bool) -> str:
 # -- short cuts ----------------------------------------------------------------------------------
 
 
+def simply(wanted: Filter, kind: Kind, visible: frozenset[str] | None) -> str | None:
+    """Return the column in which an equality is one value that nothing else can match.
+
+    That is so of the names and addresses that are stored as they are shown.
+    """
+    if not isinstance(wanted, Equal):
+        return None
+    found = schema.find(wanted.attribute)
+    if found is None or ";" in wanted.attribute or len(schema.subtypes(found)) > 1:
+        return None
+    column = kind.columns.get(found.name)
+    if column is None or column.name not in _AS_SHOWN:
+        return None
+    is_shown = visible is None or found.name in visible or found.name == kind.naming
+    return column.name if is_shown else None
+
+
+def same(column: str, value: bytes) -> Same | None:
+    """Return what ``simply`` is about for one value; None: it is not that simple a value."""
+    if not value.isascii():
+        return None
+    text = value.decode()
+    name = " ".join(text.lower().split())
+    # Nobody has an empty name, yet people without a mail address are stored with an empty one.
+    return Same(column, name) if name and text.isprintable() else None
+
+
+_AS_SHOWN: Final = frozenset({"name", "mail"})
+
+
 def is_possible(wanted: Filter, attributes: frozenset[str]) -> bool:
     """Tell whether a filter may be TRUE of an entry with no other user attributes than these."""
     if isinstance(wanted, And):

@@ -51,6 +51,7 @@ class _Plan(NamedTuple):
     wish: Wish
     steps: tuple[_Step, ...]
     asks_for_certificates: bool  # it describes one that somebody is to have
+    simply: str | None  # the column of people in which an equality is looked for
 
 
 class _Question(NamedTuple):
@@ -114,7 +115,11 @@ class Directory:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             self._plans[key] = plan
-        place, rights, wish, steps, asks_for_certificates = plan
+        place, rights, wish, steps, asks_for_certificates, column = plan
+        if column is not None and after is None:
+            same = conditions.same(column, wanted.value)  # type: ignore[union-attr]  # an Equal
+            if same is not None:
+                return await self._simply(plan, same, limit)
         holders: conditions.Holders = {}
         if asks_for_certificates:
             named = conditions.certificates(filters.items(wanted))
@@ -140,7 +145,23 @@ class Directory:
         wish = entries.ALL if "" in tested else entries.wish(attributes, tested)
         kinds = [schema.find(description) for description in tested]
         is_there = any(kind is not None and kind.name == CERTIFICATE for kind in kinds)
-        return _Plan(place, rights, wish, tuple(_steps(place, rights, scope, wanted)), is_there)
+        steps = tuple(_steps(place, rights, scope, wanted))
+        column = None
+        if place.leaf is None and steps == (("below", "people"),):
+            column = conditions.simply(wanted, PEOPLE, rights.attributes)
+        return _Plan(place, rights, wish, steps, is_there, column)
+
+    async def _simply(self, plan: _Plan, same: Same, limit: int) -> Page:
+        """Answer what most clients ask: who has this name or address.
+
+        The database's answer needs no second look.
+        """
+        plan.rights.check(same)
+        directory = plan.base.directory
+        page = await self._directories.find("people", directory, same, "", min(limit, _CHUNK))
+        made = await self._made(plan, page.rows)
+        cursor = None if page.reached is None else f"0:{page.reached}".encode()
+        return Page(tuple(made), cursor)
 
     async def login_of(self, dn: str) -> Login | None:
         """Return whom a bind with this name means (tree.Tree)."""
@@ -281,17 +302,20 @@ class Directory:
 
     # -- people and devices -------------------------------------------------------------------
 
-    async def _made(self, question: _Question, found: Sequence[Person | Device]) -> list[Entry]:
+    async def _made(
+        self, question: _Question | _Plan, found: Sequence[Person | Device]
+    ) -> list[Entry]:
         """Return the entries of rows, with what may be seen of them."""
         wish, place, rights = question.wish, question.base.place, question.rights
         held: dict[str, list[Held]] = {}
         s_mime = wish.has(_S_MIME) and rights.show(_S_MIME)
         if found and (s_mime or (wish.has(CERTIFICATE) and rights.show(CERTIFICATE))):
-            held = await self._held(question, found)
+            held = await self._held(question.base.directory, found)
         made = []
         for row in found:
             own = held.get(row.name, [])
-            own.sort(key=_newest_first, reverse=True)
+            if len(own) > 1:
+                own.sort(key=_newest_first, reverse=True)
             ders = [each.certificate_der for each in own]
             if isinstance(row, Person):
                 entry = entries.person(place, row, ders, wish)
@@ -303,9 +327,16 @@ class Directory:
         return made
 
     async def _held(
-        self, question: _Question, found: Sequence[Person | Device]
+        self, directory: Published, found: Sequence[Person | Device]
     ) -> dict[str, list[Held]]:
         """Return the certificates of people or devices, by the name of who has them."""
+        if len(found) == 1:
+            [row] = found
+            if isinstance(row, Person):
+                owner, mail = PERSON + row.name, [row.mail] if row.mail else []
+            else:
+                owner, mail = DEVICE + row.name, []
+            return {row.name: await self._directories.held_by(directory, [owner], mail)}
         mails: dict[str, list[str]] = {}
         owners = {}
         for row in found:
@@ -316,7 +347,6 @@ class Directory:
             else:
                 owners[DEVICE + row.name] = row.name
         held: dict[str, list[Held]] = {}
-        directory = question.base.directory
         for each in await self._directories.held_by(directory, list(owners), list(mails)):
             # What has an owner is his; else it is everybody's whose address is in it.
             having = mails[each.mail] if each.mail else [owners[each.owner]]

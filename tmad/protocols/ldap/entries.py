@@ -140,18 +140,20 @@ def person(place: Place, row: Person, certificates: Sequence[bytes], wanted: Wis
     """Return a person's entry; ``certificates`` are DER, the newest first."""
     full_name = (row.full_name or row.name).encode()
     given, _, surname = full_name.rpartition(b" ")
-    attributes: Attributes = {
-        "uid": (row.name.encode(),),
-        "cn": (full_name,),
-        "sn": (surname,),
-        "displayName": (full_name,),
+    every: dict[str, bytes] = {
+        "uid": row.name.encode(),
+        "cn": full_name,
+        "sn": surname,
+        "displayName": full_name,
+        "givenName": given,
+        "mail": row.mail.encode(),
+        "telephoneNumber": row.phone.encode(),
     }
-    if given:
-        attributes["givenName"] = (given,)
-    if row.mail:
-        attributes["mail"] = (row.mail.encode(),)
-    if row.phone:
-        attributes["telephoneNumber"] = (row.phone.encode(),)
+    attributes: Attributes = {
+        name: (value,)
+        for name, value in every.items()
+        if value and (wanted.user or name in wanted.names)
+    }
     if certificates:
         attributes["userCertificate"] = tuple(certificates)
     return _entry(

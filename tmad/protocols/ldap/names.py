@@ -172,6 +172,8 @@ def key_of(name: x509.Name) -> Key:
 
 def escape(value: str) -> str:
     """Return a value as it stands in a name (RFC 4514, 2.4)."""
+    if value.isalnum():
+        return value
     last = "\\ " if value[1:].endswith(" ") else ""
     text = _ESCAPED.sub(r"\\\1", value[:-1] if last else value).replace("\0", "\\00")
     return ("\\" if text[:1] in ("#", " ") else "") + text + last
