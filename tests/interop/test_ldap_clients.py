@@ -462,6 +462,7 @@ def test_l_10_slow_and_silent_clients_are_cut_off_while_others_are_served(node: 
     whole = wire(pureldap.LDAPSearchRequest(baseObject=SUFFIX, scope=0))
     began = time.monotonic()
     slow, silent = _connect(node), _connect(node)
+    mute = socket.create_connection(("127.0.0.1", node.daemon.ldaps_port), timeout=15)
     stop = threading.Event()
 
     def drip() -> None:
@@ -478,6 +479,9 @@ def test_l_10_slow_and_silent_clients_are_cut_off_while_others_are_served(node: 
     try:
         assert len(node.search("(uid=alice)")) == 1
         assert codec.DISCONNECTION.encode() in _until_closed(silent)
+        # Not a word of TLS, either.
+        with contextlib.suppress(ConnectionError):
+            _until_closed(mute)
         # It drips on into a closed connection.
         with contextlib.suppress(ConnectionError):
             assert codec.DISCONNECTION.encode() in _until_closed(slow)
@@ -485,8 +489,8 @@ def test_l_10_slow_and_silent_clients_are_cut_off_while_others_are_served(node: 
     finally:
         stop.set()
         thread.join()
-        slow.close()
-        silent.close()
+        for each in (slow, silent, mute):
+            each.close()
 
 
 def test_l_24_what_follows_start_tls_without_tls_is_lost(node: Node) -> None:
@@ -516,6 +520,39 @@ def test_who_does_not_read_holds_up_nobody(node: Node) -> None:
             while True:
                 opened.sendall(search * 100)
         assert len(node.search("(uid=alice)")) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_many_large_answers_arrive_whole_and_in_turn(node: Node, secure: bool) -> None:
+    """What the socket takes at once and what waits for it make one stream."""
+    import ssl
+
+    opened = socket.create_connection(
+        ("127.0.0.1", node.daemon.ldaps_port if secure else node.daemon.ldap_port), timeout=30
+    )
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    if secure:
+        context = ssl.create_default_context(cafile=node.root)
+        opened = context.wrap_socket(opened, server_hostname="127.0.0.1")
+    with opened:
+        opened.settimeout(30)
+        asked = pureldap.LDAPSearchRequest(
+            baseObject="cn=Subschema", scope=0, attributes=["+", "*"]
+        )
+        opened.sendall(b"".join(wire(asked, number) for number in range(1, 61)))
+        time.sleep(0.3)
+        received = bytearray()
+        numbers: list[int] = []
+        while len(numbers) < 120:
+            length = codec.length_of(received)
+            if not length or len(received) < length:
+                received += opened.recv(65_536)
+                continue
+            start = 2 if received[1] < 0x80 else 2 + received[1] - 0x80
+            size = received[start + 1]
+            numbers.append(int.from_bytes(received[start + 2 : start + 2 + size]))
+            del received[:length]
+    assert numbers == [number for number in range(1, 61) for _ in range(2)]
 
 
 def test_the_log_has_no_traceback_and_metrics_count(node: Node) -> None:

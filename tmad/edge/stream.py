@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -25,6 +26,27 @@ class Bounded(ProtocolWrapper):
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         self._wait()
         super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped
+
+    def write(self, data: bytes) -> None:
+        """Send at once what the socket takes; the rest waits in the transport.
+
+        Twisted's own way leaves it all to the next turn of the reactor, at the price of two
+        calls of epoll_ctl and one more turn for each answer (20 of 130 µs for an LDAP search).
+        """
+        transport: Any = self.transport
+        # A transport that is closing, or has something waiting, knows better.
+        if (
+            type(transport) is tcp.Server
+            and transport.connected
+            and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
+        ):
+            sent = transport.writeSomeData(data)
+            # Not a number: the connection is lost, which the transport finds out for itself.
+            if type(sent) is int:
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        transport.write(data)
 
     def _wait(self) -> None:
         factory: Stream = self.factory

@@ -8,7 +8,7 @@ legal, and Windows sends them. Everything is iterative and bounded: how deep, ho
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from tmad.errors import Fault, FaultCode
@@ -392,17 +392,9 @@ def _unbind(data: bytes, start: int, stop: int) -> Unbind:
 def _search(data: bytes, position: int, end: int) -> Search:
     start, position = _expect(data, position, end, _OCTETS)
     base = _text(data, start, position)
-    start, position = _expect(data, position, end, _ENUMERATED)
-    scope = _integer(data, start, position)
-    start, position = _expect(data, position, end, _ENUMERATED)
-    if _integer(data, start, position) > 3:
+    (scope, aliases, size_limit, time_limit, types_only), position = _options(data, position, end)
+    if aliases > 3:
         raise malformed("there is no such way to treat aliases")
-    start, position = _expect(data, position, end, _INTEGER)
-    size_limit = _integer(data, start, position)
-    start, position = _expect(data, position, end, _INTEGER)
-    time_limit = _integer(data, start, position)
-    start, position = _expect(data, position, end, _BOOLEAN)
-    types_only = _boolean(data, start, position)
     wanted, position = _filter(data, position, end)
     position, stop = _expect(data, position, end, _SEQUENCE)
     if stop != end:
@@ -413,7 +405,23 @@ def _search(data: bytes, position: int, end: int) -> Search:
             raise malformed("too many attributes are asked for")
         start, position = _expect(data, position, end, _OCTETS)
         attributes.append(_text(data, start, position))
-    return Search(base, scope, size_limit, time_limit, types_only, wanted, tuple(attributes))
+    return Search(base, scope, size_limit, time_limit, bool(types_only), wanted, tuple(attributes))
+
+
+def _options(data: bytes, position: int, end: int) -> tuple[Sequence[int], int]:
+    """Return scope, dereferencing, both limits and typesOnly of a search, and where they end."""
+    # Nearly always each has one octet: then it is worth not to look at them one by one.
+    found = data[position : min(position + 15, end)]
+    if found[::3] == b"\x0a\x0a\x02\x02\x01" and found[1::3] == b"\x01\x01\x01\x01\x01":
+        values = found[2::3]
+        if len(values) == 5 and max(values[:4]) < 0x80:
+            return values, position + 15
+    numbers: list[int] = []
+    for tag in (_ENUMERATED, _ENUMERATED, _INTEGER, _INTEGER):
+        start, position = _expect(data, position, end, tag)
+        numbers.append(_integer(data, start, position))
+    start, position = _expect(data, position, end, _BOOLEAN)
+    return (*numbers, _boolean(data, start, position)), position
 
 
 def _compare(data: bytes, position: int, end: int) -> Compare:
