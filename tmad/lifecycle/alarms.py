@@ -258,6 +258,7 @@ class Alarms:
         node: str,
     ) -> int:
         told = 0
+        rows.lock(connection)
         # Anew, in the transaction: another process may have done it meanwhile.
         steps = tuple(_steps(rows.find(connection), conditions, names, node, self._now()))
         for row, event in steps:

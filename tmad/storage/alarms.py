@@ -11,6 +11,8 @@ from tmad.storage.tables import alarms, certificate_names, certificates
 
 CLEARED = "cleared"
 
+_LOCK = 0x746D_616C  # "tmal", a number of our own for pg_advisory_xact_lock
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmRow:
@@ -50,6 +52,15 @@ def find(connection: sa.Connection) -> tuple[AlarmRow, ...]:
     """Return every alarm, also what is over: a handful."""
     rows = connection.execute(sa.select(*alarms.c).order_by(alarms.c.name, alarms.c.object))
     return tuple(AlarmRow(**row._mapping) for row in rows)
+
+
+def lock(connection: sa.Connection) -> None:
+    """Let nobody else settle alarms until this transaction ends.
+
+    SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
 
 
 def put(connection: sa.Connection, row: AlarmRow) -> None:
