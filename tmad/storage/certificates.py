@@ -96,6 +96,23 @@ _COLUMNS = tuple(
     for name in CertificateRow.__dataclass_fields__  # the class is the one list of columns
 )
 _SELECT = sa.select(*_COLUMNS)
+_BY_ID = Statement(
+    _SELECT.where(
+        certificates.c.id == sa.bindparam("row"), certificates.c.tenant == sa.bindparam("whose")
+    )
+)
+_BY_SERIAL = Statement(
+    _SELECT.where(
+        certificates.c.issuer_id == sa.bindparam("signer"),
+        certificates.c.serial == sa.bindparam("number"),
+    )
+)
+_BY_SHA256 = Statement(
+    _SELECT.where(
+        certificates.c.sha256 == sa.bindparam("digest"),
+        certificates.c.tenant == sa.bindparam("whose"),
+    ).limit(1)
+)
 _INSERT_INTENT = Statement(
     certificates.insert().returning(certificates.c.id),
     columns=(*Intent.__dataclass_fields__, "state"),
@@ -183,28 +200,18 @@ def insert_names(
 
 def by_id(connection: sa.Connection, tenant: str, certificate_id: int) -> CertificateRow | None:
     """Return one certificate of a tenant."""
-    return _one(
-        connection,
-        _SELECT.where(certificates.c.id == certificate_id, certificates.c.tenant == tenant),
-    )
+    return _first(_BY_ID.rows(connection, {"row": certificate_id, "whose": tenant}))
 
 
 def by_serial(connection: sa.Connection, issuer_id: int, serial: int) -> CertificateRow | None:
     """Return the certificate with this serial number."""
-    return _one(
-        connection,
-        _SELECT.where(
-            certificates.c.issuer_id == issuer_id, certificates.c.serial == serial_octets(serial)
-        ),
-    )
+    values = {"signer": issuer_id, "number": serial_octets(serial)}
+    return _first(_BY_SERIAL.rows(connection, values))
 
 
 def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> CertificateRow | None:
     """Return the certificate whose DER has this SHA-256."""
-    return _one(
-        connection,
-        _SELECT.where(certificates.c.sha256 == sha256, certificates.c.tenant == tenant).limit(1),
-    )
+    return _first(_BY_SHA256.rows(connection, {"digest": sha256, "whose": tenant}))
 
 
 def find(
@@ -362,9 +369,12 @@ def issuer_state(connection: sa.Connection, issuer_id: int) -> tuple[str, dateti
     return None
 
 
-def _one(connection: sa.Connection, query: sa.Select[Any]) -> CertificateRow | None:
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _read(row)
+def _first(rows: list[tuple[Any, ...]]) -> CertificateRow | None:
+    if not rows:
+        return None
+    values = dict(zip(CertificateRow.__dataclass_fields__, rows[0], strict=True))
+    values["serial"] = int.from_bytes(values["serial"])
+    return CertificateRow(**values)
 
 
 def _many(connection: sa.Connection, query: sa.Select[Any]) -> tuple[CertificateRow, ...]:
