@@ -10,10 +10,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from tests.contract.test_snmp_databases import access
 from tests.postgres import Cluster, start_cluster
-from tests.support import drive
+from tests.support import Clock, drive
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
+from tmad.identity.actors import Actor
 from tmad.storage import changes, leases
 from tmad.storage.database import Database
 
@@ -110,3 +112,21 @@ def test_a_read_that_replay_cancels_is_done_again(pair: Pair) -> None:
     disturb.join()
     assert len(attempts) == 2
     database.close()
+
+
+def test_an_snmp_engine_counts_seconds_where_it_cannot_count_boots(pair: Pair) -> None:
+    primary, standby = pair
+    url, clock = primary.database(), Clock()
+    first = Database(url, clock=clock)
+    state = drive(access(first, clock).boot())
+    drive(access(first, clock).add_user(Actor.administrator("local:test"), "*", "noc"))
+    standby.replay(primary)
+    second = Database(standby.follow(url), clock=clock)
+    clock.advance(seconds=100)
+    again = drive(access(second, clock).boot())
+    assert (again.engine_id, again.boots, again.age) == (state.engine_id, 1, 100.0)
+    assert list(drive(access(second, clock).current()).users) == [b"noc"]
+    # A node that was never anything but a standby has an engine, too.
+    assert drive(access(second, clock, "n2").boot()).boots == 1
+    first.close()
+    second.close()
