@@ -50,7 +50,7 @@ REFUSALS = {
 def read_all(body: bytes) -> None:
     """Ask everything that a template can be asked."""
     request = codec.decode_request(body, POLICY, is_proof=False)
-    codec.is_linked(request, (b"0123456789ab",))
+    codec.is_linked(codec.links(request), (b"0123456789ab",))
     word = codec.challenge(request)
     assert word is None or "Secret()" in repr(word)
     for question in (codec.key_recipient, codec.check_subject):

@@ -153,10 +153,10 @@ OTHER = base64.b64encode(b"ba9876543210")
 def test_est_14_a_request_is_of_its_tls_session_or_not(
     attributes: tuple[tuple[str, bytes], ...], expected: bool | None
 ) -> None:
-    request = read(attributes=attributes)
-    assert codec.is_linked(request, (b"another", UNIQUE)) is expected
-    if expected:
-        assert codec.is_linked(request, ()) is False
+    claimed = codec.links(read(attributes=attributes))
+    assert bool(claimed) is (expected is not None)
+    assert codec.is_linked(claimed, (b"another", UNIQUE)) is bool(expected)
+    assert not codec.is_linked(claimed, ())
 
 
 def test_a_password_in_a_request_is_told_from_a_binding() -> None:

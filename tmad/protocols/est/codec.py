@@ -166,10 +166,10 @@ def challenge(request: CSR) -> Secret | None:
     return Secret(texts[0]) if len(texts) == 1 else None
 
 
-def is_linked(request: CSR, bindings: Sequence[bytes]) -> bool | None:
-    """Tell whether a request was made in this very TLS session; None where it does not say.
+def links(request: CSR) -> tuple[bytes, ...]:
+    """Return what a request says of the TLS session it was made in (RFC 7030, 3.5; RFC 7894, 3.3).
 
-    RFC 7030, 3.5; RFC 7894, 3.3. A challengePassword that cannot be such a value is a password.
+    A challengePassword that cannot be such a value is a password.
     """
     claimed = [_text(value) for value in request.attributes.get(IDENTITY_LINKING, ())]
     if not claimed:
@@ -178,11 +178,14 @@ def is_linked(request: CSR, bindings: Sequence[bytes]) -> bool | None:
             for value in request.attributes.get(CHALLENGE_PASSWORD, ())
             if _is_binding(text := _text(value))
         ]
-    if not claimed:
-        return None
+    return tuple(claimed)
+
+
+def is_linked(claimed: Sequence[bytes], bindings: Sequence[bytes]) -> bool:
+    """Tell whether each of the ``links`` is a binding of this TLS session."""
     own = [base64.b64encode(binding) for binding in bindings]
     found = [any(hmac.compare_digest(text, each) for each in own) for text in claimed]
-    return all(found)
+    return bool(found) and all(found)
 
 
 def _text(value_der: bytes) -> bytes:

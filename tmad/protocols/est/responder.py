@@ -413,21 +413,21 @@ def _doubt(visit: _Visit, request: CSR) -> Fault | None:
     linking = visit.options.linking
     if linking == "off":
         return None
-    tls = visit.request.tls
-    is_linked = codec.is_linked(request, () if tls is None else tls.bindings)
-    if is_linked is False:
-        return Fault(
-            FaultCode.BAD_PROOF,
-            "the request was made in another TLS session",
-            rule="est.linking",
-        )
-    if is_linked is None and linking == "required":
+    claimed = codec.links(request)
+    if not claimed:
+        if linking == "optional":
+            return None
         return Fault(
             FaultCode.BAD_PROOF,
             "the request must hold the tls-unique or tls-exporter value of its TLS session",
             rule="est.linking-missing",
         )
-    return None
+    tls = visit.request.tls
+    if tls is not None and codec.is_linked(claimed, tls.bindings):
+        return None
+    return Fault(
+        FaultCode.BAD_PROOF, "the request was made in another TLS session", rule="est.linking"
+    )
 
 
 def _wish(request: CSR) -> KeyWish:
