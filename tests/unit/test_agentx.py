@@ -245,3 +245,19 @@ def test_nonsense_ends_the_connection() -> None:
     master = Master()
     master.session.dataReceived(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert master.transport.disconnecting
+
+
+def test_an_answer_that_is_none_leaves_nobody_waiting() -> None:
+    from twisted.internet.defer import ensureDeferred
+
+    master = Master()
+    master.join()
+    outcome: list[Any] = []
+    ensureDeferred(master.factory.notify([])).addBoth(outcome.append)
+    ((header, _),) = master.heard()
+    master.send(Kind.RESPONSE, b"\0\0\0\0", packet=header.packet)
+    assert master.transport.disconnecting
+    master.session.connectionLost()
+    assert len(outcome) == 1
+    assert outcome[0].type is Fault
+    assert not [call for call in master.clock.getDelayedCalls() if call.active()]

@@ -8,7 +8,7 @@ import click
 
 from tmad.cli import output
 from tmad.cli.context import Session, usage, with_core
-from tmad.cli.snmp_target import target, test
+from tmad.cli.snmp_target import mib, target, test
 
 if TYPE_CHECKING:
     from tmad.identity.snmp_access import Passphrases
@@ -248,3 +248,4 @@ def _passphrases(file: BinaryIO | None) -> Passphrases | None:
 
 snmp.add_command(target)
 snmp.add_command(test)
+snmp.add_command(mib)

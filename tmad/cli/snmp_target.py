@@ -96,3 +96,11 @@ async def test(core: Session, name: str) -> None:
             "acknowledged": "yes" if is_inform else "traps are not acknowledged: look there",
         }
     )
+
+
+@click.command("mib")
+def mib() -> None:
+    """Print TMAD-MIB, for management systems: tmad snmp mib > TMAD-MIB.txt."""
+    from tmad.cli.shipped import mib as text
+
+    click.echo(text(), nl=False)

@@ -164,9 +164,9 @@ class Session(Protocol):
 
     def _received(self, header: Header, payload: bytes) -> None:
         if header.kind == Kind.RESPONSE:
-            waiting = self._asked.pop(header.packet, None)
-            if header.packet and waiting is not None:
+            if header.packet in self._asked:
                 response = codec.decode_response(header, payload)
+                waiting = self._asked.pop(header.packet)
                 if not self._session:
                     self._session = header.session
                 waiting.callback(response)
