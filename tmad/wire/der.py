@@ -8,7 +8,7 @@ raises Fault(MALFORMED) and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from tmad.errors import Fault, FaultCode
 
@@ -318,6 +318,9 @@ def instant(data: bytes) -> datetime:
         # RFC 5280, 4.1.2.5.1: two digits mean 1950 to 2049.
         digits = ("19" if digits[0] >= "5" else "20") + digits
     try:
-        return datetime.strptime(digits + "+0000", "%Y%m%d%H%M%S%z")
+        return datetime(
+            int(digits[:4]), int(digits[4:6]), int(digits[6:8]),
+            int(digits[8:10]), int(digits[10:12]), int(digits[12:]), tzinfo=UTC,
+        )  # fmt: skip
     except ValueError:
         raise malformed("there is no such time") from None
