@@ -51,7 +51,7 @@ class Node:
         self.password_file.chmod(0o600)
         with commands_of(daemon) as tmad:
             tmad.run("directory", "create", "main", SUFFIX, "--anonymous", "all")
-            for name in ("alice", "bob"):
+            for name in ("alice", "bob", "carol"):
                 mail = f"{name}@acme.example"
                 tmad.run(
                     "user", "create", name, "--mail", mail, "--full-name", f"{name.title()} Doe",
@@ -302,6 +302,32 @@ def test_a_revoked_certificate_logs_nobody_in_and_ends_open_connections(node: No
         open_.search(PEOPLE, "(uid=bob)")
     done = node.run("ldapwhoami", "-Y", "EXTERNAL", "-ZZ", user="bob")
     assert done.returncode == 49, done.stderr
+
+
+def test_an_account_that_is_disabled_loses_its_connections(node: Node) -> None:
+    server = ldap3.Server(node.tls_url, tls=_tls(node))
+    carol = f"uid=carol,{PEOPLE}"
+    open_ = ldap3.Connection(server, carol, PASSWORD, receive_timeout=20)
+    assert open_.bind(), open_.result
+    assert open_.search(PEOPLE, "(uid=bob)")
+    node.daemon.tmad("user", "disable", "carol")
+    with pytest.raises(LDAPException):
+        open_.search(PEOPLE, "(uid=bob)")
+    done = node.run("ldapwhoami", "-x", "-ZZ", "-D", carol, "-y", str(node.password_file))
+    assert done.returncode == 49
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["*", "a*", "*)(uid=*", "\\2a", "\\00", "alice\\,ou=people", "x" * 4_000, "é", "' OR 1=1 --"],
+)
+def test_t_ldap_04_names_are_names_and_nothing_else(node: Node, name: str) -> None:
+    dn = f"uid={name},{PEOPLE}"
+    done = node.run("ldapwhoami", "-x", "-ZZ", "-D", dn, "-y", str(node.password_file))
+    assert done.returncode in (34, 49), done.stderr
+    escaped = "".join(f"\\{octet:02x}" for octet in name.encode()[:200])
+    assert node.search(f"(uid={escaped})", "--", "1.1", login=True) == []
+    node.search("(objectClass=*)", "-s", "base", base=dn, expect=34 if len(dn) > 4_096 else 32)
 
 
 def test_l_27_compare(node: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ldaptor import ldapfilter
@@ -516,6 +516,45 @@ def test_a_bind_waits_for_what_runs() -> None:
     entry, done, answer, who = client.answers()
     assert [each.id for each in (entry, done, answer, who)] == [1, 1, 2, 3]
     assert who.value.response == f"dn:uid=p0001,{PEOPLE}".encode()
+
+
+# -- who may do what --------------------------------------------------------------------------
+
+DN = f"uid=p0001,{PEOPLE}"
+# Each operation, with its answers to nobody, to nobody under TLS, and to a person; None is none.
+ALLOWED: dict[type, tuple[Any, tuple[int | None, int | None, int | None]]] = {
+    codec.Search: (search("(uid=p0001)"), (0, 0, 0)),
+    codec.Compare: (
+        pureldap.LDAPCompareRequest(
+            entry=DN,
+            ava=pureldap.LDAPAttributeValueAssertion(
+                attributeDesc=pureber.BEROctetString("uid"),
+                assertionValue=pureber.BEROctetString("p0001"),
+            ),
+        ),
+        (6, 6, 6),
+    ),
+    codec.Bind: (pureldap.LDAPBindRequest(dn=DN, auth=b"1000p"), (13, 0, 0)),
+    codec.Extended: (pureldap.LDAPExtendedRequest(requestName=codec.WHO_AM_I), (0, 0, 0)),
+    codec.Write: (pureldap.LDAPDelRequest(entry=DN), (53, 53, 53)),
+    codec.Abandon: (pureldap.LDAPAbandonRequest(id=77), (None, None, None)),
+    codec.Unbind: (pureldap.LDAPUnbindRequest(), (None, None, None)),
+}
+
+
+def test_g_authz_1_every_operation_has_its_line() -> None:
+    assert set(ALLOWED) == set(get_args(codec.Operation))
+
+
+@pytest.mark.parametrize("kind", ALLOWED)
+def test_g_authz_1_who_may_do_what(kind: type) -> None:
+    request, expected = ALLOWED[kind]
+    world = World()
+    for client, wanted in zip(
+        (world.connect(), world.connect(is_secure=True), bound(world)), expected, strict=True
+    ):
+        answers = client.ask(request)
+        assert (code(answers[-1]) if answers else None) == wanted
 
 
 # -- many at once, and the end ----------------------------------------------------------------
