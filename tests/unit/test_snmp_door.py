@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as ReactorClock
+from twisted.logger import capturedLogs, formatEvent
 
 from tests.snmp_world import SYSTEM, small
 from tests.support import Clock, drive
@@ -176,3 +177,16 @@ def test_a_removed_community_is_refused_at_once(world: World) -> None:
     drive(world.access.remove_community(ADMIN, "*", "site"))
     assert world.ask() == 1
     assert world.meter.outcomes == {"answered": 1, "community": 1}
+
+
+def test_a_silent_refusal_is_told_in_the_log(world: World) -> None:
+    with capturedLogs() as logged:
+        world.ask()
+        drive(world.door.tell())
+        assert not logged
+        for octets in (b"", ASKED.replace(b"a-community", b"b-community")):
+            world.door.datagramReceived(octets, MANAGER)
+        drive(world.door.tell())
+        drive(world.door.tell())
+    [line] = [formatEvent(event) for event in logged]
+    assert line == ("SNMP: 2 questions without an answer, the last one of 192.0.2.1: community")

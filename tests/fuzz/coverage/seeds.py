@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp
 
 from tests import scep_client as client
 from tests.eap_peer import Peer, write_avps
-from tests.fuzz import test_fuzz_ldap, test_fuzz_smpp, test_fuzz_tokenfiles
+from tests.fuzz import test_fuzz_ldap, test_fuzz_smpp, test_fuzz_snmp, test_fuzz_tokenfiles
 from tests.fuzz.coverage import keys
 from tests.support import Clock, drive
 from tests.unit import test_tokenfiles as files
@@ -29,6 +29,7 @@ from tests.unit.scep_core import key_usage, make_certificate
 from tests.unit.test_edge_http import SMUGGLING
 from tests.unit.test_journal import Keys, event
 from tmad.journal import Journal
+from tmad.protocols.snmp import codec as snmp
 from tmad.storage.database import Database
 from tmad.wire import cms, der, envelopes
 
@@ -232,6 +233,13 @@ def ldap_seeds() -> Iterator[bytes]:
     """Yield messages as ldaptor writes them, and names as people do."""
     yield from test_fuzz_ldap.SEEDS
     yield b'uid=a+sn=\\2cb,ou="c, d",o=#0c0161'
+
+
+def snmp_seeds() -> Iterator[bytes]:
+    """Yield messages of every version, and the PDUs in them."""
+    yield from test_fuzz_snmp.V1V2
+    yield from test_fuzz_snmp.V3
+    yield from (snmp.pdu_octets(pdu) for pdu in test_fuzz_snmp.QUESTIONS)
 
 
 def ocsp_seeds() -> Iterator[bytes]:

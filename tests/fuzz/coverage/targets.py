@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel
 
 from tests import scep_client as client
+from tests import snmp_world
 from tests.fuzz.coverage import keys, seeds
 from tests.unit.ca_bench import PRESETS
 from tests.unit.scep_core import SmallCore, key_usage, make_certificate
@@ -53,6 +54,7 @@ from tmad.protocols.radius.eap import codec as eap
 from tmad.protocols.scep import codec as scep
 from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
+from tmad.protocols.snmp.engine import OUTCOMES
 from tmad.wire import ber, chain, cms, csr, der, envelopes
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
@@ -296,6 +298,22 @@ def _ldap() -> Run:
         if message is not None and isinstance(message.operation, ldap.Search):
             said = evaluation.tester(message.operation.filter, ldap_schema)(entry)
             assert said in (True, False, None)
+
+    return run
+
+
+# -- SNMP -----------------------------------------------------------------------------------
+
+
+def _snmp() -> Run:
+    """Whatever it is: as a datagram, and as what a user has signed and encrypted."""
+    world = snmp_world.World(rate=1e9, burst=10**9)
+
+    def run(data: bytes) -> None:
+        signed = [world.message(data), world.message(b"", data=data)]
+        for datagram in (data, *map(world.seal, signed)):
+            reply = world.answer(datagram)
+            assert reply.outcome in OUTCOMES
 
     return run
 
@@ -615,6 +633,7 @@ TARGETS: Mapping[str, Target] = {
         ("<KeyPackage>", "</Key>", "<!DOCTYPE x>", "<PlainValue>", "&#x41;", "serial,secret,type"),
     ),
     "smpp": Target(_smpp, seeds.smpp_seeds, 512),
+    "snmp": Target(_snmp, seeds.snmp_seeds, 2_048),
     "eap": Target(_eap, seeds.eap_seeds, 1_024),
     "ldap": Target(
         _ldap,

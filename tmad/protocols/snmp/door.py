@@ -102,6 +102,8 @@ class Door(DatagramProtocol):
         self._meter = meter
         self._reactor = reactor
         self._waiting = 0
+        self._unanswered = 0
+        self._last = ("", "")
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: N802  Twisted's name
         if self._waiting >= _MOST_WAITING:
@@ -116,7 +118,10 @@ class Door(DatagramProtocol):
             engine = self._station.engine or await self._station.boot()
             reply = engine.answer(datagram, addr[0], await self._table())
             self._meter.count(reply.outcome)
-            if reply.octets is not None and self.transport is not None:
+            if reply.octets is None:
+                self._unanswered += 1
+                self._last = (addr[0], reply.outcome)
+            elif self.transport is not None:
                 self.transport.write(reply.octets, addr)
                 self._meter.time(self._reactor.seconds() - began)
         except Fault as fault:
@@ -127,6 +132,18 @@ class Door(DatagramProtocol):
             log.failure("a question over SNMP failed")
         finally:
             self._waiting -= 1
+
+    async def tell(self) -> None:
+        """Log how many questions had no answer since the last time: the manager hears nothing."""
+        if self._unanswered:
+            source, outcome = self._last
+            log.info(
+                "SNMP: {count} questions without an answer, the last one of {source}: {outcome}",
+                count=self._unanswered,
+                source=source,
+                outcome=outcome,
+            )
+            self._unanswered = 0
 
     async def _table(self) -> Table:
         """Return who may ask now; while the database cannot be asked, who might the last time."""

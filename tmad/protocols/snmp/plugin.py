@@ -19,6 +19,7 @@ from tmad.protocols.snmp.usm import LocalEngine, Salts
 EndpointOptions: type[BaseModel] | None = None
 
 _BOOT_SECONDS = 5.0
+_TELL_SECONDS = 60.0
 
 
 class Settings(plugin.Settings):
@@ -88,7 +89,9 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     limits = Limits(body=codec.LONGEST_IN, rate=settings.rate, burst=settings.burst)
     meter = edge.meter("agent")
     for address in settings.listen:
-        edge.datagram("agent", address, Door(station, services.snmp, meter, edge.reactor), limits)
+        door = Door(station, services.snmp, meter, edge.reactor)
+        edge.datagram("agent", address, door, limits)
+        edge.every(_TELL_SECONDS, door.tell, name="unanswered")
     edge.every(_BOOT_SECONDS, station.boot, name="engine")
     edge.works(reading="SNMP")
     if settings.agentx:
