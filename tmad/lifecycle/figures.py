@@ -153,7 +153,7 @@ class Sampler:
         self._hierarchy = hierarchy
         self._keyring = keyring
         self._now = now
-        self._node = node
+        self.node = node
         self._data = data
         self._seconds = seconds
         self._board = Board(data / "run")
@@ -196,7 +196,7 @@ class Sampler:
         begin = self._seconds()
         figures = Figures(
             sampled_at=now,
-            node=self._node,
+            node=self.node,
             stores=stores,
             database=DatabaseFigures(dialect=self._database.dialect, state="failed"),
             disk=self._disk(),
