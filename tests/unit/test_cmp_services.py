@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from pyasn1.codec.der import decoder
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+from pyasn1.codec.der import decoder, encoder
 from pyasn1_alt_modules import rfc9810
 
 from tests import cmp_client as client
 from tests.cmp_client import (
+    CP,
+    CR,
     ERROR,
     GENP,
     IP,
     IR,
+    KUP,
     KUR,
     NESTED,
     PKICONF,
@@ -35,8 +48,10 @@ from tests.unit.cmp_world import (
     sequence,
     world,
 )
+from tests.unit.test_enrolment_credentials import Maker
 from tmad.errors import Fault, FaultCode
-from tmad.wire import der
+from tmad.wire import cms, der
+from tmad.wire.signatures import Policy
 
 DEV = name("dev1")
 KEY = new_key()
@@ -405,3 +420,157 @@ def test_key_pairs_are_made_where_the_endpoint_allows_it() -> None:
     package = reply.response["certifiedKeyPair"]["privateKey"]["envelopedData"]
     assert package["encryptedContentInfo"]["contentType"] == rfc9810.rfc5652.id_signedData
     assert asking.confirm(reply.certificate).body == PKICONF
+
+
+def key_of(reply: Reply, *options: str, folder: Path) -> tuple[Any, x509.Certificate]:
+    """Open an EnvelopedData with `openssl cms`; return the private key and who signed it."""
+    enveloped = encoder.encode(reply.response["certifiedKeyPair"]["privateKey"]["envelopedData"])
+    content = b"\x30" + enveloped[1:]
+    oid = der.oid("1.2.840.113549.1.7.3")
+    (folder / "enveloped.der").write_bytes(der.sequence(oid, der.explicit(0, content)))
+    done = subprocess.run(
+        ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", "enveloped.der",
+         "-out", "signed.der", *options],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    inner = (folder / "signed.der").read_bytes()
+    signed = cms.decode_signed_data(
+        der.sequence(der.oid("1.2.840.113549.1.7.2"), der.explicit(0, inner))
+    )
+    (package,) = sequence(signed.content)
+    signer = x509.load_der_x509_certificate(signed.certificates[0])
+    cms.verify(signed, signed.signers[0], signer.public_key(), Policy())
+    return load_der_private_key(package, None), signer
+
+
+@pytest.mark.parametrize("kind", ["secret", "rsa", "ec"])
+def test_cmp_46_the_key_is_for_its_owner_alone(kind: str, tmp_path: Path) -> None:
+    w = world(server_keys=True)
+    options: tuple[str, ...]
+    if kind == "secret":
+        shared = w.shared()
+        asking, body = w.client(shared), IR
+        options = ("-pwri_password", shared.secret)
+    else:
+        asking, options = w.client(receiver(w, kind, tmp_path)), ("-inkey", "own.pem")
+        body = CR
+    wanted = client.template(subject=DEV)
+    reply = asking.send(body, der.sequence(client.crmf(wanted)), version=3)
+    assert reply.status == 0, reply.text
+    key, signer = key_of(reply, *options, folder=tmp_path)
+    assert key.public_key() == reply.certificate.public_key()
+    usages = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert "1.3.6.1.5.5.7.3.32" in [usage.dotted_string for usage in usages]  # id-kp-cmKGA
+    assert asking.confirm(reply.certificate).body == PKICONF
+    # Nothing of the key stays here but what was encrypted.
+    kept = drive(w.exchanges.find("cmp/iot" if kind != "ec" else "cmp/ec", asking.transaction))
+    assert kept is not None
+    secret = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert secret[-40:] not in (kept.answer or b"")
+
+
+def receiver(w: World, kind: str, folder: Path) -> Holder:
+    """Return a holder of a certificate to which a key can be sent; its key is own.pem."""
+    key: Any = rsa.generate_private_key(65537, 2048)
+    label = "iot"
+    if kind == "ec":
+        key, label = new_key(), "ec"
+        document = drive(w.objects.load("default", "profile", "device")).document
+        found = document.model_dump(mode="json")
+        found["extensions"]["key_usage"] = ["digital_signature", "key_agreement"]
+        drive(w.objects.put(ADMIN, "default", "profile", "agreeing", found))
+        rules = {"recoverable": True}
+        drive(w.open("cmp", "ec", profile="agreeing", challenge=rules, server_keys=True))
+        w.url = "/p/ec"
+    holder = w.enroll(key=key, shared=w.shared(endpoint=f"cmp/{label}"))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "own.pem").write_bytes(pem)
+    return holder
+
+
+def test_cmp_46_to_a_key_that_can_only_sign_nothing_is_sent() -> None:
+    w = world(server_keys=True)
+    wanted = client.template(subject=DEV)
+    asking = w.client(w.enroll())  # an elliptic curve, and no keyAgreement
+    reply = asking.send(CR, der.sequence(client.crmf(wanted)), version=3)
+    refusal(reply, CP, "notAuthorized")
+
+
+def test_cmp_46_kinds_of_keys_that_are_made() -> None:
+    w = world(server_keys=True)
+    p384 = der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.3.132.0.34"))
+    rsa_key = der.sequence(der.oid("1.2.840.113549.1.1.1"), der.NULL_DER)
+    length = der.sequence(der.sequence(der.oid("1.3.6.1.5.5.7.5.1.12"), der.integer(3072)))
+    for algorithm, controls, size in ((p384, b"", 384), (rsa_key, length, 3072)):
+        wish = der.sequence(algorithm, der.tlv(der.BIT_STRING, b"\0"))
+        wanted = client.template(subject=DEV, public_key=wish)
+        asking = w.client(w.shared())
+        content = der.sequence(client.crmf(wanted, controls=controls))
+        reply = asking.send(IR, content, version=3, infos=(client.IMPLICIT,))
+        assert reply.status == 0, reply.text
+        assert reply.certificate.public_key().key_size == size  # type: ignore[union-attr]
+    for unknown in (
+        der.sequence(der.oid("1.2.840.10040.4.1")),  # DSA
+        der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.3.132.0.10")),  # secp256k1
+    ):
+        wish = der.sequence(unknown, der.tlv(der.BIT_STRING, b"\0"))
+        wanted = client.template(subject=DEV, public_key=wish)
+        reply = w.client(w.shared()).send(IR, der.sequence(client.crmf(wanted)), version=3)
+        refusal(reply, IP, "badAlg")
+
+
+# -- devices with a manufacturer's certificate ----------------------------------------------
+
+
+def test_devices_enrol_with_what_they_were_made_with() -> None:
+    """TS 33.310: ir signed by the vendor's certificate; the operator's root comes along."""
+    w = world()
+    maker = Maker(w)
+    maker.anchor(revocation="off")
+    rules = {
+        "authenticate": ["manufacturer"],
+        "manufacturers": ["maker"],
+        "options": {"ca_pubs": "always"},
+    }
+    drive(w.open("cmp", "made", **rules))
+    w.url = "/p/made"
+    device, other = (made_by(maker, f"SN-{number}") for number in (1, 2))
+    subject = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, "SN-1"),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, "dev1"),
+        ]
+    )
+    # openssl cmp names the vendor as issuer in the template.
+    asking = w.client(device)
+    key = new_key()
+    reply = asking.request(IR, key, subject, issuer=maker.name)
+    assert (reply.body, reply.status) == (IP, 0), reply.text
+    assert reply.ca_pubs == [w.ca]
+    assert asking.confirm(reply.certificate).body == PKICONF
+    # As another device, as a stranger's, or to update what is not ours: no.
+    refusal(w.client(other).request(IR, new_key(), subject), IP, "signerNotTrusted")
+    stranger = made_by(Maker(w, "Another Root"), "SN-1")
+    refusal(w.client(stranger).request(IR, new_key(), subject), ERROR, "signerNotTrusted")
+    refusal(w.client(device).request(KUR, new_key(), subject), KUP, "signerNotTrusted")
+    refusal(w.client(device).revoke(device.certificate), RP, "signerNotTrusted")
+    # With its new certificate it goes on by itself.
+    new = Holder(reply.certificate, key)
+    assert w.client(new).request(KUR, new_key(), subject).status == 0
+
+
+def made_by(maker: Maker, serial: str) -> Holder:
+    key = new_key()
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, serial)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(maker.name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(maker.b.clock() - timedelta(days=10))
+        .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+        .sign(maker.key, hashes.SHA256())
+    )
+    return Holder(certificate, key, (maker.certificate,))
