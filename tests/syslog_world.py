@@ -75,6 +75,7 @@ class World:
         self.received: list[Any] = []
         self.acknowledges = True
         self.is_down = False
+        self.unshowable = ""
         self.breaks_at: int | None = None
         self.wires: list[Wire] = []
         for tenant in ("default", "acme"):
@@ -104,11 +105,17 @@ class World:
             collector or self.collector(),
             self.collectors,
             self.open,
-            lambda record, number: json.dumps([record.kind, record.object, number]).encode(),
+            self.render,
             self.meter,
             self.reactor,
             operator=operator,
         )
+
+    def render(self, record: Record, number: int) -> bytes:
+        """Return a message; one record cannot be shown."""
+        if record.object == self.unshowable:
+            raise ValueError("no")
+        return json.dumps([record.kind, record.object, number]).encode()
 
     async def open(self, collector: Collector, lost: Callable[[str], None]) -> Wire:
         """Open a wire unless the collector is down."""

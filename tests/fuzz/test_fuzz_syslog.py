@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.syslog_grammar import parse
-from tmad.protocols.syslog.formats import Formatter, Layout, Origin, Style
+from tmad.protocols.syslog.formats import Formatter, Layout, Origin, Style, journal_fields
 from tmad.storage.journal import Record
 
 _TEXT = st.text(max_size=400)
@@ -59,6 +59,13 @@ def test_a_message_is_one_line_and_reads_back(
     assert time.thread_time() - before < 0.05
     assert len(octets) <= limit
     assert _BAD.search(octets.decode("utf-8")) is None
+    entry = journal_fields(record, "audit")
+    assert len(entry) <= 65_536
+    for line in entry.decode().split("\n")[:-1]:
+        name, equals, _ = line.partition("=")
+        # systemd.journal-fields(7): what is named otherwise is dropped.
+        assert equals
+        assert re.fullmatch("[A-Z][A-Z0-9_]*", name)
     if style in ("rfc5424", "json"):
         parsed = parse(octets)
         if style == "json":

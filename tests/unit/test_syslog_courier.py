@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.defer import ensureDeferred
+from twisted.logger import capturedLogs
 
 from tests.support import drive
 from tests.syslog_world import ADMIN, World
@@ -142,6 +143,19 @@ def test_a_rate_is_kept(world: World) -> None:
     while len(world.sent()) < 400:
         world.turn(courier)
     assert 3.0 < world.reactor.seconds() - before < 6.0
+
+
+def test_a_record_that_cannot_be_shown_keeps_nobody(world: World) -> None:
+    world.put()
+    courier = world.courier()
+    world.unshowable = "bad"
+    world.happen("a", "bad", "c")
+    with capturedLogs() as logs:
+        world.turn(courier, 2)
+    assert world.sent() == ["a", "c"]
+    [shown] = [each for each in logs if "log_failure" in each]
+    assert shown["seq"] > 0
+    assert world.meter.outcomes["unshown"] == 1
 
 
 def test_filters_by_kind_severity_and_tenant(world: World) -> None:

@@ -124,12 +124,19 @@ async def test(core: Session, name: str) -> None:
     from twisted.internet.task import deferLater
 
     from tmad.protocols.syslog.plugin import Settings, Ways
+    from tmad.protocols.syslog.transports import unreachable
 
     settings = core.settings.protocol("syslog", Settings)
-    collector, record = await core.services.log_collectors.testing(core.actor, core.tenant, name)
+    collector, record = await core.services.log_collectors.testing(
+        core.actor, core.tenant, name, dry_run=core.dry_run
+    )
     lost: list[str] = []
     ways = Ways(settings, core.services, reactor)
     link = await ways.open(collector, lost.append)
+    if core.dry_run:
+        link.close()
+        output.say(f"{name}: {link.peer} would be sent a message")
+        return
     message = ways.render(collector)(record, 1)
     link.send(message)
     # With TLS 1.3 a client whose certificate is refused learns it only now (Y-06).
@@ -140,8 +147,6 @@ async def test(core: Session, name: str) -> None:
     unsent = 0 if lost else link.pending()
     link.close()
     if lost or unsent:
-        from tmad.protocols.syslog.transports import unreachable
-
         raise unreachable(lost[0] if lost else "it takes nothing")
     output.record(
         {

@@ -285,11 +285,14 @@ class LogCollectors:
         return await self._database.read(rows.waiting, tenant, name)
 
     @guarded("log-collector.test")
-    async def testing(self, actor: Actor, tenant: str, name: str) -> tuple[Collector, Record]:
+    async def testing(
+        self, actor: Actor, tenant: str, name: str, *, dry_run: bool = False
+    ) -> tuple[Collector, Record]:
         """Journal that a collector is tested; return it and a record to send to it."""
         row = await self._row(tenant, name)
         event = Event(kind="log-collector.tested", tenant=tenant, actor=actor.name, object=name)
-        await self.journal.write(event)
+        if not dry_run:
+            await self.journal.write(event)
         record = Record(
             writer="test", seq=0, at=self._now(), tenant=tenant, kind=event.kind, actor=actor.name,
             object=name, trace="", data="{}", previous=b"", hash=bytes(32),

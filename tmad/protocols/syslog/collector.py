@@ -165,12 +165,10 @@ class Courier:
         sent = 0
         for record in records:
             if self.collector.wants(record, operator=self._operator):
-                self._number += 1
-                link.send(self._render(record, self._number))
+                sent += self._send_one(link, record)
                 if self._link is not link:
                     # Lost in the middle: the position has gone back already.
                     return
-                sent += 1
             self._position[record.writer] = record.seq
         self._tokens.take(sent)
         for _ in range(sent):
@@ -179,6 +177,24 @@ class Courier:
         if not sent and not self._marks:
             mark.at, mark.is_acknowledged = float("-inf"), True
         self._marks.append(mark)
+
+    def _send_one(self, link: Link, record: Record) -> int:
+        """Send a record; return how many messages that were."""
+        try:
+            message = self._render(record, self._number + 1)
+        except Exception:
+            # One that cannot be shown must not keep all that follow: it is in the journal.
+            log.failure(
+                "log collector {collector}: record {writer}/{seq} cannot be shown",
+                collector=self.name,
+                writer=record.writer,
+                seq=record.seq,
+            )
+            self._meter.count("unshown")
+            return 0
+        self._number += 1
+        link.send(message)
+        return 1
 
     # -- settling -----------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ FACILITIES: Final = (
 APPLICATION: Final = "tmad"
 _LAST_NUMBER: Final = 2_147_483_647  # RFC 5424, 7.3.1
 _LONGEST_VALUE: Final = 1_024  # characters
+_LONGEST_ENTRY: Final = 65_536  # octets of one for journald: half of what a datagram may have
 _LONGEST_NAME: Final = 32  # SD-NAME, RFC 5424, 6
 _SAID_ELSEWHERE: Final = frozenset({"serial", "subject", "authority", "peer", "address"})
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -297,11 +298,13 @@ def journal_fields(record: Record, facility: str, *, digest: bool = True) -> byt
     }
     for name, value in facts(record, digest=digest):
         fields[f"TMAD_{name.upper().replace('-', '_')}"] = value
-    # Without a line feed in it, a value needs no length.
-    return b"".join(
-        _octets(f"{name}={value[:_LONGEST_VALUE].translate(_PLAIN)}\n")
-        for name, value in fields.items()
-    )
+    entry = bytearray()
+    for name, value in fields.items():
+        # Without a line feed in it, a value needs no length.
+        field = _octets(f"{name}={value[:_LONGEST_VALUE].translate(_PLAIN)}\n")
+        if len(entry) + len(field) <= _LONGEST_ENTRY:
+            entry += field
+    return bytes(entry)
 
 
 def facts(record: Record, *, digest: bool = True) -> Iterator[tuple[str, str]]:
