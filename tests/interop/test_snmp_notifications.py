@@ -40,6 +40,21 @@ def _journal(node: Daemon) -> set[str]:
         return {kind for (kind,) in db.execute("SELECT DISTINCT kind FROM journal")}
 
 
+def _make_stale(node: Daemon, authority: str) -> None:
+    """Let an authority's CRL be a month old, and its key be one that nobody can use."""
+    with closing(sqlite3.connect(node.directory / "tmad.db")) as db:
+        ((issuer, key),) = db.execute(
+            "SELECT id, key_id FROM issuers WHERE authority = ?", (authority,)
+        ).fetchall()
+        month = 30 * 86_400 * 1_000_000
+        db.execute(
+            "UPDATE crls SET this_update = this_update - ?, next_update = next_update - ?"
+            " WHERE issuer_id = ?", (month, month, issuer),
+        )  # fmt: skip
+        db.execute("UPDATE private_keys SET material = x'00' WHERE id = ?", (key,))
+        db.commit()
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     node = _node(tmp_path_factory.mktemp("node")).start()
@@ -113,7 +128,10 @@ def test_a_target_that_is_silent_is_named(daemon: Daemon) -> None:
 def test_alarms_arrive_in_order_also_after_both_were_away(
     daemon: Daemon, receiver: TrapReceiver
 ) -> None:
-    """The receiver is gone while an authority is about to end; the daemon restarts meanwhile."""
+    """The receiver is gone while an authority is about to end; the daemon restarts meanwhile.
+
+    And with the daemon's return there is a CRL that cannot be replaced: its key is damaged.
+    """
     receiver.stop()
     daemon.tmad(
         "snmp", "target", "create", "noc", receiver.address, "--user", "ops",
@@ -127,6 +145,7 @@ def test_alarms_arrive_in_order_also_after_both_were_away(
     eventually(raised, "the alarm")
     assert receiver.received("brief") == []
     assert daemon.stop() == 0
+    _make_stale(daemon, "root")
     daemon.start()
     receiver.start()
     (line,) = eventually(lambda: receiver.received("authority/brief"), "the inform")
@@ -140,6 +159,10 @@ def test_alarms_arrive_in_order_also_after_both_were_away(
     told = receiver.received(own)
     assert told.index(line) < max(at for at, each in enumerate(told) if "Modules.1.1.5.1" in each)
     assert len(receiver.received("authority/brief")) == 1
+    (line,) = eventually(lambda: receiver.received("authority/root"), "the stale CRL")
+    assert "TMAD-MIB::tmadCRLStale" in line
+    assert "tmadNotifySeverity.0 = INTEGER: critical(4)" in line
+    assert "expired on" in line
 
 
 def test_the_alarm_is_in_the_table_and_its_end_is_told(
