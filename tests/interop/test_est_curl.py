@@ -111,6 +111,17 @@ def test_csrattrs_are_asn1(daemon: Daemon, tmp_path: Path) -> None:
     assert b"rsaEncryption" in shown
 
 
+def test_what_is_switched_off_or_not_served(daemon: Daemon, tmad: Commands) -> None:
+    tmad.run("endpoint", "create", "est", "bare", "--ca", "issuing", "--profile", "device",
+             "--set", "options.csr_attributes=false")  # fmt: skip
+    nothing = curl(daemon, "bare/csrattrs")
+    assert (nothing.status, nothing.body) == (204, b"")
+    assert "content-length" not in nothing.headers
+    assert curl(daemon, "bare/fullcmc", b"x", user="a:b").status == 501
+    assert curl(daemon, "bare/serverkeygen", b"x", user="a:b").status == 404
+    assert curl(daemon, "bare/simpleenroll").status == 405
+
+
 def test_plain_http_has_no_est(daemon: Daemon) -> None:
     done = subprocess.run(
         ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}",

@@ -15,6 +15,9 @@ def endpoint() -> None:
     """Endpoints: the doors for enrolment."""
 
 
+_DOORS = {"scep": "/scep/", "est": "/.well-known/est/", "cmp": "/.well-known/cmp/p/"}
+
+
 def named(text: str) -> str:
     """Return the object's name of what a person types: scep/routers or scep-routers."""
     return text.replace("/", "-", 1)
@@ -84,7 +87,8 @@ async def create(
         dry_run=core.dry_run,
     )
     objects.show_change(core, change)
-    steps = [f"the door is /{protocol}/{label}"] if protocol == "scep" else []
+    door = _DOORS.get(protocol)
+    steps = [f"the door is {door}{label}"] if door is not None else []
     if "challenge" in change.stored.document.authenticate:
         steps.append(f"tmad enroll-secret create --endpoint {protocol}/{label} --subject CN=…")
     if webhook:

@@ -227,10 +227,12 @@ def encode_answer(response: Response, date: bytes, head: Head | None, *, closes:
         fields += f"{name}: {value}\r\n"
     if fields.count("\n") != len(response.headers) + bool(response.content_type):
         raise ValueError("a line break in a header field")
-    return b"%bDate: %b\r\n%bContent-Length: %d\r\n%b\r\n" % (
+    # RFC 9110, 8.6: a 204 has no length.
+    length = b"" if response.status == 204 else b"Content-Length: %d\r\n" % len(response.body)
+    return b"%bDate: %b\r\n%b%b%b\r\n" % (
         _STATUS_LINES[response.status],
         date,
         fields.encode("latin-1"),
-        len(response.body),
+        length,
         connection,
     )

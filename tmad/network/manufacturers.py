@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
@@ -19,6 +19,11 @@ from tmad.storage.changes import Changes
 
 if TYPE_CHECKING:
     from tmad.network.anchors import TrustAnchors
+
+
+# Certificates between a device and its anchor that are looked at: each costs verifications with
+# keys of a stranger's choice.
+_MOST: Final = 4
 
 
 class DeviceMakers:
@@ -44,7 +49,7 @@ class DeviceMakers:
         except Fault as fault:
             raise refusal(fault.rule, fault.detail, **fault.values) from fault
         found = await self._anchors.vouch(
-            tenant, facts, (certificate, *chain), at, enrolling=frozenset(anchors)
+            tenant, facts, (certificate, *chain[:_MOST]), at, enrolling=frozenset(anchors)
         )
         if found is None:
             raise Fault(

@@ -230,7 +230,7 @@ class ESTResponder:
     async def _csr_attributes(self, visit: _Visit) -> Response:
         options = visit.options
         if not options.csr_attributes:
-            return Response(status=204)
+            return Response(status=204, content_type="")
         stored = await self._services.objects.load(
             visit.endpoint.tenant, "profile", visit.endpoint.document.profile
         )
