@@ -75,7 +75,7 @@ def deliveries(folder: Path, count: int) -> None:
         with commands_of(node) as tmad:
             tmad.run(
                 "log-collector", "create", "bench", "--transport", way, "--beginning",
-                "--address", collector.address, "--kind", "bench.*",
+                "--address", collector.address, "--event", "bench.*",
                 "--ca-file", str(pki.path), "--server-name", "logs.example.test",
                 "--set", "rate=100000",
             )  # fmt: skip

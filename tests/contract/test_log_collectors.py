@@ -70,7 +70,7 @@ def test_pages_are_merged_by_time_and_lose_nothing(
     database: Database, loop: Any, clock: Clock
 ) -> None:
     place = Place(database, loop, clock)
-    siem = place.create("siem", start="beginning", kinds=["x.happened"])
+    siem = place.create("siem", start="beginning", events=["x.happened"])
     for number in range(6):
         place.happen("one", f"{number}a", f"{number}b", f"{number}c")
         place.happen("two", f"{number}d")

@@ -159,7 +159,7 @@ def test_a_record_that_cannot_be_shown_keeps_nobody(world: World) -> None:
 
 
 def test_filters_by_kind_severity_and_tenant(world: World) -> None:
-    world.put(kinds=["certificate.*", "*.refused"], without=["*.held"], severity="notice")
+    world.put(events=["certificate.*", "*.refused"], unless=["*.held"], severity="notice")
     courier = world.courier()
     world.happen(1, kind="certificate.issued")  # information
     world.happen(2, kind="certificate.revoked")
@@ -172,7 +172,7 @@ def test_filters_by_kind_severity_and_tenant(world: World) -> None:
 
 
 def test_what_is_filtered_out_moves_the_cursor_too(world: World) -> None:
-    world.put(kinds=["never.happens"])
+    world.put(events=["never.happens"])
     courier = world.courier()
     world.happen(*range(10))
     world.turn(courier, 6)
@@ -285,7 +285,7 @@ def test_documents_that_make_no_sense(world: World) -> None:
         {"address": "no-port"},
         {"address": "h:0"},
         {"address": "h:65536"},
-        {"kinds": ["Certificate Issued"]},
+        {"events": ["Certificate Issued"]},
         {"facility": "local8"},
         {"limit": 500},
         {"tls": {"fingerprint": "ab"}},

@@ -30,9 +30,9 @@ def log_collector() -> None:
 )  # fmt: skip
 @click.option("--facility", help="Syslog's facility; default: authpriv.")
 @click.option("--severity", help="The least grave that it gets (warning, notice, …).")
-@click.option("--kind", "kinds", multiple=True, metavar="KIND",
+@click.option("--event", "events", multiple=True, metavar="KIND",
               help='Events that it gets, with * ("certificate.*"); may be repeated.')  # fmt: skip
-@click.option("--without", multiple=True, metavar="KIND",
+@click.option("--except", "unless", multiple=True, metavar="KIND",
               help="Events that it does not get; may be repeated.")  # fmt: skip
 @click.option("--from-tenant", "tenants", multiple=True, metavar="TENANT",
               help="Whose events, * for everybody's; may be repeated.")  # fmt: skip
@@ -55,8 +55,8 @@ async def create(
     style: str | None,
     facility: str | None,
     severity: str | None,
-    kinds: tuple[str, ...],
-    without: tuple[str, ...],
+    events: tuple[str, ...],
+    unless: tuple[str, ...],
     tenants: tuple[str, ...],
     ca_file: TextIO | None,
     authority: str | None,
@@ -82,7 +82,7 @@ async def create(
     }
     for place, given in (
         (document, {"facility": facility, "severity": severity}),
-        (document, {"kinds": kinds, "without": without, "tenants": tenants}),
+        (document, {"events": events, "unless": unless, "tenants": tenants}),
         (document.setdefault("tls", {}), security),
     ):
         place.update({k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if v})
@@ -172,5 +172,5 @@ def _warn_of_others(core: Session) -> None:
 objects.attach(
     log_collector,
     _KIND,
-    columns=("enabled", "transport", "address", "format", "severity", "kinds"),
+    columns=("enabled", "transport", "address", "format", "severity", "events"),
 )

@@ -128,12 +128,12 @@ class LogCollectorDocument(BaseModel):
     severity: Literal[
         "emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"
     ] = Field(default="debug", description="The least grave that it gets.")
-    kinds: tuple[str, ...] = Field(
+    events: tuple[str, ...] = Field(
         default=(),
         max_length=64,
         description='Kinds of events that it gets, with * ("certificate.*"); none: all.',
     )
-    without: tuple[str, ...] = Field(
+    unless: tuple[str, ...] = Field(
         default=(), max_length=64, description="Kinds of events that it does not get, with *."
     )
     tenants: tuple[str, ...] = Field(
@@ -178,7 +178,7 @@ class LogCollectorDocument(BaseModel):
                 raise ValueError('expected "HOST:PORT" or "[IPv6]:PORT"')
         return text
 
-    @field_validator("kinds", "without")
+    @field_validator("events", "unless")
     @classmethod
     def _kinds_are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
@@ -246,7 +246,7 @@ class Collector:
             return False
         if severity_in(record.kind, record.data) > Severity[document.severity.upper()]:
             return False
-        if not _is_wanted(record.kind, document.kinds, document.without):
+        if not _is_wanted(record.kind, document.events, document.unless):
             return False
         # What cannot be sent is not news for whom it could not be sent to (Y-12).
         is_own = record.tenant == self.tenant and record.object == self.name
@@ -254,10 +254,10 @@ class Collector:
 
 
 @lru_cache(maxsize=4_096)
-def _is_wanted(kind: str, kinds: tuple[str, ...], without: tuple[str, ...]) -> bool:
-    if kinds and not any(_pattern(text).fullmatch(kind) for text in kinds):
+def _is_wanted(kind: str, events: tuple[str, ...], unless: tuple[str, ...]) -> bool:
+    if events and not any(_pattern(text).fullmatch(kind) for text in events):
         return False
-    return not any(_pattern(text).fullmatch(kind) for text in without)
+    return not any(_pattern(text).fullmatch(kind) for text in unless)
 
 
 @lru_cache(maxsize=512)
