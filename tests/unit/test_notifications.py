@@ -272,6 +272,10 @@ def test_a_failure_is_told_to_who_asks_for_it_never_to_itself(
         {"mail": None, "webhook": {"url": "https://user:pw@hooks.example.test/"}},
         {"mail": None, "webhook": {"url": "https://hooks.example.test/", "key": "plain text"}},
         {"mail": None, "webhook": {"url": "https://hooks.example.test/", "authorities": "x"}},
+        {"mail": None, "webhook": {"url": "https://hooks.example.test/{{secret}}"}},
+        {"mail": None, "webhook": {"url": "https://hooks.example.test/", "secret": "AAAA"}},
+        {"mail": None, "webhook": {"url": "https://{{secret}}.test/", "secret": "AAAA"}},
+        {"mail": None, "webhook": {"url": "https://hooks.example.test/{{key}}", "secret": "AAAA"}},
     ],
 )
 def test_a_document_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
@@ -682,6 +686,31 @@ def test_secret_1_a_key_shows_nowhere(world: World) -> None:
     seen = repr([stored, key, records])
     for shape in ("CANARY", webhooks.shown(key)[6:20]):
         assert shape not in seen
+
+
+def test_a_secret_in_a_url_is_sealed_and_shows_nowhere(world: World) -> None:
+    asked: list[bytes] = []
+    request = world.wire.request
+
+    def note(method: bytes, uri: bytes, *rest: Any, **more: Any) -> Any:
+        asked.append(uri)
+        return request(method, uri, *rest, **more)
+
+    world.wire.request = note  # type: ignore[method-assign]  # to see the URL
+    sealed = world.service.seal_url_secret("default", "security", Secret("T0/B0/CANARY"))
+    url = "https://hooks.example.test/services/{{secret}}"
+    world.want(webhook={"url": url, "secret": sealed, "format": "chat"})
+    world.happen()
+    world.turn()
+    assert asked == [b"https://hooks.example.test/services/T0/B0/CANARY"]
+    world.wire.refuses = True
+    world.turn(seconds=20)
+    records = drive(world.journal.tail(None, limit=100))
+    stored = drive(world.objects.get(ADMIN, "default", "notification", "security"))
+    assert "CANARY" not in repr([records, stored, world.rows()])
+    for wrong in ("", "a b", "x\r\nHost: y", "{{x}}"):
+        with pytest.raises(Fault):
+            world.service.seal_url_secret("default", "security", Secret(wrong))
 
 
 def test_keys_are_read_as_they_are_shown() -> None:

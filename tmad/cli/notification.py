@@ -18,6 +18,12 @@ _KEY_FILE = click.option(
     help="Take the key (whsec_…) from a file instead of a random one.",
 )
 
+_URL_SECRET_FILE = click.option(
+    "--url-secret-file",
+    type=click.File("rb"),
+    help="What stands for {{secret}} in the URL, as chat services want it.",
+)
+
 
 @click.group("notification")
 def notification() -> None:
@@ -42,6 +48,7 @@ def notification() -> None:
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting.")
 @_KEY_FILE
+@_URL_SECRET_FILE
 @with_core
 async def create(
     core: Session,
@@ -54,6 +61,7 @@ async def create(
     digest: timedelta | None,
     settings: tuple[str, ...],
     key_file: BinaryIO | None,
+    url_secret_file: BinaryIO | None,
 ) -> None:
     """Tell people by mail, or a service by webhook, when something is journaled.
 
@@ -75,6 +83,8 @@ async def create(
             "url": url,
             "key": core.notifications.seal_key(core.tenant, name, key),
         }
+        if url_secret_file is not None:
+            document["webhook"]["secret"] = _url_secret(core, name, url_secret_file)
         if authorities is not None:
             document["webhook"]["authorities"] = authorities.read(65_537).decode("ascii", "replace")
     for setting in settings:
@@ -93,17 +103,27 @@ async def create(
 @notification.command("secret")
 @click.argument("name")
 @_KEY_FILE
+@_URL_SECRET_FILE
 @with_core
-async def secret(core: Session, name: str, key_file: BinaryIO | None) -> None:
-    """Set a new key that signs the webhook; a random one is printed this one time."""
+async def secret(
+    core: Session, name: str, key_file: BinaryIO | None, url_secret_file: BinaryIO | None
+) -> None:
+    """Set a new key that signs the webhook; a random one is printed this one time.
+
+    With --url-secret-file set the secret in the URL instead, and leave the key.
+    """
     from tmad import documents
 
     stored = await core.objects.get(core.actor, core.tenant, _KIND, name)
     if stored.document.webhook is None:
         usage(f"{name} sends mail, which is not signed")
-    key, shown = _key(key_file)
     document = documents.plain(stored.document)
-    document["webhook"]["key"] = core.notifications.seal_key(core.tenant, name, key)
+    shown = ""
+    if url_secret_file is not None:
+        document["webhook"]["secret"] = _url_secret(core, name, url_secret_file)
+    else:
+        key, shown = _key(key_file)
+        document["webhook"]["key"] = core.notifications.seal_key(core.tenant, name, key)
     await core.objects.put(
         core.actor,
         core.tenant,
@@ -113,7 +133,10 @@ async def secret(core: Session, name: str, key_file: BinaryIO | None) -> None:
         expect=stored.revision,
         dry_run=core.dry_run,
     )
-    _show_key(core, name, shown)
+    if shown:
+        _show_key(core, name, shown)
+    else:
+        output.say(f"{name}: the secret of the URL is {'not ' if core.dry_run else ''}changed")
 
 
 @notification.command("test")
@@ -182,6 +205,14 @@ def _key(file: BinaryIO | None) -> tuple[Any, str]:
         return webhooks.read_key(file.read(1_000).decode("ascii", "replace")), "(as in the file)"
     except ValueError as error:
         usage(f"{file.name}: {error}")
+
+
+def _url_secret(core: Session, name: str, file: BinaryIO) -> str:
+    from tmad.events import Secret
+
+    given = Secret(file.read(1_000).strip())
+    sealed: str = core.notifications.seal_url_secret(core.tenant, name, given)
+    return sealed
 
 
 def _show_key(core: Session, name: str, shown: str) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 KIND: Final = "notification"
+IN_URL: Final = "{{secret}}"
 FAILED: Final = "notification.failed"  # the record that a message was given up
 
 NAMES: Final = (
@@ -129,7 +130,14 @@ class Hook(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(max_length=2_000, description="Where to; http only on this machine.")
+    url: str = Field(
+        max_length=2_000,
+        description="Where to; http only on this machine. May hold {{secret}} after the host.",
+    )
+    secret: str = Field(
+        default="",
+        description="Sealed, for {{secret}} in the URL; `tmad notification secret` sets it.",
+    )
     key: str = Field(
         default="",
         description="Sealed key that signs; `tmad notification secret` sets it. Empty: unsigned.",
@@ -149,20 +157,22 @@ class Hook(BaseModel):
     @field_validator("url")
     @classmethod
     def _url_is_safe(cls, url: str) -> str:
-        if (mistake := fetch.mistake(url)) is not None:
+        if IN_URL in "/".join(url.split("/", 3)[:3]):
+            raise ValueError(f"{IN_URL} may stand after the host only")
+        if (mistake := fetch.mistake(url.replace(IN_URL, "x"))) is not None:
             raise ValueError(mistake)
         if not url.startswith("https://") and not _LOOPBACK.match(f"{url}/"):
             raise ValueError("http is for this machine only; use https")
         return url
 
-    @field_validator("key")
+    @field_validator("key", "secret")
     @classmethod
-    def _key_is_sealed(cls, key: str) -> str:
+    def _secrets_are_sealed(cls, sealed: str) -> str:
         try:
-            b64decode(key, validate=True)
+            b64decode(sealed, validate=True)
         except ValueError:
-            raise ValueError("must be a sealed key; tmad notification secret makes it") from None
-        return key
+            raise ValueError("must be sealed; tmad notification secret does it") from None
+        return sealed
 
     @field_validator("authorities")
     @classmethod
@@ -173,6 +183,12 @@ class Hook(BaseModel):
             except ValueError as error:
                 raise ValueError(f"not PEM certificates: {error}") from None
         return pem
+
+    @model_validator(mode="after")
+    def _secret_has_its_place(self) -> Hook:
+        if (IN_URL in self.url) != bool(self.secret):
+            raise ValueError(f"{IN_URL} in the url and a secret belong together")
+        return self
 
 
 class NotificationDocument(BaseModel):

@@ -198,6 +198,10 @@ class Notifications:
         """Return what a notification's document may hold of the key that signs."""
         return self._webhooks.seal_key(f"{tenant}/{name}", key)
 
+    def seal_url_secret(self, tenant: str, name: str, secret: Secret) -> str:
+        """Return what a notification's document may hold of the secret in its URL."""
+        return self._webhooks.seal_url_secret(f"{tenant}/{name}", secret)
+
     # -- what is known of notifications -------------------------------------------------------
 
     async def _load(self) -> Rules:

@@ -12,6 +12,7 @@ Redirects are not followed; 2xx is a receipt, 410 ends it, anything else is trie
 from __future__ import annotations
 
 import hmac
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,11 +28,12 @@ from twisted.web.iweb import IAgent
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.httpclient import FAILURES, ask
-from tmad.lifecycle.notification import Hook
+from tmad.lifecycle.notification import IN_URL, Hook
 from tmad.network.fetch import guarded_agent
 from tmad.signer.seal import Seal
 
 _PREFIX: Final = "whsec_"  # how the scheme writes keys
+_URL_SECRET: Final = re.compile(r"[A-Za-z0-9._~/=%&+-]{1,500}")
 _SHORTEST, _LONGEST = 24, 64  # octets of a key, by the scheme
 
 # Twisted leaves these untyped.
@@ -72,7 +74,7 @@ class WebhookSender:
                 self._reactor,
                 self._agent(self._reactor, hook),
                 "POST",
-                hook.url,
+                self._url(hook, owner),
                 headers,
                 body,
                 patience=hook.timeout_seconds,
@@ -90,6 +92,22 @@ class WebhookSender:
                 rule="notification.gone",
             )
         raise _unavailable(f"HTTP status {status}")
+
+    def _url(self, hook: Hook, owner: str) -> str:
+        if not hook.secret:
+            return hook.url
+        secret = self._seal.open(b64decode(hook.secret), about=_about_url(owner))
+        return hook.url.replace(IN_URL, secret.reveal().decode())
+
+    def seal_url_secret(self, owner: str, secret: Secret) -> str:
+        """Return what a document may hold of the secret in its URL; Fault(REJECTED)."""
+        if not _URL_SECRET.fullmatch(secret.reveal().decode("ascii", "replace")):
+            raise Fault(
+                FaultCode.REJECTED,
+                "the secret of a URL is 1 to 500 of A-Z, a-z, 0-9 and -._~/=%&+",
+                rule="notification.url-secret",
+            )
+        return b64encode(self._seal.seal(secret.reveal(), about=_about_url(owner))).decode()
 
     def seal_key(self, owner: str, key: Secret) -> str:
         """Return what a notification's document may hold of its key."""
@@ -122,6 +140,10 @@ def _about(owner: str) -> str:
     return f"notification {owner}"
 
 
+def _about_url(owner: str) -> str:
+    return f"notification url {owner}"
+
+
 def _verifying_agent(reactor: IReactorTime, hook: Hook) -> IAgent:
     root = None
     if hook.authorities:
@@ -135,7 +157,9 @@ def _words(error: BaseException) -> str:
     inner = getattr(error, "reasons", None)
     if inner:
         error = inner[0].value
-    return f"{type(error).__name__}: {error}"
+    name = type(error).__name__
+    # A ValueError may cite the URL, which may hold a secret.
+    return name if isinstance(error, ValueError) else f"{name}: {error}"
 
 
 def _unavailable(why: str) -> Fault:
