@@ -70,6 +70,9 @@ class Searches:
         selection = select(
             request.attributes, types_only=request.types_only, bare_names=self._bare_names
         )
+        if wishes is controls.NO_WISHES:
+            await self._at_once(session, message.id, request, selection, outlet)
+            return
         answer = _Answer(message.id, selection, outlet)
         if wishes.sort is not None:
             await self._sorted(session, request, wishes, answer)
@@ -79,25 +82,58 @@ class Searches:
             limit = self._limits.of(session, request.size_limit)
             await self._plain(session, request, limit, answer)
 
-    async def _plain(self, session: Session, request: Search, limit: int, answer: _Answer) -> None:
-        """Send what is found, in chunks; one more is asked for than may be sent, to know."""
+    async def _at_once(
+        self, session: Session, number: int, request: Search, selection: Selection, outlet: Outlet
+    ) -> None:
+        """Send what is found with one write, as nearly every answer fits into one."""
+        limit = self._limits.of(session, request.size_limit)
+        page = await self._root.search(
+            session,
+            request.base,
+            request.scope,
+            request.filter,
+            limit=min(CHUNK, limit + 1),
+            attributes=selection.wanted,
+        )
+        if page.cursor is not None or len(page.entries) > limit:
+            answer = _Answer(number, selection, outlet)
+            await self._plain(session, request, limit, answer, page)
+            return
+        encode, message = selection.encode, codec.message
+        parts = [message(number, encode(entry)) for entry in page.entries]
+        parts.append(message(number, _DONE))
+        outlet.finish(b"".join(parts), Result.SUCCESS)
+
+    async def _plain(
+        self,
+        session: Session,
+        request: Search,
+        limit: int,
+        answer: _Answer,
+        page: Page | None = None,
+    ) -> None:
+        """Send what is found, in chunks; one more is asked for than may be sent, to know.
+
+        ``page`` is the first one, if it has been asked for.
+        """
         after: bytes | None = None
         while True:
-            page = await self._root.search(
-                session,
-                request.base,
-                request.scope,
-                request.filter,
-                limit=min(CHUNK, limit - answer.sent + 1),
-                after=after,
-                attributes=answer.selection.wanted,
-            )
+            if page is None:
+                page = await self._root.search(
+                    session,
+                    request.base,
+                    request.scope,
+                    request.filter,
+                    limit=min(CHUNK, limit - answer.sent + 1),
+                    after=after,
+                    attributes=answer.selection.wanted,
+                )
             for entry in page.entries:
                 if answer.sent == limit:
                     answer.done(Result.SIZE_LIMIT, text=f"there are more than {limit}")
                     return
                 answer.add(entry)
-            after = page.cursor
+            after, page = page.cursor, None
             if after is None:
                 answer.done(Result.SUCCESS)
                 return

@@ -97,10 +97,10 @@ class Operation:
 
     __slots__ = ("_connection", "began", "deadline", "is_over", "message")
 
-    def __init__(self, connection: LDAPConnection, message: Message, began: float) -> None:
+    def __init__(self, connection: LDAPConnection, message: Message) -> None:
         self._connection = connection
         self.message = message
-        self.began = began
+        self.began = 0.0  # of one that has to wait; the others take no time worth a clock
         self.deadline = 0.0
         self.is_over = False
 
@@ -247,7 +247,9 @@ class LDAPConnection(Protocol):
     def _take(self, message: Message) -> None:
         operation = message.operation
         kind = type(operation)
-        if kind is Unbind:
+        if kind is Search and self._is_free and not self._running:
+            self._start(message)
+        elif kind is Unbind:
             self._close()
         elif isinstance(operation, Abandon):
             self._abandon(operation)
@@ -271,18 +273,15 @@ class LDAPConnection(Protocol):
         fault = Fault(
             FaultCode.RATE_LIMITED, "too many requests from your address", rule="ldap.rate"
         )
-        operation = self._operation(message)
+        operation = Operation(self, message)
         self.factory.responder.refuse(message, operation, fault)
         return False
 
     # -- operations ---------------------------------------------------------------------------
 
-    def _operation(self, message: Message) -> Operation:
-        return Operation(self, message, self.factory.reactor.seconds())
-
     def _start(self, message: Message) -> None:
         """Answer at once what waits for nothing; remember what does."""
-        operation = self._operation(message)
+        operation = Operation(self, message)
         coroutine = self.factory.responder.respond(self.session, message, operation)
         try:
             waiting = coroutine.send(None)
@@ -292,6 +291,7 @@ class LDAPConnection(Protocol):
             self.disconnect(Result.STRONGER_AUTH_REQUIRED, str(ended))
             return
         request = message.operation
+        operation.began = self.factory.reactor.seconds()
         if isinstance(request, Search):
             bounds = self.factory.bounds
             seconds = bounds.named_seconds if self.session.owner else bounds.anonymous_seconds
@@ -362,7 +362,7 @@ class LDAPConnection(Protocol):
     def _cancel(self, message: Message) -> None:
         """Stop an operation and say so (RFC 3909)."""
         assert isinstance(message.operation, Extended)
-        operation = self._operation(message)
+        operation = Operation(self, message)
         try:
             wanted = codec.decode_cancel(message.operation.value)
         except Fault as fault:
@@ -376,7 +376,7 @@ class LDAPConnection(Protocol):
         self.factory.responder.end(message, operation, result)
 
     def _start_tls(self, message: Message) -> None:
-        operation = self._operation(message)
+        operation = Operation(self, message)
         refuse = partial(self.factory.responder.refuse, message, operation)
         if self.session.is_secure:
             refuse(_refusal("TLS is on already", "ldap.tls"))
@@ -415,7 +415,8 @@ class LDAPConnection(Protocol):
         kind = type(operation.message.operation)
         meter = meters.search if kind is Search else meters.bind if kind is Bind else meters.other
         meter.count(_WORDS[result])
-        meter.time(self.factory.reactor.seconds() - operation.began)
+        if operation.began:
+            meter.time(self.factory.reactor.seconds() - operation.began)
 
     async def turn(self) -> None:
         """Let others have a turn; return when the client has read enough."""
