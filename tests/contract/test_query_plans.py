@@ -500,6 +500,8 @@ HOT: dict[str, Call] = {
     ),
     "idempotency": call(requests.forget_idempotency, _digest(MIDDLE), NOW),
     "secret": call(enroll_secrets.by_digest, "scep/door-0", _digest(MIDDLE)),
+    "secret of a reference": call(enroll_secrets.by_id, "default", f"S{MIDDLE:06}"),
+    "secret, sealed": call(enroll_secrets.sealed, f"S{MIDDLE:06}"),
     "secrets, deep page": call(enroll_secrets.find, "default", None, f"S{MIDDLE:06}", PAGE),
     "secret, claim": call(enroll_secrets.claim, f"S{MIDDLE:06}", "R1", NOW),
     "secret, consume": call(enroll_secrets.consume, f"S{MIDDLE:06}", "R1", NOW),
