@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from tests.daemon import Daemon
 from tests.interop import snmp_tools
 from tests.interop.snmp_tools import TMAD, Master, TrapReceiver, eventually, run
+from tests.softhsm import RemoteToken, client_path, create_token
 
 COMMUNITY = "trap-community"
 
@@ -186,16 +187,28 @@ def test_the_alarm_is_in_the_table_and_its_end_is_told(
     eventually(lambda: "authority/brief" not in table(), "the row is gone")
 
 
-def test_a_subagent_joins_snmpd_answers_and_notifies(
-    tmp_path_factory: pytest.TempPathFactory,
+def test_a_subagent_joins_snmpd_answers_and_tells_of_an_hsm(
+    tmp_path_factory: pytest.TempPathFactory, require_client: Callable[[str], str]
 ) -> None:
-    """AgentX: the same walk through Debian's snmpd, also after snmpd was restarted (A-S6)."""
+    """AgentX: the same walk through Debian's snmpd, also after snmpd was restarted (A-S6).
+
+    The HSM goes and comes back; snmpd sends the traps.
+    """
+    module = Path(require_client(str(client_path() or "p11-kit-client.so")))
+    hsm = RemoteToken(create_token(tmp_path_factory.mktemp("hsm") / "token"), module)
+    hsm.start()
     receiver_directory = tmp_path_factory.mktemp("trapd")
     receiver = TrapReceiver(receiver_directory, engine="0x8000000001020304", community="mastertrap")
     master = Master(
         tmp_path_factory.mktemp("snmpd"), trap_address=receiver.address, community="mastertrap"
     )
-    node = Daemon(tmp_path_factory.mktemp("node"), snmp=f'agentx = "{master.agentx}"')
+    node = Daemon(
+        tmp_path_factory.mktemp("node"),
+        "--keys", "pkcs11", "--pkcs11-module", str(hsm.client),
+        "--pkcs11-token", hsm.token.label, "--pin-file", str(hsm.token.pin_file),
+        environment=hsm.environment,
+        snmp=f'agentx = "{master.agentx}"',
+    )  # fmt: skip
     snmp_tools.add_user(node)
     manager = node.directory / "manager"
     own, joined = f"127.0.0.1:{node.snmp_port}", f"127.0.0.1:{master.port}"
@@ -221,13 +234,17 @@ def test_a_subagent_joins_snmpd_answers_and_notifies(
             "snmpget", "-v2c", "-cpublic", "-OQv", joined, f"{TMAD}.1.1.6.0", directory=manager
         )
         assert state.strip() == "ok"
-        node.tmad("ca", "create", "brief", "--lifetime", "5d", "--algorithm", "p256")
-        (line,) = eventually(lambda: receiver.received("authority/brief"), "the trap by snmpd")
-        assert "TMAD-MIB::tmadAuthorityExpiring" in line
+        hsm.stop()
+        (line,) = eventually(lambda: receiver.received("tmadKeyStoreLost"), "the loss is told")
+        assert "TMAD-MIB::tmadNotifySeverity.0 = INTEGER: critical(4)" in line
         master.stop()
+        hsm.start()
         master.start()
         eventually(lambda: len(walk(joined, "-v2c", "-cpublic")) > 100, "the subagent is back")
+        (line,) = eventually(lambda: receiver.received("tmadKeyStoreRestored"), "the return")
+        assert "TMAD-MIB::tmadNotifySeverity.0 = INTEGER: cleared(1)" in line
     finally:
         node.kill()
         master.stop()
         receiver.stop()
+        hsm.stop()
