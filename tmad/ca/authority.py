@@ -129,7 +129,15 @@ class AuthorityDocument(_Document):
 
 # What an authority needs for itself is not up to the allow-list.
 INTERNAL_PROFILES = frozenset(
-    {"root-ca", "ocsp-responder", "scep-ra", "tls-client-self", "cmp-signer", "tls-self", "eap-self"}
+    {
+        "root-ca",
+        "ocsp-responder",
+        "scep-ra",
+        "tls-client-self",
+        "cmp-signer",
+        "tls-self",
+        "eap-self",
+    }
 )
 
 
