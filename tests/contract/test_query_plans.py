@@ -25,6 +25,7 @@ from tmad.storage import (
     alarms,
     certificates,
     changes,
+    conditions,
     crls,
     deliveries,
     devices,
@@ -32,6 +33,7 @@ from tmad.storage import (
     enroll_secrets,
     exchanges,
     figures,
+    holdings,
     issuers,
     journal,
     log_collectors,
@@ -534,51 +536,51 @@ HOT: dict[str, Call] = {
     **{
         f"people {how}": call(directory.find, "people", "default", what, NOW, "", PAGE, 5 * PAGE)
         for how, what in {
-            "by mail": directory.Same("mail", f"p-{MIDDLE}@example.test"),
-            "by name": directory.Same("name", f"p-{MIDDLE:06}"),
-            "by full name": directory.Same("cn_key", f"person {MIDDLE}"),
-            "by surname": directory.Same("sn_key", str(MIDDLE)),
-            "by the beginning of a name": directory.Like("cn_key", "person 199", (), ""),
-            "by one of several": directory.Either(
+            "by mail": conditions.Same("mail", f"p-{MIDDLE}@example.test"),
+            "by name": conditions.Same("name", f"p-{MIDDLE:06}"),
+            "by full name": conditions.Same("cn_key", f"person {MIDDLE}"),
+            "by surname": conditions.Same("sn_key", str(MIDDLE)),
+            "by the beginning of a name": conditions.Like("cn_key", "person 199", (), ""),
+            "by one of several": conditions.Either(
                 (
-                    directory.Same("mail", f"p-{MIDDLE}@example.test"),
-                    directory.Like("mail", "p-199", (), "test"),
-                    directory.Same("name", f"p-{MIDDLE + 2:06}"),
+                    conditions.Same("mail", f"p-{MIDDLE}@example.test"),
+                    conditions.Like("mail", "p-199", (), "test"),
+                    conditions.Same("name", f"p-{MIDDLE + 2:06}"),
                 )
             ),
-            "by mail and more": directory.Both(
+            "by mail and more": conditions.Both(
                 (
-                    directory.Like("cn_key", "", ("person",), ""),
-                    directory.Same("mail", f"p-{MIDDLE}@example.test"),
+                    conditions.Like("cn_key", "", ("person",), ""),
+                    conditions.Same("mail", f"p-{MIDDLE}@example.test"),
                 )
             ),
-            "as they come": directory.EVERYTHING,
-            "who hold something": directory.Holds(),
-            "by what no index has": directory.Like("cn_key", "", ("nobody",), ""),
+            "as they come": conditions.EVERYTHING,
+            "who hold something": conditions.Holds(),
+            "by what no index has": conditions.Like("cn_key", "", ("nobody",), ""),
         }.items()
     },
     "a device by name": call(
         directory.find,
         "devices",
         "default",
-        directory.Same("name", f"d-{MIDDLE:06}"),
+        conditions.Same("name", f"d-{MIDDLE:06}"),
         NOW,
         "",
         PAGE,
         5 * PAGE,
     ),
     "what one person holds": call(
-        directory.held_by, "default", [f"person:p-{MIDDLE:06}"], [f"p-{MIDDLE}@example.test"], NOW
+        holdings.held_by, "default", [f"person:p-{MIDDLE:06}"], [f"p-{MIDDLE}@example.test"], NOW
     ),
     "what several hold": call(
-        directory.held_by,
+        holdings.held_by,
         "default",
         [f"person:p-{MIDDLE + n:06}" for n in range(PAGE)],
         [f"p-{MIDDLE + n}@example.test" for n in range(PAGE)],
         NOW,
     ),
     "whose a serial number is": call(
-        directory.named_by, "default", 1, int.from_bytes(_digest(MIDDLE)), NOW
+        holdings.named_by, "default", 1, int.from_bytes(_digest(MIDDLE)), NOW
     ),
     "people, deep page": call(people.find, "default", f"p-{MIDDLE:06}", PAGE),
     "device": call(devices.by_name, "default", f"d-{MIDDLE:06}"),

@@ -25,7 +25,8 @@ from tmad.protocols.ldap.filters import (
     Unknown,
 )
 from tmad.protocols.ldap.tree import Entry
-from tmad.storage.directory import EVERYTHING, NOTHING, Both, Either, Like, Same, lookups
+from tmad.storage.conditions import EVERYTHING, NOTHING, Both, Either, Like, Same
+from tmad.storage.directory import lookups
 
 ANYTHING = Present("objectClass")
 

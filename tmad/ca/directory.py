@@ -18,11 +18,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.managed.catalogue import Kind
-from tmad.storage import devices, objects, people
+from tmad.storage import devices, holdings, objects, people
 from tmad.storage import directory as rows
 from tmad.storage.changes import Changes
+from tmad.storage.conditions import Condition, Same
 from tmad.storage.database import Database
-from tmad.storage.directory import DEVICE, PERSON, Condition, Device, Found, Held, Person
+from tmad.storage.directory import DEVICE, PERSON, Device, Found, Person
+from tmad.storage.holdings import Held, Names
 from tmad.storage.issuers import TOPIC as ISSUERS
 from tmad.storage.issuers import IssuerState
 
@@ -209,7 +211,7 @@ class Directories:
             kind, directory.tenant, condition, self._now(), after, limit, directory.document.scan,
         )  # fmt: skip
         # By one whole value it is a point read; everything else takes its time elsewhere.
-        if isinstance(condition, rows.Same):
+        if isinstance(condition, Same):
             return await self._database.lookup(rows.find, *arguments)
         return await self._database.read(rows.find, *arguments)
 
@@ -222,15 +224,13 @@ class Directories:
         """
         now = self._now()
         run = self._database.lookup if len(owners) == 1 else self._database.read
-        found = await run(rows.held_by, directory.tenant, owners, mails, now)
+        found = await run(holdings.held_by, directory.tenant, owners, mails, now)
         return [held for held in found if await self._is_shown(directory, held, now)]
 
-    async def named_by(
-        self, tenant: str, issuers: Sequence[int], serial: int
-    ) -> tuple[rows.Names, ...]:
+    async def named_by(self, tenant: str, issuers: Sequence[int], serial: int) -> tuple[Names, ...]:
         """Return whom the valid certificates with this serial number name."""
         found = [
-            await self._database.lookup(rows.named_by, tenant, issuer, serial, self._now())
+            await self._database.lookup(holdings.named_by, tenant, issuer, serial, self._now())
             for issuer in issuers
         ]
         return tuple([names for names in found if names is not None])

@@ -1,22 +1,23 @@
-"""What the directory publishes, found by index: people, devices, and the certificates they hold.
-
-A question comes as a condition: a tree of the values below, which stands for SQL and never holds
-any. Lists are paged by name. A condition may let more through than is wanted, never less: who
-asks looks at each row again.
-"""
+"""What the directory publishes, found by index: people and devices, in pages by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from tmad.storage.certificates import serial_octets
-from tmad.storage.statement import Statement
+from tmad.storage.conditions import (
+    EVERYTHING,
+    Both,
+    Condition,
+    Either,
+    Filled,
+    Holds,
+    Like,
+    Same,
+)
 from tmad.storage.tables import Instant, certificate_names, certificates, devices, people
 
 PERSON: Final = "person:"
@@ -27,57 +28,6 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # Of rows that no index finds: how many are looked at first, and how fast that grows.
 _FIRST_PIECE: Final = 1_000
 _GROWTH: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Same:
-    """A column is this value."""
-
-    column: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Like:
-    """A column begins with, contains in this order, and ends with these pieces."""
-
-    column: str
-    initial: str
-    middle: tuple[str, ...]
-    final: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A column is not empty; or, with ``is_empty``, it is."""
-
-    column: str
-    is_empty: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """Somebody holds a certificate of his own that is valid now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Both:
-    """Each of these is so; of none at all, everything is."""
-
-    parts: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """One of these is so; of none at all, nothing is."""
-
-    parts: tuple[Condition, ...]
-
-
-Condition: TypeAlias = Same | Like | Filled | Holds | Both | Either
-
-EVERYTHING: Final = Both(())
-NOTHING: Final = Either(())
 
 
 class Person(NamedTuple):
@@ -100,21 +50,6 @@ class Device(NamedTuple):
     description: str
     created_at: int
     updated_at: int
-
-
-class Held(NamedTuple):
-    """One certificate that is valid and not revoked, and why it is somebody's.
-
-    ``owner`` is the row's ("person:alice"); ``mail`` is the address in it that was asked for,
-    empty where the owner was.
-    """
-
-    owner: str
-    mail: str
-    id: int
-    issuer_id: int
-    profile: str
-    certificate_der: bytes
 
 
 class Found(NamedTuple):
@@ -168,7 +103,7 @@ _DEVICES = _Kind(
     frozenset(),
 )
 _KINDS: Final = {"people": _PEOPLE, "devices": _DEVICES}
-_MARKS: Final = {"sqlite": "?", "postgresql": "%s"}
+MARKS: Final = {"sqlite": "?", "postgresql": "%s"}
 
 # Nearly every question is one of these. They run by the driver's own cursor (performance 5.5).
 _ONE_PERSON = (
@@ -183,7 +118,7 @@ _ONE_DEVICE = (
 )
 _ONE: Final = {
     (dialect, name, column): sql.format(mark, column=column)
-    for dialect, mark in _MARKS.items()
+    for dialect, mark in MARKS.items()
     for name, sql in (("people", _ONE_PERSON), ("devices", _ONE_DEVICE))
     for column in _KINDS[name].equal
 }
@@ -194,7 +129,8 @@ def microseconds(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _run(connection: sa.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+def run(connection: sa.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run a statement by the driver's own cursor."""
     driver: Any = connection.connection.driver_connection
     rows: list[tuple[Any, ...]] = driver.execute(sql, values).fetchall()
     return rows
@@ -220,7 +156,7 @@ def find(
         sql = _ONE.get((connection.dialect.name, kind, condition.column))
         if sql is not None:
             values = [tenant, condition.value, after, *([at] if kind == "people" else []), limit]
-            return _found(_KINDS[kind], _run(connection, sql, values), limit)
+            return _found(_KINDS[kind], run(connection, sql, values), limit)
     chosen = _KINDS[kind]
     named = {"tenant": tenant, "now": at, "after": after, "limit": limit, "scan": scan}
     ways = lookups(kind, condition)
@@ -394,7 +330,8 @@ def _begins(column: sa.ColumnElement[Any], prefix: str, dialect: str) -> sa.Colu
     return sa.and_(column >= prefix, column <= beyond)
 
 
-def _valid() -> sa.ColumnElement[bool]:
+def valid() -> sa.ColumnElement[bool]:
+    """Return that a certificate is valid and not revoked at the parameter "now"."""
     return sa.and_(
         sa.type_coerce(certificates.c.not_after, sa.BigInteger) > _NOW,
         sa.type_coerce(certificates.c.not_before, sa.BigInteger) <= _NOW,
@@ -411,7 +348,7 @@ def _holds(kind: _Kind) -> sa.ColumnElement[bool]:
         .where(
             certificates.c.tenant == sa.bindparam("tenant"),
             certificates.c.owner == sa.literal_column(f"'{kind.owner}'") + table.c.name,
-            _valid(),
+            valid(),
         )
         .limit(1)
         .scalar_subquery()
@@ -425,97 +362,9 @@ def _holds(kind: _Kind) -> sa.ColumnElement[bool]:
             certificate_names.c.value == table.c.mail,
             certificate_names.c.kind == sa.literal_column("'email'"),
             certificates.c.id == certificate_names.c.certificate_id,
-            _valid(),
+            valid(),
         )
         .limit(1)
         .scalar_subquery()
     )
     return sa.or_(by_owner.is_not(None), by_mail.is_not(None))
-
-
-# -- certificates ---------------------------------------------------------------------------------
-
-_VALID_NOW = (
-    "c.not_after > {0} AND c.not_before <= {0} AND c.revoked_at IS NULL"
-    " AND c.state IN ('issued', 'imported')"
-)
-# What somebody owns, and what names an address and has no owner who is somebody else. The latter
-# is the same tenant's: said of the certificate as well, SQLite would begin there.
-_OWNED = (
-    "SELECT c.owner, '', c.id, c.issuer_id, c.profile, c.certificate_der FROM certificates c"
-    " WHERE c.tenant = {0} AND c.owner IN ({owners}) AND {valid}"
-)
-_NAMING = (
-    " UNION ALL SELECT c.owner, n.value, c.id, c.issuer_id, c.profile, c.certificate_der"
-    " FROM certificate_names n JOIN certificates c ON c.id = n.certificate_id"
-    " WHERE n.tenant = {0} AND n.value IN ({mails}) AND n.kind = 'email' AND {valid}"
-    " AND substr(c.owner, 1, 7) NOT IN ('person:', 'device:')"
-)
-
-
-@lru_cache(maxsize=256)
-def _held_sql(dialect: str, owners: int, mails: int) -> str:
-    mark = _MARKS[dialect]
-    return (_OWNED + (_NAMING if mails else "")).format(
-        mark,
-        owners=",".join([mark] * owners),
-        mails=",".join([mark] * mails),
-        valid=_VALID_NOW.format(mark),
-    )
-
-
-def held_by(
-    connection: sa.Connection,
-    tenant: str,
-    owners: Sequence[str],
-    mails: Sequence[str],
-    now: datetime,
-) -> list[Held]:
-    """Return what these owners hold, and what names one of these addresses.
-
-    There are at most some hundred of each.
-    """
-    at = microseconds(now)
-    values = [tenant, *owners, at, at]
-    if mails:
-        values += [tenant, *mails, at, at]
-    sql = _held_sql(connection.dialect.name, len(owners), len(mails))
-    return [Held._make(row) for row in _run(connection, sql, values)]
-
-
-class Names(NamedTuple):
-    """Whose a certificate is, as far as its row says."""
-
-    owner: str
-    mails: tuple[str, ...]
-
-
-_NAMED = Statement(
-    sa.select(certificates.c.owner, certificate_names.c.value)
-    .select_from(
-        certificates.outerjoin(
-            certificate_names,
-            sa.and_(
-                certificate_names.c.certificate_id == certificates.c.id,
-                certificate_names.c.kind == sa.literal_column("'email'"),
-            ),
-        )
-    )
-    .where(
-        certificates.c.issuer_id == sa.bindparam("issuer"),
-        certificates.c.serial == sa.bindparam("serial"),
-        certificates.c.tenant == sa.bindparam("tenant"),
-        _valid(),
-    )
-)
-
-
-def named_by(
-    connection: sa.Connection, tenant: str, issuer_id: int, serial: int, now: datetime
-) -> Names | None:
-    """Return whom one valid certificate names; None when there is none such."""
-    values = {"issuer": issuer_id, "serial": serial_octets(serial), "tenant": tenant}
-    rows = _NAMED.rows(connection, values | {"now": microseconds(now)})
-    if not rows:
-        return None
-    return Names(rows[0][0], tuple([mail for _, mail in rows if mail]))

@@ -1,4 +1,4 @@
-"""Filters as conditions that the database can look for (tmad/storage/directory.py).
+"""Filters as conditions that the database can look for (tmad/storage/conditions.py).
 
 A condition lets through all that a filter may be TRUE of, and perhaps more; what it lets
 through is judged again (evaluation.py). To see what a Not lets through, each part is compiled
@@ -25,7 +25,7 @@ from tmad.protocols.ldap.filters import (
     Substrings,
 )
 from tmad.protocols.ldap.schema import AttributeType
-from tmad.storage.directory import (
+from tmad.storage.conditions import (
     EVERYTHING,
     NOTHING,
     Both,

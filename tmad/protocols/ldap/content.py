@@ -8,31 +8,25 @@ database has an index for (conditions.py). Who may see what stands in rights.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tmad.ca.crl import CRLs
-from tmad.ca.directory import DEVICE, PERSON, Device, Directories, Held, Person, Published
+from tmad.ca.directory import Directories, Published
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
-from tmad.protocols.ldap import conditions, entries, evaluation, filters, names, schema
+from tmad.protocols.ldap import conditions, entries, evaluation, filters, schema
 from tmad.protocols.ldap.conditions import CERTIFICATE, DEVICES, PEOPLE
 from tmad.protocols.ldap.entries import Place, Wish
 from tmad.protocols.ldap.filters import Filter
-from tmad.protocols.ldap.names import Key
+from tmad.protocols.ldap.members import Members
 from tmad.protocols.ldap.places import Base, Places, no_such_object
 from tmad.protocols.ldap.rights import Branch, Rights
 from tmad.protocols.ldap.tree import Entry, Login, Page, Who
-from tmad.storage.directory import NOTHING, Condition, Names, Same
+from tmad.storage.conditions import NOTHING, Same
 
-_S_MIME: Final = "userSMIMECertificate"
 _LISTS: Final = ("certificateRevocationList", "authorityRevocationList")
 # How many rows are read, and how many entries made, at a time.
 _CHUNK: Final = 100
-# Certificates of more bits of serial number than any authority gives are not looked for.
-_LONGEST_SERIAL: Final = 512
 _BRANCHES: Final[tuple[Branch, ...]] = ("authorities", "people", "devices")
 _BASE: Final = 0
 _ONE: Final = 1
@@ -40,7 +34,6 @@ _PLANS: Final = 1024  # kept
 
 # A part of the tree: the entry of a branch (of none: the suffix'), or what hangs below it.
 _Step: TypeAlias = tuple[Literal["entry", "below"], Branch | None]
-_newest_first = attrgetter("id")
 
 
 class _Plan(NamedTuple):
@@ -75,8 +68,7 @@ class Directory:
         self._known: tuple[Published, ...] = ()
         self._places = Places()
         self._plans: dict[tuple[object, ...], _Plan] = {}
-        self._issuer_names: dict[bytes, Key] = {}
-        self._chains: dict[int, tuple[bytes, ...]] = {}
+        self._members = Members(directories)
         # Entries that no row of people or devices makes; of as many authorities as there are.
         self._units: dict[tuple[Place, Branch | None, bool], Entry] = {}
         self._authority_entries: dict[tuple[Place, int, bool], Entry] = {}
@@ -123,7 +115,7 @@ class Directory:
         holders: conditions.Holders = {}
         if asks_for_certificates:
             named = conditions.certificates(filters.items(wanted))
-            holders = await self._holders(place.directory.tenant, named)
+            holders = await self._members.holders(place.directory.tenant, named)
         test = evaluation.tester(wanted, schema)
         question = _Question(place, scope, wanted, test, wish, rights, holders)
         if place.leaf is not None:
@@ -159,7 +151,7 @@ class Directory:
         plan.rights.check(same)
         directory = plan.base.directory
         page = await self._directories.find("people", directory, same, "", min(limit, _CHUNK))
-        made = await self._made(plan, page.rows)
+        made = await self._members.made(directory, plan.wish, plan.rights, page.rows)
         cursor = None if page.reached is None else f"0:{page.reached}".encode()
         return Page(tuple(made), cursor)
 
@@ -205,7 +197,7 @@ class Directory:
         if self._generation != self._directories.generation:
             self._generation = self._directories.generation
             self._authority_entries.clear()
-            self._chains.clear()
+            self._members.forget()
         return published
 
     # -- searches -----------------------------------------------------------------------------
@@ -222,9 +214,10 @@ class Directory:
                 base.branch, base.directory, Same("name", base.leaf), "", 1
             )
             kind = "person" if base.branch == "people" else "device"
+            rights = question.rights
             if (who.kind, who.tenant, who.name) == (kind, base.directory.tenant, base.leaf):
-                question = question._replace(rights=question.rights._replace(attributes=None))
-            made = await self._made(question, page.rows)
+                rights = rights._replace(attributes=None)
+            made = await self._members.made(base.directory, question.wish, rights, page.rows)
             found = made[0] if made else None
         if found is None:
             raise no_such_object(base.place.unit(base.branch))
@@ -288,7 +281,9 @@ class Directory:
             wanted = min(room - len(found), _CHUNK)
             page = await self._directories.find(branch, directory, condition, after, wanted)
             if page.rows:
-                made = await self._made(question, page.rows)
+                made = await self._members.made(
+                    directory, question.wish, question.rights, page.rows
+                )
                 found += [entry for entry in made if question.test(entry)]
             if page.reached is None:
                 return found, None
@@ -299,109 +294,6 @@ class Directory:
                     return found, after
                 raise _unindexed(directory)
         return found, after
-
-    # -- people and devices -------------------------------------------------------------------
-
-    async def _made(
-        self, question: _Question | _Plan, found: Sequence[Person | Device]
-    ) -> list[Entry]:
-        """Return the entries of rows, with what may be seen of them."""
-        wish, place, rights = question.wish, question.base.place, question.rights
-        held: dict[str, list[Held]] = {}
-        s_mime = wish.has(_S_MIME) and rights.show(_S_MIME)
-        if found and (s_mime or (wish.has(CERTIFICATE) and rights.show(CERTIFICATE))):
-            held = await self._held(question.base.directory, found)
-        made = []
-        for row in found:
-            own = held.get(row.name, [])
-            if len(own) > 1:
-                own.sort(key=_newest_first, reverse=True)
-            ders = [each.certificate_der for each in own]
-            if isinstance(row, Person):
-                entry = entries.person(place, row, ders, wish)
-                if s_mime and own:
-                    entry = await self._with_s_mime(entry, own)
-            else:
-                entry = entries.device(place, row, ders, wish)
-            made.append(rights.cut(entry))
-        return made
-
-    async def _held(
-        self, directory: Published, found: Sequence[Person | Device]
-    ) -> dict[str, list[Held]]:
-        """Return the certificates of people or devices, by the name of who has them."""
-        if len(found) == 1:
-            [row] = found
-            if isinstance(row, Person):
-                owner, mail = PERSON + row.name, [row.mail] if row.mail else []
-            else:
-                owner, mail = DEVICE + row.name, []
-            return {row.name: await self._directories.held_by(directory, [owner], mail)}
-        mails: dict[str, list[str]] = {}
-        owners = {}
-        for row in found:
-            if isinstance(row, Person):
-                owners[PERSON + row.name] = row.name
-                if row.mail:
-                    mails.setdefault(row.mail, []).append(row.name)
-            else:
-                owners[DEVICE + row.name] = row.name
-        held: dict[str, list[Held]] = {}
-        for each in await self._directories.held_by(directory, list(owners), list(mails)):
-            # What has an owner is his; else it is everybody's whose address is in it.
-            having = mails[each.mail] if each.mail else [owners[each.owner]]
-            for name in having:
-                held.setdefault(name, []).append(each)
-        return held
-
-    async def _with_s_mime(self, entry: Entry, held: Sequence[Held]) -> Entry:
-        values = []
-        for each in held:
-            if entries.is_for_mail(each.certificate_der):
-                chain = await self._chain(each.issuer_id)
-                values.append(entries.s_mime(each.certificate_der, chain))
-        if not values:
-            return entry
-        return Entry(entry.dn, {**entry.attributes, _S_MIME: tuple(values)})
-
-    async def _chain(self, issuer_id: int) -> tuple[bytes, ...]:
-        """Return an issuer's certificate and those above it, encoded."""
-        chain = self._chains.get(issuer_id)
-        if chain is None:
-            issuer = await self._directories.issuer(issuer_id)
-            chain = tuple([each.public_bytes(Encoding.DER) for each in issuer.chain])
-            self._chains[issuer_id] = chain
-        return chain
-
-    async def _holders(
-        self, tenant: str, named: dict[filters.Item, tuple[int, object]]
-    ) -> conditions.Holders:
-        """Return whom the certificates belong to that a filter names (L-21)."""
-        found: dict[tuple[str, filters.Item], Condition] = {}
-        for item, (serial, issuer) in named.items():
-            ways: dict[str, list[Condition]] = {"people": [], "devices": []}
-            for whose in await self._named_by(tenant, serial, issuer):
-                if whose.owner.startswith(PERSON):
-                    ways["people"].append(Same("name", whose.owner.removeprefix(PERSON)))
-                elif whose.owner.startswith(DEVICE):
-                    ways["devices"].append(Same("name", whose.owner.removeprefix(DEVICE)))
-                else:
-                    ways["people"] += [Same("mail", mail) for mail in whose.mails]
-            found |= {(kind, item): conditions.either(each) for kind, each in ways.items()}
-        return found
-
-    async def _named_by(self, tenant: str, serial: int, issuer: object) -> tuple[Names, ...]:
-        if not 0 < serial < 1 << _LONGEST_SERIAL:
-            return ()
-        issuers = [i.id for i in await self._directories.all_issuers() if self._is(i, issuer)]
-        return await self._directories.named_by(tenant, issuers, serial)
-
-    def _is(self, issuer: Issuer, name: object) -> bool:
-        key = self._issuer_names.get(issuer.subject_der)
-        if key is None and issuer.certificate is not None:
-            key = names.key_of(issuer.certificate.subject)
-            self._issuer_names[issuer.subject_der] = key
-        return key == name
 
     # -- authorities --------------------------------------------------------------------------
 

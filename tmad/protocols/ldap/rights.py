@@ -8,7 +8,7 @@ from tmad.ca.directory import DirectoryDocument
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.ldap import conditions, schema
 from tmad.protocols.ldap.tree import ANONYMOUS, Entry, Who
-from tmad.storage.directory import Condition
+from tmad.storage.conditions import Condition
 
 Branch: TypeAlias = Literal["people", "devices", "authorities"]
 
