@@ -177,6 +177,29 @@ def test_one_that_is_away_gets_all_in_order_when_it_is_back(world: World) -> Non
     assert world.kinds().count("snmp-target.reached") == 1
 
 
+def test_a_quiet_journal_is_not_read_for_each_target(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.target(name)
+    reads: list[str] = []
+    real = world.targets.news
+
+    async def news(key: str) -> Any:
+        reads.append(key)
+        return await real(key)
+
+    world.targets.news = news  # type: ignore[method-assign, assignment]  # counts its calls
+    world.alarm("one")
+    world.turn()
+    assert len(world.sent) == 3
+    reads.clear()
+    for _ in range(10):
+        world.turn()
+    assert reads == []
+    world.alarm("two")
+    world.turn()
+    assert len(world.sent) == 6
+
+
 def test_pauses_grow_and_have_an_end(world: World) -> None:
     world.target()
     world.away.add("noc")

@@ -231,6 +231,10 @@ class SNMPTargets:
             self._kept = tuple(each for each in every if each.document.enabled)
         return self._kept
 
+    async def extent(self) -> tuple[int, int]:
+        """Return something that changes whenever there may be news for anybody."""
+        return await self._database.read(rows.extent)
+
     async def news(self, key: str, kinds: Sequence[str] = KINDS) -> News:
         """Return what a subscriber has not had yet."""
         return await self._database.read(rows.news, key, kinds)

@@ -103,6 +103,7 @@ class _Pace:
     revision: int
     failures: int = 0
     again: float = 0.0  # by the reactor's clock
+    seen: tuple[int, int] | None = None  # the journal's extent up to which it was served
     running: Deferred[None] | None = field(default=None)
 
 
@@ -119,6 +120,7 @@ class Notifier:
         """Begin to serve every target that is not being served and may be asked again."""
         try:
             targets = {target.key: target for target in await self._targets.all()}
+            extent = await self._targets.extent() if targets else None
         except Fault as fault:
             # Not a failure of this job, which would have to wait longer and longer: once the
             # database is back, what it holds is told at once.
@@ -132,11 +134,12 @@ class Notifier:
                 # Somebody has mended it: no reason to wait.
                 running = None if pace is None else pace.running
                 pace = self._paces[key] = _Pace(target.revision, running=running)
-            if pace.running is None and self._seconds() >= pace.again:
-                self._begin(target, pace)
+            is_due = pace.seen != extent and self._seconds() >= pace.again
+            if pace.running is None and is_due:
+                self._begin(target, pace, extent)
 
-    def _begin(self, target: Target, pace: _Pace) -> None:
-        serving = ensureDeferred(self._serve(target, pace))
+    def _begin(self, target: Target, pace: _Pace, extent: tuple[int, int] | None) -> None:
+        serving = ensureDeferred(self._serve(target, pace, extent))
         if serving.called:
             return
         pace.running = serving
@@ -148,9 +151,10 @@ class Notifier:
 
         serving.addBoth(over)
 
-    async def _serve(self, target: Target, pace: _Pace) -> None:
+    async def _serve(self, target: Target, pace: _Pace, extent: tuple[int, int] | None) -> None:
         try:
             await self._deliver(target, pace)
+            pace.seen = extent
         except Fault as fault:
             # Of the database, or a target that did not answer: both come back.
             self._fail(pace)

@@ -50,6 +50,7 @@ class Feed:
         self._begun = edge.reactor.seconds()
         self._key = f"snmp-agentx/{services.figures.node}"
         self._is_known = False
+        self._seen: tuple[int, int] | None = None
 
     async def turn(self) -> None:
         """Hand over what is new."""
@@ -57,8 +58,10 @@ class Feed:
             if not self._is_known:
                 await self._targets.begin_now(self._key)
                 self._is_known = True
-            while await self._deliver():
+            extent = await self._targets.extent()
+            while self._seen != extent and await self._deliver():
                 pass
+            self._seen = extent
         except Fault as fault:
             # The subagent or the database has said so itself; the cursor stays before it.
             log.debug("the SNMP agent takes no notification: {why}", why=fault.detail)
