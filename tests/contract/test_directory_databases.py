@@ -422,7 +422,7 @@ def test_whom_a_login_means(world: DirectoryWorld) -> None:
         assert drive(world.tree.login_of(dn)) is None
     with pytest.raises(Fault):
         drive(world.tree.login_of("bob"))
-    bob = drive(world.tree.who_is("default", "person:bob", is_secure=True))
+    bob = drive(world.tree.who_is("default", "person:BOB", is_secure=True))
     assert bob is not None
     assert (bob.kind, bob.dn, bob.is_secure) == ("person", person("bob"), True)
     printer = drive(world.tree.who_is("default", "device:printer-1.example.test", is_secure=False))

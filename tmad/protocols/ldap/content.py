@@ -14,6 +14,7 @@ from tmad.ca.crl import CRLs
 from tmad.ca.directory import Directories, Published
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
+from tmad.identity.naming import device_key, person_key
 from tmad.protocols.ldap import conditions, entries, evaluation, filters, schema
 from tmad.protocols.ldap.conditions import CERTIFICATE, DEVICES, PEOPLE
 from tmad.protocols.ldap.entries import Place, Wish
@@ -173,9 +174,9 @@ class Directory:
         kind, _, name = owner.partition(":")
         branch: Branch
         if kind == "person":
-            branch, is_there = "people", self._directories.person
+            branch, is_there, name = "people", self._directories.person, person_key(name)
         elif kind == "device":
-            branch, is_there = "devices", self._directories.device
+            branch, is_there, name = "devices", self._directories.device, device_key(name)
         else:
             return None
         for directory in await self._catch_up():
