@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tmad import observe
+from tmad import coroutines, observe
 from tmad.config import LimitsSection
 from tmad.edge.fastlane import Channel
 from tmad.edge.http1 import Head, Refused
@@ -323,7 +323,7 @@ class Site(Factory):
                 if type(answer) is not CoroutineType:
                     return self._later(_awaited(answer), door, channel, head, 0.0, "")
                 waiting = answer.send(None)
-                return self._later(_rest(answer, waiting), door, channel, head, 0.0, "")
+                return self._later(coroutines.rest(answer, waiting), door, channel, head, 0.0, "")
         except StopIteration as end:
             answer = end.value
         except Exception as error:
@@ -432,21 +432,6 @@ class Site(Factory):
 
 async def _awaited(answer: Awaitable[Response]) -> Response:
     return await answer
-
-
-async def _rest(coroutine: Coroutine[Any, Any, Response], waiting: Awaitable[object]) -> Response:
-    """Go on with a coroutine that was started by hand and waits for a Deferred."""
-    while True:
-        try:
-            try:
-                result = await waiting
-            except Exception as error:
-                waiting = coroutine.throw(error)
-            else:
-                waiting = coroutine.send(result)
-        except StopIteration as end:
-            response: Response = end.value
-            return response
 
 
 def failure_response(error: BaseException | None, mark: str = "") -> Response:

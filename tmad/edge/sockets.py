@@ -10,11 +10,14 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet import udp
+
 from tmad.config import Address
 from tmad.errors import Fault, FaultCode
 
 INHERITED = "TMAD_SOCKETS"
 _BACKLOG = 2_048
+_LONGEST = 8_192  # octets of a datagram
 _RECEIVE_BUFFER = 1 << 20  # octets of datagrams; the kernel may give less
 # Descriptors that strangers never get: database, keys, logs, outgoing connections, and what a
 # burst takes between being accepted and being cut off.
@@ -67,6 +70,17 @@ def _open(address: Address, kind: socket.SocketKind, shared: bool) -> socket.soc
     return opened
 
 
+class Port(udp.Port):
+    """A datagram port that only sends to addresses that datagrams came from."""
+
+    def write(self, datagram: bytes, addr: Any = None) -> Any:
+        """Send a datagram; Twisted looks at each address first, and takes 6 µs for it."""
+        try:
+            return self.socket.sendto(datagram, addr)
+        except OSError:
+            return super().write(datagram, addr)
+
+
 class Sockets:
     """The sockets of one process, by what they are for."""
 
@@ -111,7 +125,11 @@ class Sockets:
         """
         opened = open_udp(Address.parse(text), shared=self._shared and not is_own)
         with contextlib.closing(opened):
-            return reactor.adoptDatagramPort(opened.fileno(), opened.family, protocol)
+            port = Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]  # untyped
+                reactor, opened.fileno(), opened.family, protocol, maxPacketSize=_LONGEST
+            )
+            port.startListening()
+            return port
 
     def close(self) -> None:
         """Close what nobody took."""

@@ -249,6 +249,11 @@ class Client:
         setting = self.document.require_message_authenticator
         return setting == "yes" or (setting == "auto" and self.signed_since is not None)
 
+    @property
+    def is_learning(self) -> bool:
+        """Whether its first signed request decides that all must be signed (R-08, auto)."""
+        return self.document.require_message_authenticator == "auto" and self.signed_since is None
+
     def good_secrets(self, now: datetime) -> Iterable[Secret]:
         """Return the secrets that are good now, newest first."""
         return [
@@ -322,7 +327,8 @@ class RadiusClients:
 
     async def find(self, address: str) -> Client | None:
         """Return the client that an address belongs to, by the longest prefix of all tenants."""
-        return (await self._current()).by_address(address)
+        table = self._table if self._changes.is_current() else None
+        return (table or await self._current()).by_address(address)
 
     async def find_radsec(self, certificate: x509.Certificate) -> Client | None:
         """Return the client that a certificate names; whether it is good is not asked here."""

@@ -110,6 +110,15 @@ class Changes:
         """Call ``callback(key)`` for each change; the key "*" means: drop everything."""
         self._listeners.setdefault(topic, []).append(callback)
 
+    def is_current(self) -> bool:
+        """Tell, without waiting, that there is certainly nothing to catch up with."""
+        if self._watch is None or self._missed:
+            return False
+        try:
+            return self._watch() == self._version
+        except Exception:
+            return False  # ``catch_up`` says why
+
     async def catch_up(self) -> None:
         """Deliver every change that any process has committed so far.
 

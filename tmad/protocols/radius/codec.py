@@ -12,8 +12,9 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from tmad.errors import Fault, FaultCode
@@ -26,6 +27,9 @@ MOST_ATTRIBUTES: Final = 200
 LONGEST_VALUE: Final = 253
 _HEADER = struct.Struct(">BBH16s")
 _ZEROS = bytes(16)
+_BLOCK: Final = 64  # octets; RFC 2104, 2
+_INNER = bytes(octet ^ 0x36 for octet in range(256))
+_OUTER = bytes(octet ^ 0x5C for octet in range(256))
 
 USER_NAME: Final = 1
 USER_PASSWORD: Final = 2
@@ -86,13 +90,14 @@ class Packet:
     authenticator: bytes
     attributes: tuple[Attribute, ...]
     octets: bytes
+    _firsts: dict[int, bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_firsts", dict(reversed(self.attributes)))
 
     def first(self, kind: int) -> bytes | None:
         """Return the value of the first attribute of a type."""
-        for found, value in self.attributes:
-            if found == kind:
-                return value
-        return None
+        return self._firsts.get(kind)
 
     def all(self, kind: int) -> tuple[bytes, ...]:
         """Return the values of every attribute of a type, in their order."""
@@ -120,13 +125,14 @@ class Packet:
     @property
     def eap(self) -> bytes | None:
         """The EAP packet, joined from its attributes (RFC 3579, 3.1); None without one."""
-        parts = self.all(EAP_MESSAGE)
-        return b"".join(parts) if parts else None
+        if EAP_MESSAGE not in self._firsts:
+            return None
+        return b"".join(self.all(EAP_MESSAGE))
 
     @property
     def is_signed(self) -> bool:
         """Whether a Message-Authenticator is there, right or wrong."""
-        return self.first(MESSAGE_AUTHENTICATOR) is not None
+        return MESSAGE_AUTHENTICATOR in self._firsts
 
 
 def decode(datagram: bytes) -> Packet:
@@ -142,26 +148,26 @@ def decode(datagram: bytes) -> Packet:
     if length > len(datagram):
         raise _malformed("truncated", f"{len(datagram)} octets of {length} arrived")
     octets = datagram[:length]
-    attributes = tuple(_attributes(octets))
-    signed = [value for kind, value in attributes if kind == MESSAGE_AUTHENTICATOR]
-    if len(signed) > 1 or (signed and len(signed[0]) != 16):
+    packet = Packet(code, identifier, authenticator, tuple(_attributes(octets)), octets)
+    if packet.is_signed and [len(each) for each in packet.all(MESSAGE_AUTHENTICATOR)] != [16]:
         # RFC 3579, 3.2: one, of 16 octets.
         raise _malformed("message-authenticator", "Message-Authenticator twice, or not 16 octets")
-    return Packet(code, identifier, authenticator, attributes, octets)
+    return packet
 
 
-def _attributes(octets: bytes) -> Iterator[Attribute]:
-    at, end, count = HEADER, len(octets), 0
+def _attributes(octets: bytes) -> list[Attribute]:
+    found: list[Attribute] = []
+    at, end = HEADER, len(octets)
     while at < end:
-        count += 1
-        if count > MOST_ATTRIBUTES:
+        if len(found) == MOST_ATTRIBUTES:
             raise _malformed("attributes", f"more than {MOST_ATTRIBUTES} attributes")
         # RFC 2865, 5: the length counts type and length, too.
         if end - at < 2 or not 2 <= octets[at + 1] <= end - at:
             raise _malformed("attribute", f"the attribute at octet {at} does not fit the packet")
         following = at + octets[at + 1]
-        yield octets[at], octets[at + 2 : following]
+        found.append((octets[at], octets[at + 2 : following]))
         at = following
+    return found
 
 
 def vendor_values(attributes: Iterable[Attribute]) -> Iterator[tuple[int, int, bytes]]:
@@ -257,11 +263,30 @@ def _encode(
         raise _too_long("packet", f"a packet of {length} octets")
     head = _HEADER.pack(code, identifier, length, authenticator)
     if is_signed:
-        body[2:18] = hmac.digest(secret, head + body, "md5")
+        body[2:18] = _hmac_md5(secret, head + body)
     return head + bytes(body)
 
 
 # -- authenticity ------------------------------------------------------------------------------
+
+
+def _hmac_md5(secret: bytes, message: bytes) -> bytes:
+    """Return the HMAC of RFC 2104; a third of the time that OpenSSL takes to set one up."""
+    inner, outer = _keyed(secret)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=4_096)
+def _keyed(secret: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return the inner and the outer digest of a secret, to be copied."""
+    if len(secret) > _BLOCK:
+        secret = hashlib.md5(secret, usedforsecurity=False).digest()
+    key = secret.ljust(_BLOCK, b"\0")
+    inner = hashlib.md5(key.translate(_INNER), usedforsecurity=False)
+    return inner, hashlib.md5(key.translate(_OUTER), usedforsecurity=False)
 
 
 def is_authentic(packet: Packet, secret: bytes, *, authenticator: bytes | None = None) -> bool:
@@ -275,7 +300,7 @@ def is_authentic(packet: Packet, secret: bytes, *, authenticator: bytes | None =
         if kind == MESSAGE_AUTHENTICATOR:
             head = packet.octets[:4] + (authenticator or packet.authenticator)
             rest = packet.octets[HEADER : at + 2] + _ZEROS + packet.octets[at + 18 :]
-            return hmac.compare_digest(hmac.digest(secret, head + rest, "md5"), value)
+            return hmac.compare_digest(_hmac_md5(secret, head + rest), value)
         at += 2 + len(value)
     return False
 

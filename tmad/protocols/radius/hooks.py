@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from cryptography import x509
 
 from tmad.errors import Fault
@@ -27,9 +29,11 @@ class LoginHooks:
         self._admission = admission
         self._logins = logins
 
-    async def certificate(self, chain: tuple[x509.Certificate, ...], login: TLSLogin) -> Admitted:
+    def certificate(
+        self, chain: tuple[x509.Certificate, ...], login: TLSLogin
+    ) -> Awaitable[Admitted]:
         """Let in whoever showed this certificate."""
-        return await self._admission.certificate(self._visit, chain, login)
+        return self._admission.certificate(self._visit, chain, login)
 
     async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:
         """Let in whoever knows this password, or ask for more."""

@@ -93,19 +93,14 @@ class Responder:
     async def respond(self, asked: Asked) -> Reply | None:
         """Return the answer, or None where there must be none."""
         packet = asked.packet
-        visit = visit_of(asked)
-        if packet.eap is None:
-            return await self._plain(asked, visit)
+        eap = packet.eap
+        if eap is None:
+            return await self._plain(asked, visit_of(asked))
         if packet.first(codec.USER_PASSWORD) is not None or _chap_of(packet):
             return None  # RFC 3579, 2.1: both in one request are discarded
-        return await self._eap(asked, visit, packet.eap)
-
-    # -- EAP ----------------------------------------------------------------------------------
-
-    async def _eap(self, asked: Asked, visit: Visit, eap: bytes) -> Reply | None:
-        state = asked.packet.first(codec.STATE)
+        state = packet.first(codec.STATE)
         if state is None:
-            held = await self._open_eap(asked, visit)
+            held = await self._open_eap(asked, visit_of(asked))
             if isinstance(held, Reply):
                 return held
         else:
@@ -128,6 +123,8 @@ class Responder:
         if reply is not None:
             held.last = (eap, reply)
         return reply
+
+    # -- EAP ----------------------------------------------------------------------------------
 
     async def _open_eap(self, asked: Asked, visit: Visit) -> Held | Reply:
         offered = [m for m in asked.client.document.methods if m not in _PLAIN]
@@ -355,6 +352,8 @@ def _port(packet: Packet) -> str:
 def _chap_of(packet: Packet) -> str | None:
     if packet.first(codec.CHAP_PASSWORD) is not None:
         return "chap"
+    if packet.first(codec.VENDOR_SPECIFIC) is None:
+        return None
     for vendor, kind, _ in codec.vendor_values(packet.attributes):
         if vendor == codec.MICROSOFT and kind in _MS_CHAP:
             return "mschap"

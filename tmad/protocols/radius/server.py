@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from twisted.internet.defer import ensureDeferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
+from tmad import coroutines
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
@@ -197,17 +197,6 @@ class Exchange:
         if client.document.limit_proxy_state and packet.first(codec.PROXY_STATE) is not None:
             raise Dropped("unsigned-proxied", "Proxy-State without Message-Authenticator")
 
-    async def learn(self, packet: Packet, client: Client) -> None:
-        """Remember who asked, and for "auto" that it signs."""
-        self._clients.note_seen(client)
-        if (
-            packet.is_signed
-            and packet.code == Code.ACCESS_REQUEST
-            and client.document.require_message_authenticator == "auto"
-            and client.signed_since is None
-        ):
-            await self._clients.learn(client)
-
     # -- other workers ------------------------------------------------------------------------
 
     async def _ask_owner(
@@ -316,13 +305,17 @@ class UDPDoor(DatagramProtocol):
         self._delayed = 0
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: N802  Twisted's name
-        ensureDeferred(self._serve(datagram, addr))
+        coroutines.run(self._serve(datagram, addr))
 
     async def _serve(self, datagram: bytes, addr: Any) -> None:
         address = addr[0]
         began = self._reactor.seconds()
         try:
-            packet, client, secret = await self._received(datagram, address)
+            packet = self._read(datagram)
+            client = await self._clients.find(address)
+            if client is None:
+                raise Dropped("unknown-client", "tmad radius-client create NAME --prefix ADDRESS")
+            secret = self._exchange.secret_of(self._kind, packet, client)
             await self._answer(packet, client, secret, addr)
         except Dropped as dropped:
             self._meter.count(f"dropped-{dropped.reason}")
@@ -337,19 +330,15 @@ class UDPDoor(DatagramProtocol):
         else:
             self._meter.time(self._reactor.seconds() - began)
 
-    async def _received(self, datagram: bytes, address: str) -> tuple[Packet, Client, Secret]:
-        """Return what arrived and who sent it; raise Dropped."""
+    def _read(self, datagram: bytes) -> Packet:
+        """Return what arrived; raise Dropped."""
         try:
             packet = codec.decode(datagram)
         except Fault as fault:
             raise Dropped("malformed", fault.detail) from None
         if packet.code not in SERVED[self._kind]:
             raise Dropped("code", f"code {packet.code}")
-        client = await self._clients.find(address)
-        if client is None:
-            raise Dropped("unknown-client", "tmad radius-client create NAME --prefix ADDRESS")
-        secret = self._exchange.secret_of(self._kind, packet, client)
-        return packet, client, secret
+        return packet
 
     async def _answer(self, packet: Packet, client: Client, secret: Secret, addr: Any) -> None:
         key = (addr, packet.code, packet.identifier)
@@ -362,7 +351,9 @@ class UDPDoor(DatagramProtocol):
             return
         entry = self._duplicates.begin(key, packet.authenticator)
         try:
-            await self._exchange.learn(packet, client)
+            self._clients.note_seen(client)
+            if client.is_learning and packet.is_signed and packet.code == Code.ACCESS_REQUEST:
+                await self._clients.learn(client)
             reply = await self._exchange.answer(self._kind, packet, client, secret, addr[0])
         except BaseException:
             self._duplicates.forget(key, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -40,7 +41,7 @@ class Hooks(Protocol):
     ``method`` is one of conversation.METHODS.
     """
 
-    async def certificate(self, chain: Chain, login: TLSLogin) -> Admitted:
+    def certificate(self, chain: Chain, login: TLSLogin) -> Awaitable[Admitted]:
         """Let in whoever showed this certificate; ``chain`` is it first, the anchor last."""
 
     async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:

@@ -1,0 +1,34 @@
+"""Coroutines begun by hand: most of ours wait for nothing, and a Deferred costs 5 µs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import ensureDeferred
+
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run a coroutine whose outcome nobody asks for; it must keep its exceptions to itself."""
+    try:
+        waiting = coroutine.send(None)
+    except StopIteration:
+        return
+    ensureDeferred(rest(coroutine, waiting))
+
+
+async def rest(coroutine: Coroutine[Any, Any, T], waiting: Awaitable[object]) -> T:
+    """Go on with a coroutine that was started by hand and waits for a Deferred."""
+    while True:
+        try:
+            try:
+                result = await waiting
+            except Exception as error:
+                waiting = coroutine.throw(error)
+            else:
+                waiting = coroutine.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
