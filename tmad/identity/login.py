@@ -9,7 +9,7 @@ Nothing that succeeded is remembered: the next login is judged anew.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -27,6 +27,7 @@ from tmad.identity.passwords import Passwords
 from tmad.identity.tokens import MOST, Tokens
 from tmad.signer.seal import Seal
 from tmad.storage import otp_tokens, people
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
 from tmad.storage.otp_tokens import TokenRow
 from tmad.storage.people import PersonRow
@@ -119,6 +120,7 @@ class Logins:
     ) -> None:
         self.journal = journal
         self._database = database
+        self._settlements = Batches(database, self._settle_all_in)
         self._passwords = checks
         self._tokens = tokens
         self._seal = seal
@@ -298,10 +300,15 @@ class Logins:
         return guard.obstacle(self._now()) or _closed(attempt.person, self._now())
 
     async def _settle(self, attempt: Attempt, evidence: Evidence) -> _Outcome:
-        outcome = await self._database.write(self._settle_in, attempt, evidence)
+        outcome = await self._settlements.add((attempt, evidence))
         for subject in outcome.locked:
             await self._note_lock(attempt, subject)
         return outcome
+
+    def _settle_all_in(
+        self, connection: Connection, logins: Sequence[tuple[Attempt, Evidence]]
+    ) -> list[_Outcome]:
+        return [self._settle_in(connection, *login) for login in logins]
 
     def _settle_in(self, connection: Connection, attempt: Attempt, evidence: Evidence) -> _Outcome:
         """Decide, and make it so. A refusal is returned: an exception would undo its count."""

@@ -36,6 +36,7 @@ from tmad.network.rules import Rules, TenantRules
 from tmad.network.visit import Visit
 from tmad.storage import network as rows
 from tmad.storage import radius_sessions
+from tmad.storage.batches import Batches
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.issuers import IssuerState
@@ -130,6 +131,15 @@ class Verdict:
     rules: tuple[tuple[str, str], ...]  # rule, what became of it
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An admitted login on its way into the database."""
+
+    admitted: Admitted
+    case: Case
+    event: Event
+
+
 class PersonLike(Protocol):
     """A person whose login was accepted (tmad.storage.people.PersonRow)."""
 
@@ -170,6 +180,7 @@ class Admission:
         self._standings = Standings(database, changes, hierarchy)
         self._holders = Holders(database, changes)
         self._flood = Flood(now)
+        self._records = Batches(database, self._admit_in)
 
     # -- for the protocols --------------------------------------------------------------------
 
@@ -598,26 +609,28 @@ class Admission:
             _log_event(event, self._database.why_not_writing)
             return True
         try:
-            return await self._database.write(self._admit_in, admitted, case, event)
+            return await self._records.add(_Entry(admitted, case, event))
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE or not degrades:
                 raise
             _log_event(event, str(fault))
             return True
 
-    def _admit_in(
-        self, connection: Connection, admitted: Admitted, case: Case, event: Event
-    ) -> bool:
-        visit, facts = case.question.visit, case.facts
-        if facts is not None and case.standing != rows.by_sha256(
-            connection, visit.tenant, facts.sha256
-        ):
+    def _admit_in(self, connection: Connection, entries: Sequence[_Entry]) -> list[bool]:
+        outcomes = []
+        for entry in entries:
+            visit, facts = entry.case.question.visit, entry.case.facts
             # Revoked between the question and now: a session that began after the revocation
             # is one that nobody would end.
-            return False
-        self._open_session(connection, admitted, visit, case.question.method)
-        self.journal.append(connection, event)
-        return True
+            holds = facts is None or entry.case.standing == rows.by_sha256(
+                connection, visit.tenant, facts.sha256
+            )
+            if holds:
+                self._open_session(connection, entry.admitted, visit, entry.case.question.method)
+            outcomes.append(holds)
+        events = [entry.event for entry, is_in in zip(entries, outcomes, strict=True) if is_in]
+        self.journal.append(connection, *events)
+        return outcomes
 
     async def _write_or_log(self, event: Event, fault: Fault) -> None:
         """Journal a refusal; a refusal that cannot be journaled is one all the same."""

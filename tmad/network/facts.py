@@ -81,18 +81,25 @@ class Reader:
 
     def __init__(self, blocklist: Blocked = ()) -> None:
         self._kept: OrderedDict[bytes, Facts] = OrderedDict()
+        # By the object's id: it stays one object as long as it stands here.
+        self._objects: dict[int, Facts] = {}
         self._blocklist = blocklist
 
     def read(self, certificate: x509.Certificate) -> Facts:
         """Return a certificate's facts; Fault(MALFORMED) for one that cannot be read."""
+        found = self._objects.get(id(certificate))
+        if found is not None and found.certificate is certificate:
+            return found
         digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
         found = self._kept.get(digest)
-        if found is not None:
+        if found is None:
+            found = self._kept[digest] = read(certificate, digest, self._blocklist)
+            self._objects[id(certificate)] = found
+            if len(self._kept) > _KEPT:
+                _, oldest = self._kept.popitem(last=False)
+                self._objects.pop(id(oldest.certificate), None)
+        else:
             self._kept.move_to_end(digest)
-            return found
-        found = self._kept[digest] = read(certificate, digest, self._blocklist)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
         return found
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import new_id
 from tmad.storage import radius_sessions as rows
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
 from tmad.storage.radius_sessions import AccountingRow, DisconnectRow, SessionRow
 from tmad.storage.status import serial_octets
@@ -102,6 +103,7 @@ class Sessions:
     def __init__(self, database: Database, journal: Records, now: Clock) -> None:
         self.journal = journal
         self._database = database
+        self._reports = Batches(database, self._account_all_in)
         self._now = now
 
     # -- for the decision -------------------------------------------------------------------
@@ -127,7 +129,10 @@ class Sessions:
 
         A record that is sent again, also with another Acct-Delay-Time, is stored once (R-54).
         """
-        await self._database.write(self.account_in, report)
+        await self._reports.add(report)
+
+    def _account_all_in(self, connection: Connection, reports: Sequence[Report]) -> list[bool]:
+        return [self.account_in(connection, report) for report in reports]
 
     def account_in(self, connection: Connection, report: Report) -> bool:
         """Store a record in the caller's transaction; False when it was there already."""
@@ -548,12 +553,11 @@ def _believed(at: datetime | None, now: datetime) -> datetime | None:
 
 def _storable(said: T) -> T:
     """Return what a NAS says as both databases can hold it: PostgreSQL knows no NUL."""
-    texts = {each.name: getattr(said, each.name) for each in fields(said)}
-    found: dict[str, Any] = {
-        name: text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-        for name, text in texts.items()
-        if isinstance(text, str) and "\0" in text
-    }
+    found: dict[str, Any] = {}
+    for name in said.__dataclass_fields__:
+        text = getattr(said, name)
+        if isinstance(text, str) and "\0" in text:
+            found[name] = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return replace(said, **found) if found else said
 
 
