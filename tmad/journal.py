@@ -55,6 +55,9 @@ _PAGE = 2_000
 _TEXT_LIMIT = 1_024  # characters of one text that a stranger may put into the journal
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 class SigningKeys(Protocol):
     """What sealing needs of the keyring."""
 
@@ -364,7 +367,7 @@ def _skip(connection: Connection, subscriber: str) -> None:
 
 
 def _encode(data: Mapping[str, JSON]) -> str:
-    return json.dumps(dict(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(dict(data))
 
 
 def _short(text: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
-from tmad.storage.postgresql import PostgreSQL
 from tmad.storage.sqlite import SQLite
+
+if TYPE_CHECKING:
+    from tmad.storage.postgresql import PostgreSQL
 
 HEAD = "0003"
 
@@ -59,6 +62,8 @@ def migrate(url: str) -> tuple[str, str]:
     if parsed.get_backend_name() == "sqlite":
         backend = SQLite(parsed.database or "", utc_now, create=True)
     else:
+        from tmad.storage.postgresql import PostgreSQL
+
         backend = PostgreSQL(parsed, utc_now)
     connection = backend.connect(read_only=False)
     try:

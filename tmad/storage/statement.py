@@ -20,18 +20,19 @@ class _Form:
     """A statement in one dialect's SQL."""
 
     sql: str
-    order: tuple[str, ...] | None  # of the parameters; None: by name
-    defaults: Mapping[str, Any]
-    binds: Mapping[str, _Processor]
+    is_positional: bool
+    binds: tuple[tuple[str, Any, _Processor], ...]  # name, default; in their order
     results: tuple[_Processor, ...]
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
-        found = {}
-        for name, default in self.defaults.items():
-            value = values.get(name, default)
-            process = self.binds[name]
-            found[name] = value if process is None else process(value)
-        return found if self.order is None else tuple([found[name] for name in self.order])
+        get = values.get
+        found = [
+            get(name, default) if process is None else process(get(name, default))
+            for name, default, process in self.binds
+        ]
+        if self.is_positional:
+            return tuple(found)
+        return {bind[0]: value for bind, value in zip(self.binds, found, strict=True)}
 
 
 class Statement:
@@ -96,14 +97,18 @@ class Statement:
             columns = compiled.effective_returning or ()
         else:
             columns = self._statement.selected_columns
+        defaults = compiled.construct_params(_check=False)
         return _Form(
             sql=str(compiled),
-            order=tuple(compiled.positiontup) if compiled.positional else None,
-            defaults=dict(compiled.construct_params(_check=False)),
-            binds={
-                name: compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
-                for name in compiled.construct_params(_check=False)
-            },
+            is_positional=compiled.positional,
+            binds=tuple(
+                (
+                    name,
+                    defaults[name],
+                    compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect),
+                )
+                for name in (compiled.positiontup if compiled.positional else defaults)
+            ),
             results=tuple(
                 column.type.dialect_impl(dialect).result_processor(dialect, None)
                 for column in columns
