@@ -663,14 +663,15 @@ def result_of(fault: Fault) -> Result:
 
 def tlv(tag: int, content: bytes) -> bytes:
     """Return one element."""
+    # Formatting copies the content once and makes nothing else.
     size = len(content)
     if size < 0x80:
-        return bytes((tag, size)) + content
+        return b"%c%c%b" % (tag, size, content)
     if size < 0x100:
-        return bytes((tag, 0x81, size)) + content
+        return b"%c\x81%c%b" % (tag, size, content)
     if size < 0x10000:
-        return bytes((tag, 0x82, size >> 8, size & 0xFF)) + content
-    return bytes((tag, 0x84)) + size.to_bytes(4) + content
+        return b"%c\x82%c%c%b" % (tag, size >> 8, size & 0xFF, content)
+    return b"%c\x84%b%b" % (tag, size.to_bytes(4), content)
 
 
 def sequence(*parts: bytes) -> bytes:
