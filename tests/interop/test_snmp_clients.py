@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ from pysnmp.hlapi.v3arch import asyncio as pysnmp
 
 from tests.daemon import Daemon
 from tests.interop.snmp_tools import environment, eventually
+from tmad.protocols.snmp import codec
+from tmad.protocols.snmp.codec import Kind
+from tmad.protocols.snmp.values import NULL, encode_oid
 
 pytestmark = pytest.mark.interop
 
@@ -186,6 +191,50 @@ def test_a_user_is_gone_at_the_very_next_question(agent: Agent, daemon: Daemon) 
     assert '"tmad ' in agent.v3("snmpget", "u7", DESCRIPTION)
     daemon.tmad("snmp", "user", "remove", "u7")
     assert "Unknown user name" in agent.v3("snmpget", "u7", DESCRIPTION, expect=None)
+
+
+def _ask_until_answered(wire: socket.socket, number: int) -> None:
+    piece = codec.encode_binding(encode_oid((1, 3, 6, 1, 2, 1, 1, 1, 0)), NULL)
+    pdu = codec.encode_pdu(Kind.GET, number, 0, 0, [piece])
+    wire.send(codec.encode_community(1, COMMUNITY.encode(), pdu))
+    while True:
+        octets = wire.recv(65_536)
+        assert len(octets) <= 1_472
+        message = codec.decode(octets)
+        if isinstance(message, codec.CommunityMessage):
+            found = codec.decode_pdu(message.pdu)
+            if found.request_id == number:
+                assert found.bindings[0].value.value.startswith(b"tmad ")
+                return
+
+
+def test_t_snmp_01_ten_thousand_anomalies_and_the_next_good_one(
+    agent: Agent, daemon: Daemon
+) -> None:
+    """G-BAD-2: through the socket. PROTOS' groups: lengths, tags, numbers, names, cut and long."""
+    asked = codec.PDU(Kind.GETBULK, 1, 0, 20, [codec.VarBind(encode_oid((1, 3, 6, 1, 2, 1)), NULL)])
+    seeds = [
+        codec.encode_community(version, COMMUNITY.encode(), codec.pdu_octets(asked))
+        for version in (0, 1, 3)
+    ]
+    source = random.Random(4711)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
+        wire.connect(("127.0.0.1", daemon.snmp_port))
+        wire.settimeout(10)
+        for number in range(10_000):
+            octets = bytearray(seeds[number % 3])
+            for _ in range(source.randint(1, 4)):
+                place = source.randrange(len(octets))
+                octets[place] = source.choice((0, 1, 0x7F, 0x80, 0x84, 0xFF, source.randrange(256)))
+            if number % 5 == 0:
+                del octets[source.randrange(len(octets)) :]
+            elif number % 7 == 0:
+                octets += source.randbytes(source.randrange(2_000))
+            wire.send(octets)
+            if number % 100 == 99:
+                # All of them were read before this one, which is answered.
+                _ask_until_answered(wire, 1_000_000 + number)
+    assert "Traceback" not in daemon.log.read_text(errors="replace")
 
 
 # -- pysnmp ----------------------------------------------------------------------------------------
