@@ -38,6 +38,7 @@ from tests.unit.cmp_world import (
     self_signed,
     world,
 )
+from tmad.errors import Fault, FaultCode
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.wire import der
 
@@ -343,6 +344,19 @@ def test_a_denied_request_is_refused_at_the_next_poll() -> None:
     drive(w.requests.deny(ADMIN, "default", row.id, comment="not this one"))
     assert "not this one" in refusal(asking.poll(), IP, "notAuthorized")
     refusal(asking.poll(), ERROR, "badRequest")
+
+
+def test_a_request_that_died_with_its_process_begins_anew() -> None:
+    w = world(approval="manual")
+    asking = w.client(w.shared())
+    asking.request(IR, new_key(), DEV)
+
+    async def poll(*_: object) -> Any:
+        raise Fault(FaultCode.NOT_FOUND, "there is no such request", rule="request.absent")
+
+    w.authority.poll = poll  # type: ignore[method-assign]
+    assert "begin anew" in refusal(asking.poll(), ERROR, "systemFailure")
+    assert drive(w.exchanges.find("cmp/iot", asking.transaction)) is None
 
 
 def test_a_crash_between_issue_and_answer_loses_nothing() -> None:

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from tmad.wire.cms import Random
 
 OPENINGS: Final = frozenset({Body.IR, Body.CR, Body.P10CR, Body.KUR})
-_ASK_AGAIN: Final = "a person decides about it; ask again"
+_DECIDING: Final = "a person decides about it; ask again"
+_WORKING: Final = "it is being worked on; ask again"
+_SOON: Final = 1.0  # seconds: what another process is at, or was when it died
 
 
 def digest_of(message: Message) -> bytes:
@@ -203,14 +205,15 @@ class Enrolment:
     async def _let_wait(
         self, turn: Turn, exchange: Exchange, outcome: Pending, wish: Wish | None
     ) -> bytes:
+        words = _WORKING if outcome.retry_after <= _SOON else _DECIDING
         if wish is None:
             seconds = min(int(outcome.retry_after), turn.visit.options.check_after)
-            content = bodies.poll_rep(exchange.number, max(1, seconds), _ASK_AGAIN)
+            content = bodies.poll_rep(exchange.number, max(1, seconds), words)
             reply = Reply(body=Body.POLL_REP, content=content)
             spki = exchange.spki or b""
         else:
             assert not isinstance(wish.public_key, KeyWish), "such a request never waits"
-            status = StatusInfo(status=Status.WAITING, text=_ASK_AGAIN)
+            status = StatusInfo(status=Status.WAITING, text=words)
             reply = _answer(exchange, [bodies.cert_response(exchange.number, status)])
             spki = spki_of(wish.public_key)
         sealed = await self._seal(turn, reply)
@@ -321,6 +324,11 @@ class Enrolment:
         except Fault as fault:
             if fault.code in codec.PASSING:
                 raise
+            if fault.rule == "request.absent":
+                # The process that was at it has died, and what it began was given up.
+                fault = Fault(
+                    FaultCode.INTERNAL, "the request was lost; begin anew", rule="cmp.poll.lost"
+                )
             await journal_refusal(self._services, turn.visit, turn.message, fault)
             return await self._refuse(turn, exchange, exchange.number, fault)
         return await self._tell(turn, exchange, outcome, None)
