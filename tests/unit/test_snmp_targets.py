@@ -353,6 +353,7 @@ def test_testing_is_journaled_and_asks_for_a_target_that_is_there(world: World) 
         ("alarm.raised", "audit-broken", 8),
         ("alarm.cleared", "crl-stale", 9),
         ("snmp-target.tested", "", 10),
+        ("alarm.raised", "of-a-newer-version", 11),
     ],
 )
 def test_each_has_its_own_number(kind: str, alarm: str, number: int) -> None:

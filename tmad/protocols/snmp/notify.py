@@ -40,7 +40,7 @@ _UP_TIME: OID = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 _TRAP_OID: OID = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
 _COLD_START: OID = (1, 3, 6, 1, 6, 3, 1, 1, 5, 1)
 
-# Alarm → its number below tmadNotifications while it is so; what has none is told by its object.
+# Alarm → its number below tmadNotifications while it is so.
 _RAISED: Mapping[str, int] = {
     alarms.AUTHORITY_EXPIRING: 1,
     alarms.CERTIFICATES_EXPIRING: 2,
@@ -50,7 +50,7 @@ _RAISED: Mapping[str, int] = {
     alarms.WORKERS_MISSING: 7,
     alarms.AUDIT_BROKEN: 8,
 }
-_KEYS_RESTORED, _ALARM_CLEARED, _TEST = 5, 9, 10
+_KEYS_RESTORED, _ALARM_CLEARED, _TEST, _ALARM_RAISED = 5, 9, 10, 11
 
 _FIRST_PAUSE: Final = 10.0
 _LONGEST_PAUSE: Final = 300.0
@@ -70,7 +70,7 @@ def bindings(told: Notification, uptime: float) -> list[Binding]:
         return found
     severity = "cleared" if told.kind == CLEARED else told.severity
     values: tuple[Value, ...] = (
-        Integer(SEVERITIES[severity]),
+        Integer(SEVERITIES.get(severity, SEVERITIES[alarms.ERROR])),
         text(told.object),
         text(told.text),
         text(told.tenant),
@@ -90,7 +90,8 @@ def _identity(told: Notification) -> OID:
     if told.kind == CLEARED:
         is_keys = told.alarm == alarms.KEYS_LOST
         return (*NOTIFICATIONS, _KEYS_RESTORED if is_keys else _ALARM_CLEARED)
-    return (*NOTIFICATIONS, _RAISED[told.alarm])
+    # A newer node of the cluster may look for more than this one has names for.
+    return (*NOTIFICATIONS, _RAISED.get(told.alarm, _ALARM_RAISED))
 
 
 # -- who is served -------------------------------------------------------------------------------
