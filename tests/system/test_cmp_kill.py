@@ -28,12 +28,11 @@ from tests.daemon import Daemon
 from tests.postgres import start_cluster
 from tmad.wire import der
 
-pytestmark = pytest.mark.long
 CLIENTS = 4
 SETTINGS = "\n[protocols.cmp]\nrate = 0\nattend_seconds = 1\n"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
     more = ("--db", start_cluster().empty_database()) if request.param == "postgresql" else ()
     daemon = Daemon(tmp_path / "node", *more, workers=2, settings=SETTINGS)

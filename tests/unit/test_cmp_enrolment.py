@@ -354,7 +354,7 @@ def test_a_request_that_died_with_its_process_begins_anew() -> None:
     async def poll(*_: object) -> Any:
         raise Fault(FaultCode.NOT_FOUND, "there is no such request", rule="request.absent")
 
-    w.authority.poll = poll  # type: ignore[method-assign]
+    w.authority.poll = poll  # type: ignore[method-assign,assignment]
     assert "begin anew" in refusal(asking.poll(), ERROR, "systemFailure")
     assert drive(w.exchanges.find("cmp/iot", asking.transaction)) is None
 
