@@ -86,6 +86,8 @@ def behind_tls(factory: LDAPFactory) -> TLSMemoryBIOFactory:
 
 
 class _Waiting(TLSMemoryBIOFactory):
+    # Twisted's usual one waits for more to write; here each write is a whole answer.
+    protocol = TLSMemoryBIOProtocol
     tls: LDAPTLS
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
