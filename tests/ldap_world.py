@@ -17,13 +17,14 @@ from tmad.identity.login_rules import LoginRules
 from tmad.protocols.ldap import codec, names, schema
 from tmad.protocols.ldap.binds import Binds
 from tmad.protocols.ldap.bounds import Bounds, Meters
+from tmad.protocols.ldap.connection import LDAPConnection
 from tmad.protocols.ldap.evaluation import tester
 from tmad.protocols.ldap.filters import Filter
 from tmad.protocols.ldap.passports import Passport
 from tmad.protocols.ldap.responder import Responder
 from tmad.protocols.ldap.root import Root
 from tmad.protocols.ldap.searches import SearchLimits
-from tmad.protocols.ldap.server import LDAPConnection, LDAPFactory
+from tmad.protocols.ldap.server import LDAPFactory
 from tmad.protocols.ldap.tree import Entry, Login, Page, Who
 
 SUFFIX = "o=acme"
