@@ -176,17 +176,17 @@ def test_a_removed_community_is_refused_at_once(world: World) -> None:
     assert world.ask() == 1
     drive(world.access.remove_community(ADMIN, "*", "site"))
     assert world.ask() == 1
-    assert world.meter.outcomes == {"answered": 1, "community": 1}
+    assert world.meter.outcomes == {"answered": 1, "dropped-community": 1}
 
 
 def test_a_silent_refusal_is_told_in_the_log(world: World) -> None:
     with capturedLogs() as logged:
         world.ask()
-        drive(world.door.tell())
+        world.door.tell()
         assert not logged
         for octets in (b"", ASKED.replace(b"a-community", b"b-community")):
             world.door.datagramReceived(octets, MANAGER)
-        drive(world.door.tell())
-        drive(world.door.tell())
+        world.door.tell()
+        world.door.tell()
     [line] = [formatEvent(event) for event in logged]
     assert line == ("SNMP: 2 questions without an answer, the last one of 192.0.2.1: community")

@@ -117,11 +117,12 @@ class Door(DatagramProtocol):
         try:
             engine = self._station.engine or await self._station.boot()
             reply = engine.answer(datagram, addr[0], await self._table())
-            self._meter.count(reply.outcome)
             if reply.octets is None:
+                self._meter.count(f"dropped-{reply.outcome}")
                 self._unanswered += 1
                 self._last = (addr[0], reply.outcome)
             elif self.transport is not None:
+                self._meter.count(reply.outcome)
                 self.transport.write(reply.octets, addr)
                 self._meter.time(self._reactor.seconds() - began)
         except Fault as fault:
@@ -133,7 +134,7 @@ class Door(DatagramProtocol):
         finally:
             self._waiting -= 1
 
-    async def tell(self) -> None:
+    def tell(self) -> None:
         """Log how many questions had no answer since the last time: the manager hears nothing."""
         if self._unanswered:
             source, outcome = self._last

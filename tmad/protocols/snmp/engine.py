@@ -111,7 +111,7 @@ class _Drop(Exception):  # noqa: N818  an outcome, not an error
         self.outcome = outcome
 
 
-# The words of Reply.outcome: bounded, for /metrics.
+# The words of Reply.outcome: bounded, for /metrics. What gets no answer is "dropped-…" there.
 OUTCOMES: Final = frozenset(
     {
         "answered",
@@ -120,7 +120,7 @@ OUTCOMES: Final = frozenset(
         "malformed",
         "version",
         "community",
-        "forged",
+        "unauthenticated",
         "limited",
         "not-reportable",
         "too-big",
@@ -300,7 +300,7 @@ class Engine:
         binding = codec.encode_binding(_NAMES[counter], Counter32(self.counters[counter]))
         request_id = 0 if pdu is None else pdu.request_id
         report = codec.encode_pdu(Kind.REPORT, request_id, 0, 0, [binding])
-        outcome = "forged" if counter == "usmStatsWrongDigests" else "reported"
+        outcome = "unauthenticated" if counter == "usmStatsWrongDigests" else "reported"
         return Reply(self._sealed(message, keys, level, report), outcome)
 
     def _sealed(

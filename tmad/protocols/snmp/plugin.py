@@ -88,10 +88,15 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
 
     limits = Limits(body=codec.LONGEST_IN, rate=settings.rate, burst=settings.burst)
     meter = edge.meter("agent")
-    for address in settings.listen:
-        door = Door(station, services.snmp, meter, edge.reactor)
+    doors = [Door(station, services.snmp, meter, edge.reactor) for _ in settings.listen]
+    for address, door in zip(settings.listen, doors, strict=True):
         edge.datagram("agent", address, door, limits)
-        edge.every(_TELL_SECONDS, door.tell, name="unanswered")
+
+    async def tell() -> None:
+        for door in doors:
+            door.tell()
+
+    edge.every(_TELL_SECONDS, tell, name="unanswered")
     edge.every(_BOOT_SECONDS, station.boot, name="engine")
     edge.works(reading="SNMP")
     if settings.agentx:
