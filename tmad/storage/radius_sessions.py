@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -105,6 +106,7 @@ class DisconnectRow:
 
 
 _NAMES = tuple(field.name for field in fields(SessionRow))
+_VALUES = attrgetter(*_NAMES)
 _COLUMNS = tuple(t.c[name] for name in _NAMES)
 _JOB_COLUMNS = tuple(j.c[field.name] for field in fields(DisconnectRow))
 # In the words of the partial indexes: with a parameter no planner could use them.
@@ -217,7 +219,7 @@ _KNOWN_DIGESTS = Statement(
 
 def insert(connection: sa.Connection, row: SessionRow) -> None:
     """Add a session."""
-    _INSERT.run(connection, {name: getattr(row, name) for name in _NAMES})
+    _INSERT.run(connection, dict(zip(_NAMES, _VALUES(row), strict=True)))
 
 
 def by_id(connection: sa.Connection, session_id: str) -> SessionRow | None:
