@@ -253,7 +253,7 @@ def serve(port: int, settings: Path, objects: Path, longest: int) -> None:
 
     from tmad.config import LimitsSection, NodeSettings
     from tmad.edge.datagram import Metered
-    from tmad.identity.snmp_access import Table
+    from tmad.identity.snmp_managers import Table
     from tmad.observe import DoorMeter
     from tmad.plugin import Limits
     from tmad.protocols.snmp.door import Door, Station

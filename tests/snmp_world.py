@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from tmad.events import Secret
-from tmad.identity.snmp_access import Community, EngineState, Table, User, parse_view
+from tmad.identity.snmp_managers import Community, EngineState, Table, User, parse_view
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import (
     AUTHENTICATED,

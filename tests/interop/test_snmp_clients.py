@@ -51,7 +51,7 @@ import click
 from tmad.cli.context import in_session, load_settings, run
 from tmad.cli.options import Options
 from tmad.events import Secret
-from tmad.identity.snmp_access import Passphrases
+from tmad.identity.snmp_managers import Passphrases
 
 async def inside(session):
     for name, (authentication, privacy), words in json.load(sys.stdin):

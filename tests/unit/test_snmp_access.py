@@ -20,7 +20,8 @@ from tests.unit.test_credentials import Notes
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.actors import Actor, Grant
-from tmad.identity.snmp_access import Passphrases, SNMPAccess, parse_view
+from tmad.identity.snmp_access import SNMPAccess
+from tmad.identity.snmp_managers import Passphrases, parse_view
 from tmad.signer.seal import Seal
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.snmp_world import MANAGER, SYSTEM, TABLE, World, make_community, question
-from tmad.identity.snmp_access import Subtree
+from tmad.identity.snmp_managers import Subtree
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import V1, V2C, Kind, Status
 from tmad.protocols.snmp.mib import EMPTY, Snapshot

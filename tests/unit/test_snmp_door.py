@@ -15,7 +15,8 @@ from tests.unit.test_credentials import Notes
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.actors import Actor
-from tmad.identity.snmp_access import SNMPAccess, Table
+from tmad.identity.snmp_access import SNMPAccess
+from tmad.identity.snmp_managers import Table
 from tmad.observe import DoorMeter
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import Kind

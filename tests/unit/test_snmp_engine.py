@@ -20,7 +20,7 @@ from tests.snmp_world import (
     question,
 )
 from tmad.errors import Fault, FaultCode
-from tmad.identity.snmp_access import EngineState, Table
+from tmad.identity.snmp_managers import EngineState, Table
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import (
     AUTHENTICATED,

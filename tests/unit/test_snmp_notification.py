@@ -11,7 +11,8 @@ from tests.support import Clock, drive
 from tests.unit.test_credentials import Notes
 from tmad.errors import Fault
 from tmad.identity.actors import Actor
-from tmad.identity.snmp_access import EngineState, SNMPAccess, User
+from tmad.identity.snmp_access import SNMPAccess
+from tmad.identity.snmp_managers import EngineState, User
 from tmad.protocols.snmp import codec, notification
 from tmad.protocols.snmp.codec import AUTHENTICATED, ENCRYPTED, Kind, SecureMessage
 from tmad.protocols.snmp.engine import REPORTED

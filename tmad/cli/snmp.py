@@ -11,7 +11,7 @@ from tmad.cli.context import Session, usage, with_core
 from tmad.cli.snmp_target import mib, target, test
 
 if TYPE_CHECKING:
-    from tmad.identity.snmp_access import Passphrases
+    from tmad.identity.snmp_managers import Passphrases
 
 # The agent shows the whole appliance: nothing of it belongs to one tenant.
 _EVERYWHERE = "*"
@@ -238,7 +238,7 @@ def _passphrases(file: BinaryIO | None) -> Passphrases | None:
     if file is None:
         return None
     from tmad.events import Secret
-    from tmad.identity.snmp_access import Passphrases
+    from tmad.identity.snmp_managers import Passphrases
 
     lines = file.read().splitlines()
     if not 1 <= len(lines) <= 2:

@@ -1,4 +1,4 @@
-"""Who may ask the SNMP agent: users of SNMPv3, communities of the older versions (RFC 3414, 3415).
+"""Who may ask the SNMP agent, as rows: users of SNMPv3, communities of the older versions.
 
 They belong to the node's owner, not to a tenant: the agent shows the whole appliance. What is
 kept of a passphrase is the key that RFC 3414 makes of it, sealed; it is localised where it is
@@ -8,22 +8,29 @@ used. An engine's boots are counted in the database before it answers anything.
 from __future__ import annotations
 
 import base64
-import functools
 import ipaddress
 import re
 import secrets as randomness
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
 from tmad import documents
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event, Secret
+from tmad.identity import snmp_managers as managers
 from tmad.identity.access import Records, guarded
 from tmad.identity.actors import EVERY_TENANT, Actor
+from tmad.identity.snmp_managers import (
+    Community,
+    EngineState,
+    Passphrases,
+    Table,
+    User,
+    parse_view,
+)
 from tmad.signer.seal import Seal
 from tmad.storage import snmp as rows
 from tmad.storage.changes import Changes
@@ -35,19 +42,6 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-OID: TypeAlias = tuple[int, ...]
-
-# Subtrees and what they mean; a view may name them instead of writing numbers.
-VIEWS: Final[Mapping[str, str]] = {
-    "all": "1.3.6.1",
-    # system, interfaces and snmp; ifXTable; HOST-RESOURCES-MIB; UCD-SNMP-MIB
-    "host": "1.3.6.1.2.1.1 1.3.6.1.2.1.2 1.3.6.1.2.1.11 1.3.6.1.2.1.31 1.3.6.1.2.1.25"
-    " 1.3.6.1.4.1.2021",
-    # system, and what is below net-snmp's number for experiments
-    "tmad": "1.3.6.1.2.1.1 1.3.6.1.4.1.8072.9999.9999",
-}
-
 # 80: an engine id of RFC 3411's own form; 8072: net-snmp's number, until tmad has one of its
 # own; 5: octets that we choose (RFC 3411, 5, SnmpEngineID).
 _ENGINE_PREFIX: Final = bytes.fromhex("80001f8805")
@@ -58,107 +52,6 @@ _SHORTEST: Final = 8  # RFC 3414, 11.2
 _LONGEST: Final = 255
 _GENERATED: Final = 15  # octets: 120 bits as 24 letters and digits
 _NAME: Final = re.compile(r"[!-~]{1,32}")  # SnmpAdminString, as people can type it
-_SUBTREE: Final = re.compile(r"-?\d{1,10}(\.\d{1,10}){0,127}")
-
-
-@dataclass(frozen=True, slots=True)
-class Subtree:
-    """A part of the tree that a view has, or has not."""
-
-    oid: OID
-    is_included: bool = True
-
-
-View: TypeAlias = tuple[Subtree, ...]
-
-
-def parse_view(text: str) -> View:
-    """Return a view: names of VIEWS and subtrees, "-" before what it has not.
-
-    ``"all -1.3.6.1.2.1.25.4"``; Fault(REJECTED) for anything else.
-    """
-    found = []
-    for word in text.split():
-        sign, name = ("-", word[1:]) if word.startswith("-") else ("", word)
-        for subtree in VIEWS.get(name, name).split():
-            if not _SUBTREE.fullmatch(subtree):
-                known = ", ".join(VIEWS)
-                raise documents.rejection(
-                    {"view": f"{word!r} is neither one of {known} nor numbers like 1.3.6.1.2.1"}
-                )
-            found.append(Subtree(tuple(int(arc) for arc in subtree.split(".")), not sign))
-    if not any(subtree.is_included for subtree in found):
-        raise documents.rejection({"view": "it shows nothing: name at least one subtree"})
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=1_024)
-def _host(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address as the network knows it; a walk asks from one address all the time."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User:
-    """A user of SNMPv3; the keys are not localised yet (``wire.usm``)."""
-
-    name: str
-    authentication: str
-    privacy: str
-    view: View
-    authentication_key: Secret
-    privacy_key: Secret
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Community:
-    """A community, good from some addresses only."""
-
-    name: str
-    community: Secret
-    prefixes: tuple[Network, ...]
-    view: View
-
-    def covers(self, address: str) -> bool:
-        """Whether it may be used from an address."""
-        host = _host(address)
-        return host is not None and any(host in prefix for prefix in self.prefixes)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Table:
-    """Everybody who may ask, by what they present: no repr, as a community is its own secret."""
-
-    users: Mapping[bytes, User]
-    communities: Mapping[bytes, tuple[Community, ...]]
-
-    def community(self, presented: bytes, address: str) -> Community | None:
-        """Return the community that was presented, if it is good from this address."""
-        for found in self.communities.get(presented, ()):
-            if found.covers(address):
-                return found
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineState:
-    """This node's engine; ``age`` is how many seconds it counts since its last boot."""
-
-    engine_id: bytes
-    boots: int
-    age: float
-
-
-@dataclass(frozen=True, slots=True)
-class Passphrases:
-    """What a new user types at the manager."""
-
-    authentication: Secret
-    privacy: Secret
 
 
 class SNMPAccess:
@@ -252,13 +145,13 @@ class SNMPAccess:
         """
         _check_tenant(tenant)
         _check_name(name)
-        networks = _networks(prefixes)
+        found = managers.networks(prefixes)
         parse_view(view)
         clear = secret or _random()
         row = rows.CommunityRow(
             name=name,
             sealed=self._seal.seal(_checked(clear), about=_about_community(name)),
-            prefixes=" ".join(map(str, networks)),
+            prefixes=" ".join(map(str, found)),
             view=view,
             created_at=self._now(),
         )
@@ -487,16 +380,3 @@ def _checked(secret: Secret) -> bytes:
             {"secret": f"{_SHORTEST} to {_LONGEST} visible ASCII characters (RFC 3414, 11.2)"}
         )
     return octets
-
-
-def _networks(prefixes: Iterable[str]) -> list[Network]:
-    found = []
-    for text in prefixes:
-        try:
-            found.append(ipaddress.ip_network(text))
-        except ValueError as error:
-            raise documents.rejection({"prefixes": f"{text}: {error}"}) from None
-    if not found:
-        # A community is readable on the wire: from anywhere it would be no secret at all.
-        raise documents.rejection({"prefixes": "name at least one, such as 192.0.2.0/24"})
-    return found

@@ -15,7 +15,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from tmad.errors import Fault
-from tmad.identity.snmp_access import EngineState, SNMPAccess, Table
+from tmad.identity.snmp_access import SNMPAccess
+from tmad.identity.snmp_managers import EngineState, Table
 from tmad.plugin import Meter
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.engine import COUNTERS, Engine

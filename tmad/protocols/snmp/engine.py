@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tmad.errors import Fault
-from tmad.identity.snmp_access import Table, View
+from tmad.identity.snmp_managers import Table, View
 from tmad.protocols.snmp import agent, codec
 from tmad.protocols.snmp.codec import (
     AUTHENTICATED,

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from tmad.errors import Fault, FaultCode
-from tmad.identity.snmp_access import User
+from tmad.identity.snmp_managers import User
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import (
     AUTHENTICATED,

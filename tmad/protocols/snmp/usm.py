@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from tmad.events import Secret
-from tmad.identity.snmp_access import EngineState, User
+from tmad.identity.snmp_managers import EngineState, User
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import AUTHENTICATED, ENCRYPTED, SecureMessage
 from tmad.wire import usm

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, bisect_right
 
-from tmad.identity.snmp_access import View
+from tmad.identity.snmp_managers import View
 from tmad.protocols.snmp.mib import Snapshot
 from tmad.protocols.snmp.values import OID
 
