@@ -210,11 +210,11 @@ class EnrollSecrets:
         self, connection: Connection, tenant: str, endpoint: str, reference: str
     ) -> tuple[EnrollSecret, Secret] | None:
         """Return the recoverable secret of a reference in whatever state, and what it is."""
-        row = rows.by_id(connection, tenant, reference)
-        if row is None or row.endpoint != endpoint:
+        found = rows.sealed(connection, tenant, endpoint, reference)
+        if found is None:
             return None
-        sealed = rows.sealed(connection, row.id)
-        return None if sealed is None else (row, self._seal.open(sealed, about=_about(row)))
+        row, sealed = found
+        return row, self._seal.open(sealed, about=_about(row))
 
     def check_binding(
         self,

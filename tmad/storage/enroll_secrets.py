@@ -48,6 +48,7 @@ _COLUMNS = (
 )
 
 
+_NAMES = tuple(column.name for column in _COLUMNS)
 _BY_ID = Statement(
     sa.select(*_COLUMNS).where(t.c.id == sa.bindparam("key"), t.c.tenant == sa.bindparam("owner"))
 )
@@ -56,7 +57,13 @@ _BY_DIGEST = Statement(
         t.c.endpoint == sa.bindparam("door"), t.c.digest == sa.bindparam("hash")
     )
 )
-_SEALED = Statement(sa.select(t.c.sealed).where(t.c.id == sa.bindparam("key")))
+_SEALED = Statement(
+    sa.select(*_COLUMNS, t.c.sealed).where(
+        t.c.id == sa.bindparam("key"),
+        t.c.tenant == sa.bindparam("owner"),
+        t.c.endpoint == sa.bindparam("door"),
+    )
+)
 _USABLE = sa.and_(
     t.c.id == sa.bindparam("key"),
     t.c.revoked_at.is_(None),
@@ -98,10 +105,14 @@ def by_digest(connection: sa.Connection, endpoint: str, digest: bytes) -> Enroll
     return _one(_BY_DIGEST.rows(connection, {"door": endpoint, "hash": digest}))
 
 
-def sealed(connection: sa.Connection, secret_id: str) -> bytes | None:
-    """Return the sealed secret of a row that keeps one."""
-    rows = _SEALED.rows(connection, {"key": secret_id})
-    return None if not rows or rows[0][0] is None else bytes(rows[0][0])
+def sealed(
+    connection: sa.Connection, tenant: str, endpoint: str, secret_id: str
+) -> tuple[EnrollSecret, bytes] | None:
+    """Return a secret of an endpoint that is kept sealed, whatever its state."""
+    rows = _SEALED.rows(connection, {"key": secret_id, "owner": tenant, "door": endpoint})
+    if not rows or rows[0][-1] is None:
+        return None
+    return EnrollSecret(**dict(zip(_NAMES, rows[0][:-1], strict=True))), bytes(rows[0][-1])
 
 
 def find(
@@ -168,5 +179,4 @@ def revoke(connection: sa.Connection, tenant: str, secret_id: str, now: datetime
 
 
 def _one(rows: list[tuple[Any, ...]]) -> EnrollSecret | None:
-    names = [column.name for column in _COLUMNS]
-    return EnrollSecret(**dict(zip(names, rows[0], strict=True))) if rows else None
+    return EnrollSecret(**dict(zip(_NAMES, rows[0], strict=True))) if rows else None
