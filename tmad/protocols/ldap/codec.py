@@ -13,25 +13,10 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.protocols.ldap.filters import (
-    DEPTH,
-    NODES,
-    And,
-    Approx,
-    AtLeast,
-    AtMost,
-    Equal,
-    Extensible,
-    Filter,
-    Item,
-    Not,
-    Or,
-    Present,
-    Substrings,
-    Unknown,
-)
+from tmad.protocols.ldap import ber, filter_codec
+from tmad.protocols.ldap.ber import malformed, sequence, tlv
+from tmad.protocols.ldap.filters import Filter
 
-HIGHEST_ID: Final = 2**31 - 1  # RFC 4511, 4.1.1
 MOST_ATTRIBUTES: Final = 512
 MOST_CONTROLS: Final = 16
 
@@ -208,12 +193,6 @@ class SortKey(NamedTuple):
     reverse: bool
 
 
-_BOOLEAN: Final = 0x01
-_INTEGER: Final = 0x02
-_OCTETS: Final = 0x04
-_ENUMERATED: Final = 0x0A
-_SEQUENCE: Final = 0x30
-_SET: Final = 0x31
 _CONTROLS: Final = 0xA0
 
 _BIND: Final = 0x60
@@ -232,11 +211,6 @@ COMPARE_RESPONSE: Final = 0x6F
 EXTENDED_RESPONSE: Final = 0x78
 
 
-def malformed(what: str) -> Fault:
-    """Return the Fault for octets that are not LDAP."""
-    return Fault(FaultCode.MALFORMED, what, rule="ldap.malformed")
-
-
 def length_of(buffer: bytes | bytearray, position: int = 0) -> int:
     """Return how long the message is that begins here, or 0 while that is not yet known.
 
@@ -244,10 +218,10 @@ def length_of(buffer: bytes | bytearray, position: int = 0) -> int:
     """
     size = len(buffer) - position
     if size < 2:
-        if size and buffer[position] != _SEQUENCE:
+        if size and buffer[position] != ber.SEQUENCE:
             raise malformed("a message is a SEQUENCE")
         return 0
-    if buffer[position] != _SEQUENCE:
+    if buffer[position] != ber.SEQUENCE:
         raise malformed("a message is a SEQUENCE")
     length = buffer[position + 1]
     if length < 0x80:
@@ -263,63 +237,15 @@ def length_of(buffer: bytes | bytearray, position: int = 0) -> int:
 # -- reading ----------------------------------------------------------------------------------
 
 
-def _element(data: bytes, position: int, end: int) -> tuple[int, int, int]:
-    """Return an element's tag, and where its content begins and ends."""
-    if position + 2 > end:
-        raise malformed("an element is missing")
-    length = data[position + 1]
-    start = position + 2
-    if length >= 0x80:
-        octets = length - 0x80
-        if not 1 <= octets <= 4:
-            raise malformed("a length is indefinite or longer than four octets")
-        start += octets
-        length = int.from_bytes(data[position + 2 : start])
-    stop = start + length
-    if stop > end:
-        raise malformed("an element reaches beyond what holds it")
-    return data[position], start, stop
-
-
-def _expect(data: bytes, position: int, end: int, tag: int) -> tuple[int, int]:
-    found, start, stop = _element(data, position, end)
-    if found != tag:
-        raise malformed(f"tag {tag:#04x} is expected, not {found:#04x}")
-    return start, stop
-
-
-def _integer(data: bytes, start: int, stop: int) -> int:
-    """Return a number that is not negative and fits in 31 bits."""
-    if not 1 <= stop - start <= 5:
-        raise malformed("a number is too long or empty")
-    number = int.from_bytes(data[start:stop], signed=True)
-    if not 0 <= number <= HIGHEST_ID:
-        raise malformed("a number is out of its range")
-    return number
-
-
-def _boolean(data: bytes, start: int, stop: int) -> bool:
-    if stop - start != 1:
-        raise malformed("a BOOLEAN has one octet")
-    return data[start] != 0
-
-
-def _text(data: bytes, start: int, stop: int) -> str:
-    try:
-        return data[start:stop].decode()
-    except UnicodeDecodeError:
-        raise malformed("a string is not UTF-8") from None
-
-
 def decode(data: bytes) -> Message:
     """Return the request that these octets are; raise Fault(MALFORMED)."""
     end = len(data)
-    position, stop = _expect(data, 0, end, _SEQUENCE)
+    position, stop = ber.expect(data, 0, end, ber.SEQUENCE)
     if stop != end:
         raise malformed("octets follow the message")
-    start, position = _expect(data, position, end, _INTEGER)
-    number = _integer(data, start, position)
-    tag, start, position = _element(data, position, end)
+    start, position = ber.expect(data, position, end, ber.INTEGER)
+    number = ber.integer(data, start, position)
+    tag, start, position = ber.element(data, position, end)
     read = _READERS.get(tag)
     if read is not None:
         operation = read(data, start, position)
@@ -329,7 +255,7 @@ def decode(data: bytes) -> Message:
         raise malformed(f"there is no operation {tag:#04x}")
     controls: tuple[Control, ...] = ()
     if position != end:
-        start, position = _expect(data, position, end, _CONTROLS)
+        start, position = ber.expect(data, position, end, _CONTROLS)
         if position != end:
             raise malformed("something follows the controls")
         controls = _controls(data, start, end)
@@ -343,15 +269,15 @@ def _controls(data: bytes, position: int, end: int) -> tuple[Control, ...]:
     while position != end:
         if len(found) == MOST_CONTROLS:
             raise malformed("too many controls")
-        start, position = _expect(data, position, end, _SEQUENCE)
+        start, position = ber.expect(data, position, end, ber.SEQUENCE)
         stop = position
-        first, here = _expect(data, start, stop, _OCTETS)
-        oid, critical, value = _text(data, first, here), False, None
-        if here != stop and data[here] == _BOOLEAN:
-            first, here = _expect(data, here, stop, _BOOLEAN)
-            critical = _boolean(data, first, here)
+        first, here = ber.expect(data, start, stop, ber.OCTETS)
+        oid, critical, value = ber.text(data, first, here), False, None
+        if here != stop and data[here] == ber.BOOLEAN:
+            first, here = ber.expect(data, here, stop, ber.BOOLEAN)
+            critical = ber.boolean(data, first, here)
         if here != stop:
-            first, here = _expect(data, here, stop, _OCTETS)
+            first, here = ber.expect(data, here, stop, ber.OCTETS)
             value = data[first:here]
         if here != stop:
             raise malformed("a control has too much in it")
@@ -360,11 +286,11 @@ def _controls(data: bytes, position: int, end: int) -> tuple[Control, ...]:
 
 
 def _bind(data: bytes, position: int, end: int) -> Bind:
-    start, position = _expect(data, position, end, _INTEGER)
-    version = _integer(data, start, position)
-    start, position = _expect(data, position, end, _OCTETS)
-    name = _text(data, start, position)
-    tag, start, position = _element(data, position, end)
+    start, position = ber.expect(data, position, end, ber.INTEGER)
+    version = ber.integer(data, start, position)
+    start, position = ber.expect(data, position, end, ber.OCTETS)
+    name = ber.text(data, start, position)
+    tag, start, position = ber.element(data, position, end)
     if position != end:
         raise malformed("a bind has too much in it")
     if tag == 0x80:
@@ -372,11 +298,11 @@ def _bind(data: bytes, position: int, end: int) -> Bind:
     if tag != 0xA3:
         # RFC 4511, 4.2: a choice that may grow; it is answered, not a broken message.
         return Bind(version, name, f"[{tag & 0x1F}]", None)
-    start, position = _expect(data, start, end, _OCTETS)
-    mechanism = _text(data, start, position)
+    start, position = ber.expect(data, start, end, ber.OCTETS)
+    mechanism = ber.text(data, start, position)
     secret = None
     if position != end:
-        start, position = _expect(data, position, end, _OCTETS)
+        start, position = ber.expect(data, position, end, ber.OCTETS)
         secret = Secret(data[start:position])
     if position != end or not mechanism:
         raise malformed("SASL credentials are a mechanism and what it needs")
@@ -390,21 +316,21 @@ def _unbind(data: bytes, start: int, stop: int) -> Unbind:
 
 
 def _search(data: bytes, position: int, end: int) -> Search:
-    start, position = _expect(data, position, end, _OCTETS)
-    base = _text(data, start, position)
+    start, position = ber.expect(data, position, end, ber.OCTETS)
+    base = ber.text(data, start, position)
     (scope, aliases, size_limit, time_limit, types_only), position = _options(data, position, end)
     if aliases > 3:
         raise malformed("there is no such way to treat aliases")
-    wanted, position = _filter(data, position, end)
-    position, stop = _expect(data, position, end, _SEQUENCE)
+    wanted, position = filter_codec.read(data, position, end)
+    position, stop = ber.expect(data, position, end, ber.SEQUENCE)
     if stop != end:
         raise malformed("a search has too much in it")
     attributes: list[str] = []
     while position != end:
         if len(attributes) == MOST_ATTRIBUTES:
             raise malformed("too many attributes are asked for")
-        start, position = _expect(data, position, end, _OCTETS)
-        attributes.append(_text(data, start, position))
+        start, position = ber.expect(data, position, end, ber.OCTETS)
+        attributes.append(ber.text(data, start, position))
     return Search(base, scope, size_limit, time_limit, bool(types_only), wanted, tuple(attributes))
 
 
@@ -417,31 +343,31 @@ def _options(data: bytes, position: int, end: int) -> tuple[Sequence[int], int]:
         if len(values) == 5 and max(values[:4]) < 0x80:
             return values, position + 15
     numbers: list[int] = []
-    for tag in (_ENUMERATED, _ENUMERATED, _INTEGER, _INTEGER):
-        start, position = _expect(data, position, end, tag)
-        numbers.append(_integer(data, start, position))
-    start, position = _expect(data, position, end, _BOOLEAN)
-    return (*numbers, _boolean(data, start, position)), position
+    for tag in (ber.ENUMERATED, ber.ENUMERATED, ber.INTEGER, ber.INTEGER):
+        start, position = ber.expect(data, position, end, tag)
+        numbers.append(ber.integer(data, start, position))
+    start, position = ber.expect(data, position, end, ber.BOOLEAN)
+    return (*numbers, ber.boolean(data, start, position)), position
 
 
 def _compare(data: bytes, position: int, end: int) -> Compare:
-    start, position = _expect(data, position, end, _OCTETS)
-    name = _text(data, start, position)
-    position, stop = _expect(data, position, end, _SEQUENCE)
+    start, position = ber.expect(data, position, end, ber.OCTETS)
+    name = ber.text(data, start, position)
+    position, stop = ber.expect(data, position, end, ber.SEQUENCE)
     if stop != end:
         raise malformed("a compare has too much in it")
-    return Compare(name, *_assertion(data, position, end))
+    return Compare(name, *filter_codec.assertion(data, position, end))
 
 
 def _abandon(data: bytes, start: int, stop: int) -> Abandon:
-    return Abandon(_integer(data, start, stop))
+    return Abandon(ber.integer(data, start, stop))
 
 
 def _extended(data: bytes, position: int, end: int) -> Extended:
-    start, position = _expect(data, position, end, 0x80)
-    name, value = _text(data, start, position), None
+    start, position = ber.expect(data, position, end, 0x80)
+    name, value = ber.text(data, start, position), None
     if position != end:
-        start, position = _expect(data, position, end, 0x81)
+        start, position = ber.expect(data, position, end, 0x81)
         value = data[start:position]
     if position != end:
         raise malformed("an extended operation has too much in it")
@@ -458,149 +384,16 @@ _READERS: Final[Mapping[int, Callable[[bytes, int, int], Operation]]] = {
 }
 
 
-# -- filters ----------------------------------------------------------------------------------
-
-_AND, _OR, _NOT, _SUBSTRINGS, _PRESENT, _EXTENSIBLE = 0xA0, 0xA1, 0xA2, 0xA4, 0x87, 0xA9
-_ASSERTIONS: Final[Mapping[int, Callable[[str, bytes], Item]]] = {
-    0xA3: Equal,
-    0xA5: AtLeast,
-    0xA6: AtMost,
-    0xA8: Approx,
-}
-
-
-class _Group(NamedTuple):
-    """An and, or or not that is being read."""
-
-    tag: int
-    end: int
-    parts: list[Filter]
-
-    def close(self) -> Filter:
-        if self.tag == _AND:
-            return And(tuple(self.parts))
-        if self.tag == _OR:
-            return Or(tuple(self.parts))
-        if len(self.parts) != 1:
-            raise malformed("a not has one filter")
-        return Not(self.parts[0])
-
-
-def _filter(data: bytes, position: int, end: int) -> tuple[Filter, int]:
-    """Return the filter that begins here, and where it ends."""
-    groups: list[_Group] = []
-    nodes = 0
-    limit = end
-    while True:
-        tag, start, stop = _element(data, position, limit)
-        nodes += 1
-        if nodes > NODES:
-            raise malformed("the filter has too many items")
-        done: Filter
-        if tag in (_AND, _OR, _NOT):
-            if len(groups) == DEPTH:
-                raise malformed("the filter is nested too deeply")
-            group = _Group(tag, stop, [])
-            if start != stop:
-                groups.append(group)
-                position, limit = start, stop
-                continue
-            done = group.close()
-        elif tag == _SUBSTRINGS:
-            done = _substrings(data, start, stop)
-            nodes += len(done.middle) + 1
-        else:
-            done = _item(data, tag, start, stop)
-        position = stop
-        # What is complete may have been the last part of those around it.
-        while groups:
-            groups[-1].parts.append(done)
-            if groups[-1].end != position:
-                limit = groups[-1].end
-                break
-            done = groups.pop().close()
-        else:
-            return done, position
-
-
-def _item(data: bytes, tag: int, start: int, stop: int) -> Item:
-    kind = _ASSERTIONS.get(tag)
-    if kind is not None:
-        return kind(*_assertion(data, start, stop))
-    if tag == _PRESENT:
-        return Present(_text(data, start, stop))
-    if tag == _EXTENSIBLE:
-        return _extensible(data, start, stop)
-    if tag & 0xC0 != 0x80:
-        raise malformed("a filter has a context tag")
-    return Unknown(tag)
-
-
-def _assertion(data: bytes, position: int, end: int) -> tuple[str, bytes]:
-    start, position = _expect(data, position, end, _OCTETS)
-    attribute = _text(data, start, position)
-    start, position = _expect(data, position, end, _OCTETS)
-    if position != end:
-        raise malformed("an assertion is an attribute and a value")
-    return attribute, data[start:position]
-
-
-def _substrings(data: bytes, position: int, end: int) -> Substrings:
-    start, position = _expect(data, position, end, _OCTETS)
-    attribute = _text(data, start, position)
-    position, stop = _expect(data, position, end, _SEQUENCE)
-    if stop != end or position == end:
-        raise malformed("substrings have at least one piece")
-    initial = final = None
-    middle: list[bytes] = []
-    first = position
-    while position != end:
-        here = position
-        tag, start, position = _element(data, position, end)
-        piece = data[start:position]
-        if tag == 0x80 and here == first:
-            initial = piece
-        elif tag == 0x81:
-            middle.append(piece)
-        elif tag == 0x82 and position == end:
-            final = piece
-        else:
-            raise malformed("the pieces of a substring are out of order")
-        if len(middle) > NODES:
-            raise malformed("the filter has too many items")
-    return Substrings(attribute, initial, tuple(middle), final)
-
-
-def _extensible(data: bytes, position: int, end: int) -> Extensible:
-    found: dict[int, tuple[int, int]] = {}
-    last = 0x80
-    while position != end:
-        tag, start, position = _element(data, position, end)
-        if not last < tag <= 0x84:
-            raise malformed("an extensible match is out of order")
-        found[tag] = start, position
-        last = tag
-    if 0x83 not in found or not found.keys() & {0x81, 0x82}:
-        raise malformed("an extensible match has a value, and a rule or an attribute")
-    value, stop = found[0x83]
-    return Extensible(
-        _text(data, *found[0x81]) if 0x81 in found else "",
-        _text(data, *found[0x82]) if 0x82 in found else "",
-        data[value:stop],
-        _boolean(data, *found[0x84]) if 0x84 in found else False,
-    )
-
-
 # -- control values ---------------------------------------------------------------------------
 
 
 def decode_paged(value: bytes | None) -> tuple[int, bytes]:
     """Return the page size and the cookie of a paged search (RFC 2696, 2)."""
     data = value or b""
-    position, end = _expect(data, 0, len(data), _SEQUENCE)
-    start, position = _expect(data, position, end, _INTEGER)
-    size = _integer(data, start, position)
-    start, position = _expect(data, position, end, _OCTETS)
+    position, end = ber.expect(data, 0, len(data), ber.SEQUENCE)
+    start, position = ber.expect(data, position, end, ber.INTEGER)
+    size = ber.integer(data, start, position)
+    start, position = ber.expect(data, position, end, ber.OCTETS)
     if position != end or end != len(data):
         raise malformed("the paging control has too much in it")
     return size, data[start:position]
@@ -608,27 +401,29 @@ def decode_paged(value: bytes | None) -> tuple[int, bytes]:
 
 def encode_paged(size: int, cookie: bytes) -> Control:
     """Return the control that goes with a page: an estimate of the whole (0: none), a cookie."""
-    return Control(PAGED, False, sequence(tlv(_INTEGER, _number(size)), tlv(_OCTETS, cookie)))
+    return Control(
+        PAGED, False, sequence(tlv(ber.INTEGER, ber.number(size)), tlv(ber.OCTETS, cookie))
+    )
 
 
 def decode_sort(value: bytes | None) -> tuple[SortKey, ...]:
     """Return what a search is to be sorted by (RFC 2891, 1.1); at most ten keys."""
     data = value or b""
-    position, end = _expect(data, 0, len(data), _SEQUENCE)
+    position, end = ber.expect(data, 0, len(data), ber.SEQUENCE)
     if end != len(data):
         raise malformed("octets follow the sort control")
     keys: list[SortKey] = []
     while position != end:
-        start, position = _expect(data, position, end, _SEQUENCE)
+        start, position = ber.expect(data, position, end, ber.SEQUENCE)
         stop = position
-        first, here = _expect(data, start, stop, _OCTETS)
-        attribute, rule, reverse = _text(data, first, here), "", False
+        first, here = ber.expect(data, start, stop, ber.OCTETS)
+        attribute, rule, reverse = ber.text(data, first, here), "", False
         if here != stop and data[here] == 0x80:
-            first, here = _expect(data, here, stop, 0x80)
-            rule = _text(data, first, here)
+            first, here = ber.expect(data, here, stop, 0x80)
+            rule = ber.text(data, first, here)
         if here != stop:
-            first, here = _expect(data, here, stop, 0x81)
-            reverse = _boolean(data, first, here)
+            first, here = ber.expect(data, here, stop, 0x81)
+            reverse = ber.boolean(data, first, here)
         if here != stop or len(keys) == 10:
             raise malformed("a sort key has too much in it, or there are too many")
         keys.append(SortKey(attribute, rule, reverse))
@@ -640,17 +435,17 @@ def decode_sort(value: bytes | None) -> tuple[SortKey, ...]:
 def encode_sorted(result: Result, attribute: str = "") -> Control:
     """Return the control that says whether the search was sorted (RFC 2891, 1.2)."""
     named = tlv(0x80, attribute.encode()) if attribute else b""
-    return Control(SORTED, False, sequence(tlv(_ENUMERATED, bytes((result,))), named))
+    return Control(SORTED, False, sequence(tlv(ber.ENUMERATED, bytes((result,))), named))
 
 
 def decode_cancel(value: bytes | None) -> int:
     """Return which operation to cancel (RFC 3909, 2)."""
     data = value or b""
-    position, end = _expect(data, 0, len(data), _SEQUENCE)
-    start, position = _expect(data, position, end, _INTEGER)
+    position, end = ber.expect(data, 0, len(data), ber.SEQUENCE)
+    start, position = ber.expect(data, position, end, ber.INTEGER)
     if position != end or end != len(data):
         raise malformed("a cancel names one operation")
-    return _integer(data, start, position)
+    return ber.integer(data, start, position)
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -661,46 +456,24 @@ def result_of(fault: Fault) -> Result:
     return RESULTS.get(fault.rule) or FAULTS[fault.code]
 
 
-def tlv(tag: int, content: bytes) -> bytes:
-    """Return one element."""
-    # Formatting copies the content once and makes nothing else.
-    size = len(content)
-    if size < 0x80:
-        return b"%c%c%b" % (tag, size, content)
-    if size < 0x100:
-        return b"%c\x81%c%b" % (tag, size, content)
-    if size < 0x10000:
-        return b"%c\x82%c%c%b" % (tag, size >> 8, size & 0xFF, content)
-    return b"%c\x84%b%b" % (tag, size.to_bytes(4), content)
-
-
-def sequence(*parts: bytes) -> bytes:
-    """Return a SEQUENCE."""
-    return tlv(_SEQUENCE, b"".join(parts))
-
-
-def _number(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1)
-
-
 def message(number: int, operation: bytes, controls: Iterable[Control] = ()) -> bytes:
     """Return a whole message around an encoded operation."""
     if 0 <= number < 0x80:
         content = b"\x02\x01" + bytes((number,)) + operation
     else:
-        content = tlv(_INTEGER, _number(number)) + operation
+        content = tlv(ber.INTEGER, ber.number(number)) + operation
     sent = b"".join([_control(each) for each in controls])
     if sent:
         content += tlv(_CONTROLS, sent)
-    return tlv(_SEQUENCE, content)
+    return tlv(ber.SEQUENCE, content)
 
 
 def _control(control: Control) -> bytes:
-    parts = [tlv(_OCTETS, control.oid.encode())]
+    parts = [tlv(ber.OCTETS, control.oid.encode())]
     if control.critical:
         parts.append(b"\x01\x01\xff")
     if control.value is not None:
-        parts.append(tlv(_OCTETS, control.value))
+        parts.append(tlv(ber.OCTETS, control.value))
     return sequence(*parts)
 
 
@@ -710,8 +483,8 @@ def result(tag: int, code: int, matched: str = "", text: str = "", more: bytes =
         (
             b"\x0a\x01",
             bytes((code,)),
-            tlv(_OCTETS, matched.encode()),
-            tlv(_OCTETS, text.encode()),
+            tlv(ber.OCTETS, matched.encode()),
+            tlv(ber.OCTETS, text.encode()),
             more,
         )
     )
@@ -733,18 +506,18 @@ def disconnection(code: Result, text: str) -> bytes:
 
 def described(description: str) -> bytes:
     """Return an attribute description, ready for ``attribute``."""
-    return tlv(_OCTETS, description.encode())
+    return tlv(ber.OCTETS, description.encode())
 
 
 def attribute(description: bytes, values: Iterable[bytes]) -> bytes:
     """Return one PartialAttribute; without values it is only named."""
-    found = b"".join([tlv(_OCTETS, value) for value in values])
-    return tlv(_SEQUENCE, description + tlv(_SET, found))
+    found = b"".join([tlv(ber.OCTETS, value) for value in values])
+    return tlv(ber.SEQUENCE, description + tlv(ber.SET, found))
 
 
 def entry(name: str, attributes: Iterable[bytes]) -> bytes:
     """Return a SearchResultEntry around encoded attributes."""
     return tlv(
         SEARCH_ENTRY,
-        tlv(_OCTETS, name.encode()) + tlv(_SEQUENCE, b"".join(attributes)),
+        tlv(ber.OCTETS, name.encode()) + tlv(ber.SEQUENCE, b"".join(attributes)),
     )

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tmad.errors import Fault, FaultCode
-from tmad.protocols.ldap import codec
+from tmad.protocols.ldap import ber, codec
 from tmad.protocols.ldap.codec import Abandon, Bind, Extended, Message, Result, Search, Unbind
 from tmad.protocols.ldap.responder import Ended
 from tmad.protocols.ldap.session import Session
@@ -169,7 +169,7 @@ class LDAPConnection(Protocol):
             try:
                 length = codec.length_of(data, position)
                 if length > self.factory.bounds.message_octets:
-                    raise codec.malformed("the message is too long")
+                    raise ber.malformed("the message is too long")
                 if not length or position + length > size:
                     break
                 message = codec.decode(bytes(data[position : position + length]))

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tmad.errors import Fault, FaultCode
-from tmad.protocols.ldap import codec, matching, schema
+from tmad.protocols.ldap import ber, codec, matching, schema
 from tmad.protocols.ldap.codec import Control, Message, Result, Search, SortKey
 from tmad.protocols.ldap.tree import Entry, Who
 
@@ -44,7 +44,7 @@ def read(message: Message) -> Wishes:
     found: dict[str, Control] = {}
     for control in message.controls:
         if control.oid in found:
-            raise codec.malformed("a control is there twice")
+            raise ber.malformed("a control is there twice")
         found[control.oid] = control
         is_known = control.oid in SUPPORTED and (is_search or control.oid == codec.MANAGE_DSA_IT)
         if control.critical and not is_known:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from tmad.errors import Fault, FaultCode
-from tmad.protocols.ldap import codec, controls, schema
+from tmad.protocols.ldap import ber, codec, controls, schema
 from tmad.protocols.ldap import matching as rules
 from tmad.protocols.ldap.binds import Binds
 from tmad.protocols.ldap.codec import (
@@ -163,7 +163,7 @@ class Responder:
                 rule="ldap.extended",
             )
         if request.value is not None:
-            raise codec.malformed("whoami has no value")  # RFC 4532, 2.1
+            raise ber.malformed("whoami has no value")  # RFC 4532, 2.1
         who = f"dn:{session.who.dn}".encode() if session.owner else b""
         answer = codec.extended(Result.SUCCESS, value=who)
         outlet.finish(codec.message(message.id, answer), Result.SUCCESS)
