@@ -322,6 +322,9 @@ def test_what_no_index_answers_is_bounded(world: DirectoryWorld) -> None:
     world.publish(look_through=20, scan=100)
     assert refused(world, like("cn", "*nobody*")).rule == "ldap.unindexed"
     assert refused(world, eq("createTimestamp", "19700101000000Z")).rule == "ldap.unindexed"
+    # More items take longer to judge, so fewer entries are looked at.
+    many = Or(tuple([like("cn", f"*nobody{n}*") for n in range(100)]))
+    assert refused(world, many).rule == "ldap.unindexed"
     # An index bounds these, or the base does.
     assert world.names(eq("cn", "nobody")) == []
     assert world.names(And((eq("uid", "bob"), like("cn", "*nobody*")))) == []

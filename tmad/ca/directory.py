@@ -37,6 +37,7 @@ KIND: Final = "directory"
 
 _RDN: Final = re.compile(r"(o|ou|dc|c|l|st)=([^\W_]([\w .&'-]{0,62}[^\W_.])?)")
 _PAGE: Final = 500
+_LEAST_SCAN: Final = 100
 
 # What strangers may be shown unless a directory says otherwise: what it takes to write to
 # somebody in secret.
@@ -201,17 +202,18 @@ class Directories:
         condition: Condition,
         after: str,
         limit: int,
+        weight: int = 1,
     ) -> Found:
         """Return a page of people or devices that meet a condition, by name.
 
         More than wanted may be among them. Where no index answers, the directory's ``scan``
-        bounds how many are looked at.
+        bounds how many are looked at: so many times fewer as ``weight`` says that it takes longer
+        to look at one.
         """
-        arguments = (
-            kind, directory.tenant, condition, self._now(), after, limit, directory.document.scan,
-        )  # fmt: skip
+        scan = max(_LEAST_SCAN, directory.document.scan // weight)
+        arguments = (kind, directory.tenant, condition, self._now(), after, limit, scan)
         # By one whole value it is a point read; everything else takes its time elsewhere.
-        if isinstance(condition, Same):
+        if isinstance(condition, Same) and not after:
             return await self._database.lookup(rows.find, *arguments)
         return await self._database.read(rows.find, *arguments)
 

@@ -32,6 +32,7 @@ _BRANCHES: Final[tuple[Branch, ...]] = ("authorities", "people", "devices")
 _BASE: Final = 0
 _ONE: Final = 1
 _PLANS: Final = 1024  # kept
+_USUAL: Final = 4  # items of a filter
 
 # A part of the tree: the entry of a branch (of none: the suffix'), or what hangs below it.
 _Step: TypeAlias = tuple[Literal["entry", "below"], Branch | None]
@@ -45,6 +46,7 @@ class _Plan(NamedTuple):
     wish: Wish
     steps: tuple[_Step, ...]
     asks_for_certificates: bool  # it describes one that somebody is to have
+    weight: int  # how many times longer than a usual one it takes to judge an entry
     simply: str | None  # the column of people in which an equality is looked for
 
 
@@ -58,6 +60,7 @@ class _Question(NamedTuple):
     wish: Wish
     rights: Rights
     holders: conditions.Holders
+    weight: int
 
 
 class Directory:
@@ -108,7 +111,7 @@ class Directory:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             self._plans[key] = plan
-        place, rights, wish, steps, asks_for_certificates, column = plan
+        place, rights, wish, steps, asks_for_certificates, weight, column = plan
         if column is not None and after is None:
             same = conditions.same(column, wanted.value)  # type: ignore[union-attr]  # an Equal
             if same is not None:
@@ -118,7 +121,7 @@ class Directory:
             named = conditions.certificates(filters.items(wanted))
             holders = await self._members.holders(place.directory.tenant, named)
         test = evaluation.tester(wanted, schema)
-        question = _Question(place, scope, wanted, test, wish, rights, holders)
+        question = _Question(place, scope, wanted, test, wish, rights, holders, weight)
         if place.leaf is not None:
             return await self._of_leaf(question, who)
         return await self._of_branches(question, steps, limit, after)
@@ -133,7 +136,8 @@ class Directory:
     ) -> _Plan:
         place = self._places.find(base)
         rights = place.rights(who)
-        tested = frozenset([getattr(item, "attribute", "") for item in filters.items(wanted)])
+        items = filters.items(wanted)
+        tested = frozenset([getattr(item, "attribute", "") for item in items])
         # An item without an attribute asks about every one.
         wish = entries.ALL if "" in tested else entries.wish(attributes, tested)
         kinds = [schema.find(description) for description in tested]
@@ -142,7 +146,8 @@ class Directory:
         column = None
         if place.leaf is None and steps == (("below", "people"),):
             column = conditions.simply(wanted, PEOPLE, rights.attributes)
-        return _Plan(place, rights, wish, steps, is_there, column)
+        weight = max(1, len(items) // _USUAL)
+        return _Plan(place, rights, wish, steps, is_there, weight, column)
 
     async def _simply(self, plan: _Plan, same: Same, limit: int) -> Page:
         """Answer what most clients ask: who has this name or address.
@@ -277,10 +282,11 @@ class Directory:
             return [], None
         question.rights.check(condition)
         found: list[Entry] = []
-        looked, limit = 0, directory.document.look_through
+        weight = question.weight
+        looked, limit = 0, directory.document.look_through // weight
         while len(found) < room:
-            wanted = min(room - len(found), _CHUNK)
-            page = await self._directories.find(branch, directory, condition, after, wanted)
+            wanted = min(room - len(found), max(1, _CHUNK // weight))
+            page = await self._directories.find(branch, directory, condition, after, wanted, weight)
             if page.rows:
                 made = await self._members.made(
                     directory, question.wish, question.rights, page.rows
