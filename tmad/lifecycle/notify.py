@@ -10,7 +10,6 @@ receiver's answer and our note of it, and has the same name then.
 from __future__ import annotations
 
 import functools
-import secrets as random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -25,7 +24,7 @@ from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.identity.delivery.mail import MailDelivery
 from tmad.journal import Journal
-from tmad.lifecycle import messages
+from tmad.lifecycle import gathering, messages
 from tmad.lifecycle.messages import Telling
 from tmad.lifecycle.notification import FAILED, KIND, Mail, NotificationDocument, Rule
 from tmad.lifecycle.webhooks import WebhookSender
@@ -49,7 +48,6 @@ OUTCOMES: Final = ("delivered", "retried", "failed")
 
 _PAGE: Final = 500
 _MOST_PAGES: Final = 20  # of records, in one turn
-_ALONE: Final = 5  # records of one turn that get a message each; more get one together
 _SKIP_EVERY: Final = timedelta(minutes=1)
 _AT_ONCE: Final = 16  # messages on their way
 _GRACE: Final = timedelta(seconds=20)  # beyond the patience with a receiver
@@ -181,7 +179,7 @@ class Notifications:
         )
         outcome = "failed"
         try:
-            outcome = await self._hand_over(document, telling, _name(), last=True)
+            outcome = await self._hand_over(document, telling, gathering.name_message(), last=True)
         finally:
             await self.journal.write(
                 Event(
@@ -209,7 +207,7 @@ class Notifications:
         if self._rules is not None:
             return self._rules
         fills = self._fills
-        rules = await self._database.read(_find_rules)
+        rules = await self._database.read(gathering.find_rules)
         if fills == self._fills:
             self._rules = rules
         return rules
@@ -247,7 +245,7 @@ class Notifications:
                 if rule.wants(record):
                     wanted.setdefault((rule.tenant, rule.name), (rule, []))[1].append(record)
         for rule, told in wanted.values():
-            _queue(connection, rule, told, self._now())
+            gathering.queue(connection, rule, told, self._now())
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -386,7 +384,7 @@ class Notifications:
             )
         if objects.by_name(connection, tenant, KIND, row.notification) is None:
             raise absent(tenant, KIND, row.notification)
-        if not rows.send_again(connection, tenant, number, _name(), self._now()):
+        if not rows.send_again(connection, tenant, number, gathering.name_message(), self._now()):
             raise Fault(
                 FaultCode.CONFLICT,
                 f"delivery {number} waits to be sent already",
@@ -406,81 +404,6 @@ class Notifications:
         again = rows.by_id(connection, tenant, number)
         assert again is not None
         return again
-
-
-def _find_rules(connection: Connection) -> dict[tuple[str, str], Rule]:
-    found = {}
-    for row in _every(connection):
-        since = rows.exists_since(connection, row.tenant, KIND, row.name)
-        document = NotificationDocument.model_validate_json(row.document)
-        found[row.tenant, row.name] = Rule(row.tenant, row.name, document, since or row.updated_at)
-    return found
-
-
-def _every(connection: Connection) -> list[objects.ObjectRow]:
-    """Return the notifications of all tenants."""
-    tenants = _all(connection, "*", "tenant")
-    return [row for tenant in tenants for row in _all(connection, tenant.name, KIND)]
-
-
-def _all(connection: Connection, tenant: str, kind: str) -> list[objects.ObjectRow]:
-    found: list[objects.ObjectRow] = []
-    while page := objects.find(connection, tenant, kind, found[-1].name if found else "", _PAGE):
-        found += page
-    return found
-
-
-def _queue(connection: Connection, rule: Rule, records: list[Record], now: datetime) -> None:
-    """Write down that a notification has to tell of these records."""
-    open_ = rows.newest(connection, rule.tenant, rule.name)
-    is_open = open_ is not None and open_.due_at is not None and open_.due_at > now
-    if open_ is not None and is_open and rows.gather(connection, open_, records, now):
-        return
-    if rule.document.digest_minutes:
-        due_at = now + timedelta(minutes=rule.document.digest_minutes)
-        _insert(connection, rule, records, now, due_at)
-        return
-    alone = [[record] for record in records] if len(records) <= _ALONE else [records]
-    while alone:
-        due_at = _allowed_from(connection, rule, now)
-        if due_at > now:
-            # The rest goes together, when the next message may go.
-            rest = [record for each in alone for record in each]
-            _insert(connection, rule, rest, now, due_at)
-            return
-        _insert(connection, rule, alone.pop(0), now, now)
-
-
-def _allowed_from(connection: Connection, rule: Rule, now: datetime) -> datetime:
-    """Return when the next message may go, so that no hour has more than were asked for."""
-    row = rows.newest(connection, rule.tenant, rule.name, rule.document.per_hour - 1)
-    if row is None:
-        return now
-    went_at = row.done_at or row.due_at or row.created_at
-    return max(now, went_at + timedelta(hours=1))
-
-
-def _insert(
-    connection: Connection,
-    rule: Rule,
-    records: Sequence[Record],
-    now: datetime,
-    due_at: datetime,
-) -> None:
-    rows.insert(
-        connection,
-        rule.tenant,
-        rule.name,
-        message=_name(),
-        records=records,
-        now=now,
-        due_at=due_at,
-    )
-
-
-def _name() -> str:
-    """Return what receivers know a message by."""
-    return f"msg_{random.token_hex(12)}"
 
 
 def _why(fault: Fault) -> str:
