@@ -364,6 +364,17 @@ def test_http() -> None:
     assert w.post(message, tail="/p/iot/getcacerts/more").status == 404
 
 
+def test_an_outage_before_there_is_a_message_is_left_to_the_edge() -> None:
+    w = world()
+
+    async def by_id(endpoint: object) -> Any:
+        raise Fault(FaultCode.UNAVAILABLE, "the database is away", rule="database.lost")
+
+    w.endpoints.by_id = by_id  # type: ignore[method-assign,assignment]
+    with pytest.raises(Fault):  # 503 and Retry-After: tmad/edge/http.py
+        w.post(client.message(client.GENM, der.sequence(), None, transaction=b"t" * 16))
+
+
 def test_operations_in_the_path() -> None:
     w = world()
     w.url = "/p/iot/initialization"

@@ -51,6 +51,8 @@ OPERATIONS: Final[Mapping[str, frozenset[int]]] = {
 _CONTINUING: Final = frozenset({Body.CERT_CONF, Body.POLL_REQ, Body.ERROR})
 _ANNOUNCEMENTS: Final = frozenset({Body.CKUANN, Body.CANN, Body.RANN, Body.CRLANN})
 
+_STATUSES: Final = {FaultCode.NOT_FOUND: 404, FaultCode.MALFORMED: 400}
+
 _Serving: TypeAlias = "Callable[[Turn, Exchange | None], Awaitable[bytes]]"
 
 
@@ -113,7 +115,9 @@ class CMPResponder:
             message = codec.decode(request.body)
         except Fault as fault:
             # RFC 9811, 3.1: by the status only where there is no message to answer.
-            status = 404 if fault.code is FaultCode.NOT_FOUND else 400
+            status = _STATUSES.get(fault.code)
+            if status is None:
+                raise
             return Response(status=status, body=f"{fault.detail}\n".encode())
         if message.body in _ANNOUNCEMENTS:
             return Response(status=403, body=b"announcements are not taken here\n")
