@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -94,7 +95,7 @@ def server(pki: Authority) -> Identity:
     return pki.issue(SERVER, uses=(ExtendedKeyUsageOID.SERVER_AUTH,))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tmad(daemon: Daemon) -> Iterator[Commands]:
     with commands_of(daemon) as commands:
         yield commands
@@ -385,6 +386,47 @@ def test_a_collector_that_hangs_and_is_then_killed(
     collector.kill()
     collector.start()
     expect_all(collector, happenings)
+
+
+def test_g_fault_4_a_collector_that_never_reads_stops_nobody(
+    daemon: Daemon,
+    tmad: Commands,
+    rsyslog: Begin,
+    told: Callable[..., None],
+    happenings: Happenings,
+) -> None:
+    collector = rsyslog()
+    told("reads", collector)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = "127.0.0.1:{}".format(*listener.getsockname()[1:])
+        tmad.run("log-collector", "create", "never", "--transport", "tcp", "--address", address)
+        connection, _ = listener.accept()
+        before = resident(daemon)
+        # More than all buffers on the way hold.
+        for _ in range(20):
+            happenings.happen(1_000, padding="x" * 500)
+        came = expect_all(collector, happenings)
+        assert len(came) == len(set(came))
+        assert resident(daemon) - before < 40 * 2**20
+        state = tmad.json("log-collector", "state", "never")
+        assert state["records_waiting"] > 3_000
+        # It wakes up, and gets what it would not take.
+        last = f' object="{happenings.count}" '.encode()
+        connection.settimeout(30)
+        tail = b""
+        while last not in tail:
+            received = connection.recv(1_048_576)
+            assert received
+            tail = tail[-200:] + received
+        connection.close()
+        tmad.run("log-collector", "delete", "never")
+
+
+def resident(daemon: Daemon) -> int:
+    """Return the daemon's memory in octets."""
+    assert daemon.process is not None
+    pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 # -- TLS --------------------------------------------------------------------------------------
