@@ -40,6 +40,7 @@ _PEM = serialization.Encoding.PEM
 _PKCS8 = PrivateFormat.PKCS8
 OUT = ("-outform", "DER")
 _CONF = Path(__file__).parents[3] / "conf"
+_CMP = Path(__file__).parents[2] / "vectors" / "cmp"
 
 
 def random(size: int) -> bytes:
@@ -184,6 +185,12 @@ def cms_seeds() -> Iterator[bytes]:
         b"content", b"secret", cipher=envelopes.AES256, random=random, rounds=10
     )
     yield from _openssl_messages()
+
+
+def cmp_seeds() -> Iterator[bytes]:
+    """Yield what `openssl cmp` and its mock server have sent, and the requests in it."""
+    for path in sorted(_CMP.glob("*.der")):
+        yield path.read_bytes()
 
 
 def csr_seeds() -> Iterator[bytes]:

@@ -38,6 +38,9 @@ from tmad.ca.endpoint import EndpointDocument
 from tmad.ca.profile import ProfileDocument
 from tmad.ca.shape import Profile
 from tmad.config import NodeSettings
+from tmad.protocols.cmp import bodies as cmp_bodies
+from tmad.protocols.cmp import codec as cmp_codec
+from tmad.protocols.cmp import protection as cmp_protection
 from tmad.edge import http1
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
@@ -55,7 +58,7 @@ from tmad.protocols.scep import codec as scep
 from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
 from tmad.protocols.snmp.engine import OUTCOMES
-from tmad.wire import ber, chain, cms, csr, der, envelopes
+from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
 from tmad.wire.signatures import Age, Policy
@@ -168,6 +171,36 @@ def _cms() -> Run:
             with suppress(Fault):
                 cms.verify(signed, signer, key.public_key(), POLICY)
         signed.certificate_of(signer)
+
+    return run
+
+
+def _cmp() -> Run:
+    """A message as it is; and as a CertTemplate, behind a signature that nobody checks."""
+    readers = (
+        cmp_bodies.read_requests,
+        cmp_bodies.read_revocations,
+        cmp_bodies.read_confirmation,
+        cmp_bodies.read_poll,
+        cmp_bodies.read_questions,
+        cmp_bodies.read_error,
+        cmp_bodies.read_nested,
+    )
+
+    def run(data: bytes) -> None:
+        with suppress(Fault):
+            message = cmp_codec.decode(data)
+            if message.header.protection is not None:
+                with suppress(Fault):
+                    cmp_protection.read_mac(message.header.protection)
+            for reader in readers:
+                with suppress(Fault):
+                    reader(message.content)
+            for request in cmp_bodies.read_requests(message.content):
+                if request.template.public_key and request.template.subject:
+                    crmf.read(request.template, subject_der=request.template.subject)
+        with suppress(Fault):
+            crmf.read_template(der.Reader(data))
 
     return run
 
@@ -590,6 +623,7 @@ TARGETS: Mapping[str, Target] = {
     "ber": Target(_ber, seeds.ber_seeds),
     "cms": Target(_cms, seeds.cms_seeds),
     "csr": Target(_csr, seeds.csr_seeds),
+    "cmp": Target(_cmp, seeds.cmp_seeds, 16_384),
     "scep": Target(
         _scep, seeds.scep_seeds, 16_384, ("operation=", "PKIOperation", "message=", "GetCACert")
     ),
