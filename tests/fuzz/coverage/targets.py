@@ -38,15 +38,15 @@ from tmad.ca.endpoint import EndpointDocument
 from tmad.ca.profile import ProfileDocument
 from tmad.ca.shape import Profile
 from tmad.config import NodeSettings
-from tmad.protocols.cmp import bodies as cmp_bodies
-from tmad.protocols.cmp import codec as cmp_codec
-from tmad.protocols.cmp import protection as cmp_protection
 from tmad.edge import http1
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity import tokenfiles
 from tmad.identity.delivery import smpp_codec
 from tmad.identity.tokenfiles import Format, Wishes
+from tmad.protocols.cmp import bodies as cmp_bodies
+from tmad.protocols.cmp import codec as cmp_codec
+from tmad.protocols.cmp import protection as cmp_protection
 from tmad.protocols.ldap import codec as ldap
 from tmad.protocols.ldap import evaluation
 from tmad.protocols.ldap import names as ldap_names
