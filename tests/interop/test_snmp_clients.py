@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +15,7 @@ from pysnmp.hlapi.v3arch import asyncio as pysnmp
 
 from tests.daemon import Daemon
 from tests.interop.snmp_tools import environment, eventually
+from tests.system.commands import commands_of
 from tmad.protocols.snmp import codec
 from tmad.protocols.snmp.codec import Kind
 from tmad.protocols.snmp.values import NULL, encode_oid
@@ -44,26 +42,6 @@ HASHES = {"sha1": "SHA", "sha224": "SHA-224", "sha256": "SHA-256", "sha384": "SH
           "sha512": "SHA-512"}  # fmt: skip
 CIPHERS = {"aes128": "AES", "aes192": "AES-192", "aes256": "AES-256"}
 
-# One process instead of one for each user.
-ADD_USERS = """
-import functools, json, sys
-import click
-from tmad.cli.context import in_session, load_settings, run
-from tmad.cli.options import Options
-from tmad.events import Secret
-from tmad.identity.snmp_managers import Passphrases
-
-async def inside(session):
-    for name, (authentication, privacy), words in json.load(sys.stdin):
-        await session.services.snmp.add_user(
-            session.actor, "*", name, authentication=authentication, privacy=privacy,
-            passphrases=Passphrases(*map(Secret, words)),
-        )
-
-with click.Context(click.Command("add"), obj=Options()):
-    run(functools.partial(in_session, load_settings(), inside))
-"""
-
 
 class Agent:
     """The agent of a daemon, as net-snmp's programs and pysnmp reach it."""
@@ -72,14 +50,6 @@ class Agent:
         self.daemon = daemon
         self.address = f"127.0.0.1:{daemon.snmp_port}"
         self._environment = environment(daemon.directory / "manager")
-
-    def add(self, users: dict[str, tuple[str, str]]) -> None:
-        subprocess.run(
-            [sys.executable, "-c", ADD_USERS],
-            input=json.dumps([[name, kinds, WORDS] for name, kinds in users.items()]),
-            env={**os.environ, "TMAD_CONFIG": str(self.daemon.config)},
-            check=True, text=True, timeout=60,
-        )  # fmt: skip
 
     def run(self, program: str, *arguments: str, expect: int | None = 0) -> str:
         done = subprocess.run(
@@ -106,13 +76,17 @@ class Agent:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     node = Daemon(tmp_path_factory.mktemp("node"), snmp="sha1 = true", workers=2)
-    secret = node.directory / "community"
-    secret.write_text(COMMUNITY)
-    node.tmad(
-        "snmp", "community", "add", "site", "--prefix", "127.0.0.0/8",
-        "--secret-file", str(secret),
-    )  # fmt: skip
-    Agent(node).add(USERS | CISCO)
+    community, words = node.directory / "community", node.directory / "words"
+    community.write_text(COMMUNITY)
+    words.write_text("\n".join(WORDS))
+    with commands_of(node) as tmad:
+        tmad.run(
+            "snmp", "community", "add", "site", "--prefix", "127.0.0.0/8",
+            "--secret-file", str(community),
+        )  # fmt: skip
+        for name, (authentication, privacy) in (USERS | CISCO).items():
+            kinds = ("--auth", authentication, "--priv", privacy)
+            tmad.run("snmp", "user", "add", name, *kinds, "--secret-file", str(words))
     yield node.start()
     node.kill()
 

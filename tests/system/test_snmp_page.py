@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.daemon import Daemon
+from tests.system.commands import commands_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "snmp.md"
 _PATIENCE = 60.0
@@ -20,21 +21,24 @@ def test_every_command_of_the_page_works(
 ) -> None:
     for program in ("snmpwalk", "snmptable"):
         require_client(program)
-    node = Daemon(tmp_path / "node", snmp=True).start()
+    node = Daemon(tmp_path / "node", snmp=True)
     try:
-        said = ""
-        for line in _lines(node):
-            if line.startswith("tmad snmp test"):
-                # Nobody takes informs there; it need not be tried for a minute.
-                node.tmad("snmp", "target", "set", "noc", "timeout=1", "retries=0")
-                assert "192.0.2.7" in node.tmad(*shlex.split(line)[1:], expect=5).stderr
-            elif line.startswith("tmad "):
-                said += node.tmad(*shlex.split(line)[1:]).stdout
-            else:
-                _shell(_with_passphrases(line, said), tmp_path)
-        assert "0x80001f8805" in said
-        assert node.tmad("snmp", "user", "list", "-o", "name").stdout.split() == ["ops"]
-        assert node.tmad("snmp", "community", "list", "-o", "name").stdout == ""
+        with commands_of(node) as tmad:
+            node.start()
+            said = ""
+            for line in _lines(node):
+                words = shlex.split(line)[1:]
+                if line.startswith("tmad snmp test"):
+                    # Nobody takes informs there; it need not be tried for a minute.
+                    tmad.run("snmp", "target", "set", "noc", "timeout=1", "retries=0")
+                    assert "192.0.2.7" in tmad.run(*words, expect=5).err
+                elif line.startswith("tmad "):
+                    said += tmad.run(*words).out
+                else:
+                    _shell(_with_passphrases(line, said), tmp_path)
+            assert "0x80001f8805" in said
+            assert tmad.run("snmp", "user", "list", "-o", "name").out.split() == ["ops"]
+            assert tmad.run("snmp", "community", "list", "-o", "name").out == ""
     finally:
         node.kill()
 
