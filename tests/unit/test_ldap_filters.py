@@ -15,7 +15,7 @@ from ldap3.operation.search import search_operation
 from ldap3.protocol.rfc4511 import LDAPMessage, MessageID, ProtocolOp
 from ldap3.utils.asn1 import encode
 
-from tests.fuzz.mutations import judge
+from tests.fuzz import mutations
 from tmad.protocols.ldap import codec, evaluation, matching, schema
 from tmad.protocols.ldap.filters import And, Equal, Filter, Not, Or, Present, Unknown
 from tmad.protocols.ldap.strings import prepare
@@ -296,8 +296,8 @@ def test_t_ldap_01_long_assertions_are_cheap(value: bytes) -> None:
     for name in ("certificateExactMatch", "certificateListExactMatch"):
         rule = matching.rule_of(name)
         assert rule is not None
-        assert judge(rule.assertion, value) is None
-        assert judge(rule.assertion, value * 40) is None
+        assert mutations.judge(rule.assertion, value) is None
+        assert mutations.judge(rule.assertion, value * 40) is None
 
 
 # -- rules ------------------------------------------------------------------------------------
