@@ -266,6 +266,15 @@ def test_a_persons_certificate_renews_only_while_she_may_have_it(b: Bench) -> No
     assert fault.rule == "renewal.owner"
 
 
+def test_a_one_time_code_enrols_once(b: Bench) -> None:
+    """Each request needs a code of its own, also a copy of an earlier one."""
+    drive(b.accounts.token("alice", serial="T9"))
+    door(b, login={"mode": "otp"})
+    request = wish(basic(word="755224"), evidence=b"csr")  # RFC 4226, appendix D
+    enroll(b, request)
+    assert refused(b, request).rule == "otp.wrong"
+
+
 # -- shared keys ------------------------------------------------------------------------------
 
 
@@ -809,6 +818,7 @@ def test_strangers_and_endings_revoke_nothing(b: Bench) -> None:
             {"login": {"by_group": [{"groups": ["a"], "mode": "password-then-sms"}]}},
             "second question",
         ),
+        ({"login": {"mode": "otp"}, "approval": "manual"}, "one-time code"),
         ({"registration_authorities": ["serial:XYZ"]}, "hexadecimal"),
         ({"registration_authorities": ["nobody"]}, "profile"),
         ({"server_keys": True, "authenticate": ["manual"]}, "server_keys"),

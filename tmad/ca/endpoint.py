@@ -147,6 +147,9 @@ class EndpointDocument(_Part):
         modes = {self.login.mode, *(rule.mode for rule in self.login.by_group)}
         if any("-then-" in mode for mode in modes):
             raise ValueError("login: there is no second question here; use a mode of one field")
+        if self.approval == "manual" and any("otp" in mode for mode in modes):
+            # Whoever waits asks again with the same words, and a code is good once.
+            raise ValueError("login: a one-time code cannot be shown again by who has to wait")
         if self.server_keys and (self.approval == "manual" or "manual" in self.authenticate):
             raise ValueError("server_keys: a key that waits for a person would have to be kept")
         return self
