@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -154,7 +153,7 @@ class World:
             salt=b"",
             data=codec.encode_scoped(ENGINE_ID, b"", pdu),
         )
-        return replace(made, **changes)
+        return made._replace(**changes)
 
     def seal(self, message: SecureMessage) -> bytes:
         """Return a message as the manager sends it."""

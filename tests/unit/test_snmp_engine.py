@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,7 +151,7 @@ def test_discovery_and_time(world: World) -> None:
     """RFC 3414, 4."""
     empty = codec.encode_scoped(b"", b"", codec.pdu_octets(question(Kind.GET)))
     hello = world.message(b"", flags=REPORTABLE, engine_id=b"", boots=0, time=0, user=b"")
-    reply = world.answer(codec.encode_secure(replace(hello, data=empty)))
+    reply = world.answer(codec.encode_secure(hello._replace(data=empty)))
     name, message = report(world, reply.octets)
     assert (name, message.flags, message.engine_id) == ("usmStatsUnknownEngineIDs", 0, ENGINE_ID)
     early = world.seal(world.message(codec.pdu_octets(GET), boots=0, time=0))
@@ -203,7 +202,7 @@ def test_t_snmp_02_a_digest_in_part_is_no_digest(authentication: str) -> None:
     size = world.keys.digest_octets
     for length in (*range(size), size + 1, 48 if size != 48 else 64):
         digest = (good.digest * 3)[:length]
-        octets = codec.encode_secure(replace(good, digest=digest))
+        octets = codec.encode_secure(good._replace(digest=digest))
         name, _ = report(world, world.answer(octets).octets)
         assert name == "usmStatsWrongDigests"
     assert world.engine.counters["usmStatsWrongDigests"] == size + 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,8 +82,7 @@ class Receiver:
         return self.send(message, level, codec.encode_pdu(Kind.REPORT, 0, 0, 0, [binding]))
 
     def send(self, message: SecureMessage, level: int, pdu: bytes) -> bytes:
-        answer = replace(
-            message,
+        answer = message._replace(
             flags=level,
             engine_id=RECEIVER,
             boots=self.local.boots,

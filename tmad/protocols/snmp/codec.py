@@ -8,7 +8,6 @@ known or the digest is right. All of it is iterative and linear in the octets re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
@@ -134,8 +133,7 @@ class CommunityMessage(NamedTuple):
     pdu: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecureMessage:
+class SecureMessage(NamedTuple):
     """SNMPv3 with the User-based Security Model (RFC 3412, 6; RFC 3414, 2.4).
 
     ``data`` is the scoped PDU with its tag, or the content of the encrypted one.
