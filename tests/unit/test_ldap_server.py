@@ -475,6 +475,16 @@ def test_l_23_external() -> None:
     assert bind(client, "", (b"EXTERNAL", b""), sasl=True) == 48
 
 
+def test_a_certificate_that_cannot_be_read_is_none() -> None:
+    class Shown:
+        def to_cryptography(self) -> str:
+            raise ValueError("a negative serial number")
+
+    client = World().connect(is_secure=True)
+    client.transport.certificate = Shown()
+    assert bind(client, "", (b"EXTERNAL", b""), sasl=True) == 48
+
+
 @pytest.mark.parametrize("how", ["revoked", "closed"])
 def test_a_login_that_holds_no_longer_ends_its_connection(how: str) -> None:
     world = World()

@@ -416,9 +416,12 @@ class LDAPConnection(Protocol):
         )
 
     def _certificate(self) -> x509.Certificate | None:
-        """Return what the client has shown in the handshake."""
+        """Return what the client has shown in the handshake, if it can be read."""
         shown = self._transport.getPeerCertificate() if self.session.is_secure else None
-        return None if shown is None else shown.to_cryptography()
+        try:
+            return None if shown is None else shown.to_cryptography()
+        except ValueError:
+            return None  # OpenSSL takes certificates that are none
 
     @property
     def _transport(self) -> Any:
