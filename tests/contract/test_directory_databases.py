@@ -325,6 +325,11 @@ def test_what_no_index_answers_is_bounded(world: DirectoryWorld) -> None:
     # More items take longer to judge, so fewer entries are looked at.
     many = Or(tuple([like("cn", f"*nobody{n}*") for n in range(100)]))
     assert refused(world, many).rule == "ldap.unindexed"
+    # What mail programs ask for while somebody types is looked for by the database.
+    world.publish(look_through=20)
+    typed = Or(tuple([like(a, "*n 14*") for a in ("mail", "cn", "givenName", "sn")]))
+    assert world.names(typed) == [person(f"p{n:03}") for n in (14, *range(140, 150))]
+    world.publish(look_through=20, scan=100)
     # An index bounds these, or the base does.
     assert world.names(eq("cn", "nobody")) == []
     assert world.names(And((eq("uid", "bob"), like("cn", "*nobody*")))) == []

@@ -210,16 +210,21 @@ def _by_ways(
     if not ways:
         return ()
     dialect = connection.dialect.name
+    values_of, begun = _grouped(ways)
+    found: list[sa.ColumnElement[bool]] = [
+        table.c[column].in_(each) for column, each in values_of.items()
+    ]
+    found += [
+        _begins(table.c[way.column], way.initial, dialect) for way in begun if isinstance(way, Like)
+    ]
     names = [
         sa.select(table.c.name).where(
             table.c.tenant == sa.bindparam("tenant"),
-            _begins(table.c[way.column], way.initial, dialect)
-            if isinstance(way, Like)
-            else table.c[way.column] == way.value,
+            way_in,
             # Not where the rows are read: SQLite would walk all of them from here on.
             table.c.name > sa.bindparam("after"),
         )
-        for way in ways
+        for way_in in found
     ]
     return connection.execute(
         sa.select(*kind.columns)
@@ -233,6 +238,20 @@ def _by_ways(
         .limit(values["limit"]),
         values,
     ).all()
+
+
+def _grouped(
+    conditions: Iterable[Condition],
+) -> tuple[dict[str, list[str]], list[Condition]]:
+    """Return the values that columns are to have, by column, and all other conditions."""
+    values_of: dict[str, list[str]] = {}
+    others: list[Condition] = []
+    for each in conditions:
+        if isinstance(each, Same):
+            values_of.setdefault(each.column, []).append(each.value)
+        else:
+            others.append(each)
+    return values_of, others
 
 
 def _listed(
@@ -289,8 +308,11 @@ def _scanned(
         if len(found) == values["limit"]:
             return Found(tuple(found), found[-1].name)
         left -= size
-        if end is None or left <= 0:
-            return Found(tuple(found), end)
+        if end is None:
+            return Found(tuple(found), None)
+        if left <= 0:
+            has_more = connection.execute(ends, values | {"after": end}).first() is not None
+            return Found(tuple(found), end if has_more else None)
         after, size = end, size * _GROWTH
 
 
@@ -301,7 +323,9 @@ def _clause(condition: Condition, kind: _Kind, dialect: str) -> sa.ColumnElement
     if isinstance(condition, Both):
         return sa.and_(sa.true(), *[_clause(part, kind, dialect) for part in condition.parts])
     if isinstance(condition, Either):
-        return sa.or_(sa.false(), *[_clause(part, kind, dialect) for part in condition.parts])
+        values_of, others = _grouped(condition.parts)
+        same = [kind.table.c[column].in_(values) for column, values in values_of.items()]
+        return sa.or_(sa.false(), *same, *[_clause(part, kind, dialect) for part in others])
     if isinstance(condition, Holds):
         return _holds(kind)
     column = kind.table.c[condition.column]

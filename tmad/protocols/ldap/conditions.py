@@ -217,9 +217,15 @@ def _loose(item: Item, name: str) -> Pair:
     if isinstance(item, Equal | Approx):
         text = _text(item.value, substring=False)
         return (Like("cn_key", f"{folded(text)} ", (), "") if text else NOTHING), EVERYTHING
-    if isinstance(item, Substrings) and item.initial:
-        text = folded(_text(item.initial, substring=True))
-        return (Like("cn_key", text, (), "") if text else EVERYTHING), EVERYTHING
+    if isinstance(item, Substrings):
+        initial, *others = [
+            folded(_text(piece or b"", substring=True))
+            for piece in (item.initial, *item.middle, item.final)
+        ]
+        # Where it ends, the whole name goes on.
+        within = tuple([piece for piece in others if piece])
+        if initial or within:
+            return Like("cn_key", initial, within, ""), EVERYTHING
     return _UNKNOWN
 
 

@@ -28,6 +28,7 @@ from tmad.storage.conditions import NOTHING, Same
 _LISTS: Final = ("certificateRevocationList", "authorityRevocationList")
 # How many rows are read, and how many entries made, at a time.
 _CHUNK: Final = 100
+_LEAST: Final = 10
 _BRANCHES: Final[tuple[Branch, ...]] = ("authorities", "people", "devices")
 _BASE: Final = 0
 _ONE: Final = 1
@@ -285,7 +286,7 @@ class Directory:
         weight = question.weight
         looked, limit = 0, directory.document.look_through // weight
         while len(found) < room:
-            wanted = min(room - len(found), max(1, _CHUNK // weight))
+            wanted = min(room - len(found), max(_LEAST, _CHUNK // weight))
             page = await self._directories.find(branch, directory, condition, after, wanted, weight)
             if page.rows:
                 made = await self._members.made(
