@@ -120,6 +120,23 @@ def test_g_fault_3_a_killed_token_is_noticed_and_healed(
     bench.close()
 
 
+def test_g_fault_3_a_token_that_nobody_uses_is_missed_too(
+    remote_token: RemoteToken, pump: Pump
+) -> None:
+    bench = Bench(pump, remote_token.settings())
+    bench.make()
+    pump.run(bench.keyring.probe())
+    assert bench.health().state == "ok"
+    remote_token.stop()
+    assert bench.health().state == "ok"
+    pump.run(bench.keyring.probe())
+    bench.until("degraded")
+    pump.run(bench.keyring.probe())
+    remote_token.start()
+    bench.until("ok")
+    bench.close()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_g_fault_3_killed_50_times_and_hung_10_times(remote_token: RemoteToken, pump: Pump) -> None:

@@ -35,6 +35,8 @@ log = Logger()
 # Days until the end of a certificate's life.
 WINDOWS = (1, 7, 30, 90)
 
+# How often an HSM that nobody uses is asked whether it is there.
+_PROBE_SECONDS = 15.0
 _COUNT_SECONDS = 60.0
 _COUNT_SHARE = 0.01
 
@@ -160,6 +162,7 @@ class Sampler:
         self._describe: Callable[[], Worker] | None = None
         self._listeners: list[Callable[[Figures], object]] = []
         self._census: _Census | None = None
+        self._probe_at = 0.0
         self.newest: Figures | None = None
 
     def watch(self, describe: Callable[[], Worker]) -> None:
@@ -192,6 +195,9 @@ class Sampler:
     async def _sample(self) -> Figures:
         now = self._now()
         workers, doors = self._processes(now)
+        if self._seconds() >= self._probe_at:
+            self._probe_at = self._seconds() + _PROBE_SECONDS
+            await self._keyring.probe()
         stores = tuple(await self._keyring.health())
         begin = self._seconds()
         figures = Figures(

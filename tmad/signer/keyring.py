@@ -99,6 +99,14 @@ class Adopting(Protocol):
         """Seal a key; return its SubjectPublicKeyInfo and its material."""
 
 
+@runtime_checkable
+class Probing(Protocol):
+    """A store that can be gone without anybody's noticing, as long as nobody signs."""
+
+    async def probe(self) -> None:
+        """Ask it for a sign of life; its health says what came of it."""
+
+
 class Keyring:
     """All private keys of the appliance.
 
@@ -245,6 +253,12 @@ class Keyring:
     async def health(self) -> list[StoreHealth]:
         """Return how each store is doing; never raises for a store that is down."""
         return [await store.health() for store in self._stores.values()]
+
+    async def probe(self) -> None:
+        """Find out what ``health`` cannot know of stores that nobody uses just now."""
+        for store in self._stores.values():
+            if isinstance(store, Probing):
+                await store.probe()
 
     async def close(self) -> None:
         """Finish what runs and let go of the HSM."""

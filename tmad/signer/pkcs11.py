@@ -132,6 +132,15 @@ class PKCS11Store:
             },
         )
 
+    async def probe(self) -> None:
+        """Look for the token, so that one that is gone is missed before somebody needs it."""
+        if self._state == "ok":
+            # What it raises is known by then: the store is degraded.
+            with contextlib.suppress(Fault):
+                await self._run(
+                    lambda connection: connection.probe(), patience=self._settings.timeout_seconds
+                )
+
     async def close(self) -> None:
         self._state, self._reason = "failed", "closed"
         self._opened.set()
