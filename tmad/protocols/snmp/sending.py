@@ -163,48 +163,40 @@ def _give_up(waiting: Deferred[bool]) -> None:
 
 
 class _Line(DatagramProtocol):
-    """A socket of its own for each exchange: only the target is heard on it."""
+    """A socket of its own for each exchange, on which only the target is heard.
+
+    It is not connected: Twisted closes a connected one as soon as the kernel hears that nobody
+    listens there, and whoever is being restarted listens again in a moment.
+    """
 
     noisy = False
 
     def __init__(self, address: str, received: Callable[[bytes], object]) -> None:
-        self._host, self._number = parse_address(address)
+        self._target = parse_address(address)
         self._received = received
         self._port: Any = None
 
     def open(self, reactor: Any) -> None:
-        """Open it; Fault(UNAVAILABLE) where the machine has no way there."""
-        self._port = reactor.listenUDP(0, self, interface="::" if ":" in self._host else "")
-        try:
-            self._port.connect(self._host, self._number)
-        except OSError as error:
-            self.close()
-            raise self._no_way(error) from error
+        """Open it."""
+        self._port = reactor.listenUDP(0, self, interface="::" if ":" in self._target[0] else "")
 
     def send(self, datagram: bytes) -> None:
-        """Send one datagram; what cannot leave is sent again like what was lost."""
+        """Send one datagram; Fault(UNAVAILABLE) where the machine has no way there."""
         try:
-            self._port.write(datagram)
+            self._port.write(datagram, self._target)
         except OSError as error:
-            raise self._no_way(error) from error
-
-    def _no_way(self, error: OSError) -> Fault:
-        return Fault(
-            FaultCode.UNAVAILABLE,
-            f"there is no way to {self._host}: {error.strerror or error}",
-            rule="snmp.target.silent",
-            values={"address": self._host},
-        )
+            raise Fault(
+                FaultCode.UNAVAILABLE,
+                f"there is no way to {self._target[0]}: {error.strerror or error}",
+                rule="snmp.target.silent",
+                values={"address": self._target[0]},
+            ) from error
 
     def close(self) -> None:
         """Close it."""
-        if self._port is not None:
-            port, self._port = self._port, None
-            port.stopListening()
+        port, self._port = self._port, None
+        port.stopListening()
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: N802  Twisted's name
-        if self._port is not None:
+        if self._port is not None and (addr[0].partition("%")[0], addr[1]) == self._target:
             self._received(datagram)
-
-    def connectionRefused(self) -> None:  # noqa: N802  Twisted's name
-        """Nothing: whoever is being restarted listens again in a moment."""
