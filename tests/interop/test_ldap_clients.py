@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import secrets
+import select
 import socket
 import subprocess
 import threading
@@ -20,6 +22,7 @@ from ldap3.core.exceptions import LDAPException
 from ldaptor.protocols import pureldap
 
 from tests.daemon import Daemon
+from tests.fuzz.test_fuzz_ldap import SEEDS
 from tests.support import drive
 from tests.system.commands import commands_of
 from tests.unit.test_ldap_codec import MALFORMED, wire
@@ -455,6 +458,12 @@ def test_l_13_many_searches_at_once_and_abandoned_ones(node: Node) -> None:
     connection.unbind()
 
 
+# Octets that mean something in BER, in filters and in names.
+_TELLING = (
+    b'\x00\x01\x02\x04\x0a\x30\x31\x7f\x80\x81\x82\x84\x87\xa0\xa1\xa2\xa3\xa4\xa9\xff*\\,=;+#"{}$'
+)
+
+
 # -- hostile neighbours -----------------------------------------------------------------------
 
 
@@ -546,6 +555,30 @@ def test_who_does_not_read_holds_up_nobody(node: Node) -> None:
             while True:
                 opened.sendall(search * 100)
         assert len(node.search("(uid=alice)")) == 1
+
+
+def test_t_ldap_05_broken_messages_reach_no_traceback(node: Node) -> None:
+    """600 messages with octets changed, through the socket and down to the database."""
+    chance = random.Random(9)
+    answered = 0
+    opened = _connect(node)
+    for _ in range(600):
+        octets = bytearray(chance.choice(SEEDS))
+        for _ in range(chance.randrange(3)):
+            octets[chance.randrange(len(octets))] = chance.choice(_TELLING)
+        opened.sendall(octets)
+        readable, _, _ = select.select([opened], [], [], 0.1)
+        answer = opened.recv(65_536) if readable else b""
+        answered += bool(answer)
+        if not answer or codec.DISCONNECTION.encode() in answer:
+            # It has ended, or waits for the rest of what it takes for longer.
+            opened.close()
+            opened = _connect(node)
+    opened.close()
+    assert answered > 300
+    assert len(node.search("(uid=alice)")) == 1
+    log = node.daemon.log.read_text()
+    assert "Traceback" not in log, log[-3000:]
 
 
 @pytest.mark.parametrize("secure", [False, True])
