@@ -115,3 +115,27 @@ def test_what_failed_may_begin_anew(workers: tuple[Exchanges, Exchanges], loop: 
     one, two = workers
     loop.run(one.forget(loop.run(one.begin(**NEW))))
     assert loop.run(two.begin(**NEW)).state == "begun"
+
+
+def test_one_that_cannot_be_attended_to_does_not_keep_the_others(
+    workers: tuple[Exchanges, Exchanges], loop: Loop, clock: Clock
+) -> None:
+    one, two = workers
+    lost = loop.run(one.begin(**NEW))
+    # There is no such certificate: whatever the reason, it cannot be revoked.
+    loop.run(
+        one.expect(lost, digest=b"x", answer=b"ip", nonce=b"n", certificate_id=999, until=clock())
+    )
+    loop.run(one.begin(**{**NEW, "transaction": b"u" * 16}))
+    clock.advance(seconds=PATIENCE.total_seconds() + 1)
+    with pytest.raises(Fault) as caught:
+        loop.run(two.attend())
+    assert caught.value.code is FaultCode.NOT_FOUND
+    other = loop.run(one.find("cmp/iot", b"u" * 16))
+    assert other is not None
+    assert other.state == "closed"
+    # It comes again, a minute later.
+    assert loop.run(two.attend()) == 0
+    clock.advance(seconds=61)
+    with pytest.raises(Fault):
+        loop.run(two.attend())

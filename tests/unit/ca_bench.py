@@ -54,7 +54,11 @@ class Options(BaseModel):
     """The options of a protocol that has none."""
 
 
-PROTOCOLS = {"scep": Options, "est": ESTOptions, "cmp": CMPOptions}
+PROTOCOLS: dict[str, type[BaseModel] | None] = {
+    "scep": Options,
+    "est": ESTOptions,
+    "cmp": CMPOptions,
+}
 
 
 class Shelf:
@@ -176,7 +180,14 @@ class Bench:
         found = await self.endpoints.by_id(EndpointID.parse(endpoint))
         return Door(tenant=found.tenant, policy=found.document.challenge)
 
-    async def root(self, authority: str, algorithm: KeyAlgorithm) -> int:
+    async def root(
+        self,
+        authority: str,
+        algorithm: KeyAlgorithm,
+        *,
+        generation: int = 1,
+        state: IssuerState = IssuerState.ACTIVE,
+    ) -> int:
         """Make an active root by the pipeline itself; return its issuer id."""
         handle = await self.keyring.generate(algorithm, tenant="default", label=authority)
         subject = name(f"{authority} root", o="Example")
@@ -184,7 +195,7 @@ class Bench:
         row = IssuerRow(
             tenant="default",
             authority=authority,
-            generation=1,
+            generation=generation,
             state=IssuerState.CREATING,
             key_id=handle.id,
             subject_der=subject.public_bytes(),
@@ -214,7 +225,7 @@ class Bench:
             replace(
                 row,
                 id=issuer_id,
-                state=IssuerState.ACTIVE,
+                state=state,
                 certificate_der=der,
                 chain_der=der,
                 not_before=certificate.not_valid_before_utc,

@@ -45,11 +45,14 @@ from tests.unit.cmp_world import (
     infos,
     new_key,
     refusal,
+    self_signed,
     sequence,
     world,
 )
 from tests.unit.test_enrolment_credentials import Maker
 from tmad.errors import Fault, FaultCode
+from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage.issuers import IssuerState
 from tmad.wire import cms, der
 from tmad.wire.signatures import Policy
 
@@ -159,6 +162,27 @@ def test_questions_with_a_value_where_none_belongs() -> None:
     refusal(asking.send(client.GENM, der.sequence()), ERROR, "badRequest")
     asking.begin()
     refusal(asking.ask(*[(17, b"")] * 31), ERROR, "badRequest")
+
+
+def test_the_next_root() -> None:
+    w = world()
+    asking = w.client(w.enroll())
+    old = w.ca.public_bytes(Encoding.DER)
+    assert infos(asking.ask((20, old))) == {18: None}
+    drive(w.root("devices", KeyAlgorithm.P256, generation=2, state=IssuerState.NEXT))
+    following = drive(w.hierarchy.next("default", "devices"))
+    assert following is not None
+    for value in (old, b""):
+        asking.begin()
+        found = infos(asking.ask((20, value)))[18]
+        oracle, rest = decoder.decode(found, asn1Spec=rfc9810.RootCaKeyUpdateContent())
+        assert not rest
+        new = x509.load_der_x509_certificate(encoder.encode(oracle["newWithNew"]))
+        assert new == following.certificate
+    # Of a root that is not ours nothing is said.
+    asking.begin()
+    foreign = self_signed(new_key()).certificate.public_bytes(Encoding.DER)
+    assert infos(asking.ask((20, foreign))) == {18: None}
 
 
 def test_parameters_of_keys() -> None:

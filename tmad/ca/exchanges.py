@@ -36,6 +36,7 @@ PATIENCE: Final = timedelta(minutes=10)
 # A little longer than a request may wait for a person.
 LONGEST_WAIT: Final = timedelta(days=15)
 
+_LATER: Final = timedelta(minutes=1)
 _PAGE: Final = 100
 
 
@@ -183,12 +184,24 @@ class Exchanges:
     # -- what happens by itself ---------------------------------------------------------------
 
     async def attend(self) -> int:
-        """Revoke what nobody confirmed in time, forget what is old; return how many there were."""
+        """Revoke what nobody confirmed in time, forget what is old; return how many there were.
+
+        One that cannot be attended to does not keep the others from it: it is tried again
+        later, and its Fault is raised when all are done.
+        """
         total = 0
+        first: Fault | None = None
         while due := await self._database.read(_find_due, self._now()):
             for exchange in due:
-                await self._attend(exchange)
+                try:
+                    await self._attend(exchange)
+                except Fault as fault:
+                    first = first or fault
+                    later = replace(exchange, due_at=self._now() + _LATER)
+                    await self._database.write(self._update, exchange, later, None)
             total += len(due)
+        if first is not None:
+            raise first
         return total
 
     async def _attend(self, exchange: Exchange) -> None:
