@@ -95,7 +95,8 @@ class Bench:
         self.program = home / "ldap_load"
         source = Path(__file__).with_name("ldap_load.c")
         subprocess.run(["cc", "-O2", "-o", self.program, source], check=True)
-        self.certificates = _certificates(64)
+        # More than any process would remember.
+        self.certificates = _certificates(5_000)
         chosen = random.Random(20261123)
         numbers = [chosen.randrange(people) for _ in range(DISTINCT)]
         mails = [

@@ -270,7 +270,6 @@ def _time(at: int) -> bytes:
 # -- S/MIME ---------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2048)
 def is_for_mail(certificate_der: bytes) -> bool:
     """Tell whether a certificate is good for encrypting mail, as far as its purpose goes."""
     certificate = x509.load_der_x509_certificate(certificate_der)

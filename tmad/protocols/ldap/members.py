@@ -22,6 +22,7 @@ from tmad.storage.holdings import Names
 _S_MIME: Final = "userSMIMECertificate"
 # Certificates of more bits of serial number than any authority gives are not looked for.
 _LONGEST_SERIAL: Final = 512
+_KEPT: Final = 50_000
 _newest_first = attrgetter("id")
 
 
@@ -32,6 +33,8 @@ class Members:
         self._directories = directories
         self._issuer_names: dict[bytes, Key] = {}
         self._chains: dict[int, tuple[bytes, ...]] = {}
+        # By their ids: what a certificate is for never changes.
+        self._for_mail: dict[int, bool] = {}
 
     def forget(self) -> None:
         """Drop what is kept of authorities."""
@@ -110,12 +113,20 @@ class Members:
     async def _with_s_mime(self, entry: Entry, held: Sequence[Held]) -> Entry:
         values = []
         for each in held:
-            if entries.is_for_mail(each.certificate_der):
+            if self._is_for_mail(each):
                 chain = await self._chain(each.issuer_id)
                 values.append(entries.s_mime(each.certificate_der, chain))
         if not values:
             return entry
         return Entry(entry.dn, {**entry.attributes, _S_MIME: tuple(values)})
+
+    def _is_for_mail(self, held: Held) -> bool:
+        found = self._for_mail.get(held.id)
+        if found is None:
+            if len(self._for_mail) >= _KEPT:
+                self._for_mail.clear()
+            found = self._for_mail[held.id] = entries.is_for_mail(held.certificate_der)
+        return found
 
     async def _chain(self, issuer_id: int) -> tuple[bytes, ...]:
         """Return an issuer's certificate and those above it, encoded."""
