@@ -213,6 +213,10 @@ class SNMPAccess:
                 self._table = table
         return table
 
+    def ready(self) -> Table | None:
+        """Return the same where nobody has to be asked for it: most of the questions of a walk."""
+        return self._table if self._changes.is_current() else None
+
     @property
     def known(self) -> Table | None:
         """Everybody who might ask the last time, for while the database cannot be asked."""

@@ -107,25 +107,40 @@ class Door(DatagramProtocol):
         self._last = ("", "")
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:  # noqa: N802  Twisted's name
-        if self._waiting >= _MOST_WAITING:
-            self._meter.count("busy")
-            return
-        self._waiting += 1
-        ensureDeferred(self._serve(datagram, addr))
-
-    async def _serve(self, datagram: bytes, addr: Any) -> None:
         began = self._reactor.seconds()
+        engine, table = self._station.engine, self._access.ready()
+        if engine is not None and table is not None:
+            # A walk asks thousands of times: nothing here waits for anything.
+            self._answer(engine, table, datagram, addr, began)
+        elif self._waiting < _MOST_WAITING:
+            self._waiting += 1
+            ensureDeferred(self._serve(datagram, addr, began))
+        else:
+            self._meter.count("busy")
+
+    def _answer(
+        self, engine: Engine, table: Table, datagram: bytes, addr: Any, began: float
+    ) -> None:
+        try:
+            reply = engine.answer(datagram, addr[0], table)
+        except Exception:
+            self._meter.count("failed")
+            log.failure("a question over SNMP failed")
+            return
+        if reply.octets is None:
+            self._meter.count(f"dropped-{reply.outcome}")
+            self._unanswered += 1
+            self._last = (addr[0], reply.outcome)
+        elif self.transport is not None:
+            self._meter.count(reply.outcome)
+            self.transport.write(reply.octets, addr)
+            self._meter.time(self._reactor.seconds() - began)
+
+    async def _serve(self, datagram: bytes, addr: Any, began: float) -> None:
+        """Answer once the engine has booted and it is known who may ask."""
         try:
             engine = self._station.engine or await self._station.boot()
-            reply = engine.answer(datagram, addr[0], await self._table())
-            if reply.octets is None:
-                self._meter.count(f"dropped-{reply.outcome}")
-                self._unanswered += 1
-                self._last = (addr[0], reply.outcome)
-            elif self.transport is not None:
-                self._meter.count(reply.outcome)
-                self.transport.write(reply.octets, addr)
-                self._meter.time(self._reactor.seconds() - began)
+            self._answer(engine, await self._table(), datagram, addr, began)
         except Fault as fault:
             self._meter.count("unavailable")
             log.debug("a question was dropped: {why}", why=fault.detail)
