@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.warm import COMMANDS
+
 START_SECONDS = 30
 
 
@@ -100,11 +102,8 @@ class Daemon:
         self, *arguments: str, expect: int | None = 0, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run ``tmad ARGUMENTS`` against this node; fail on another exit code than expected."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tmad.cli.main", *arguments],
-            capture_output=True, text=True, input=text, timeout=60, check=False,
-            env={**self.environment, "TMAD_CONFIG": str(self.config)},
-        )  # fmt: skip
+        environment = {**self.environment, "TMAD_CONFIG": str(self.config)}
+        done = COMMANDS.run(arguments, environment, text)
         if expect is not None and done.returncode != expect:
             raise AssertionError(
                 f"tmad {' '.join(arguments)}: exit {done.returncode}, not {expect}\n"
