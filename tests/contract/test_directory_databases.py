@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -142,6 +143,32 @@ def test_a_revocation_is_in_the_list_that_the_directory_shows(
     issuer = drive(world.hierarchy.active("default", "issuing"))
     assert issuer.certificate is not None
     assert ca == der(issuer.certificate)
+
+
+def test_t_ocsp_04_the_directory_never_disagrees_with_the_status(
+    world: DirectoryWorld, there: DirectoryWorld
+) -> None:
+    made = [there.mail_certificate("alice@example.test") for _ in range(8)]
+    chance = random.Random(4)
+    held_now: set[int] = set()
+    for _ in range(24):
+        one = chance.choice(made)
+        if one.serial_number in held_now:
+            there.release(one)
+            held_now.discard(one.serial_number)
+        elif drive(_is_good(there, one)):
+            if chance.random() < 0.3:
+                there.revoke(one)
+            else:
+                there.hold(one)
+                held_now.add(one.serial_number)
+        good = {der(each) for each in made if drive(_is_good(world, each))}
+        assert held(world.search(eq("uid", "alice"))) == good
+
+
+async def _is_good(world: DirectoryWorld, certificate: x509.Certificate) -> bool:
+    [issuer] = await world.hierarchy.by_subject(certificate.issuer.public_bytes())
+    return (await world.status.of(issuer.id, certificate.serial_number)).state == "good"
 
 
 # -- whose certificate it is ----------------------------------------------------------------------

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import cmp_client as client
 from tests.fuzz.mutations import judge, mutated
 from tests.support import drive
-from tests.unit.cmp_world import World, new_key, world
+from tests.unit.cmp_world import World, new_key, self_signed, world
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import bodies, codec, protection
 from tmad.wire import der
@@ -164,3 +170,66 @@ def test_well_protected_nonsense_is_answered(data: bytes) -> None:
 def test_the_world_still_works_afterwards() -> None:
     assert DOOR.world.enroll("afterwards").certificate
     assert drive(DOOR.world.exchanges.attend()) >= 0
+
+
+# -- the dearest messages (security.md, G-BAD-3: under 50 ms each) ---------------------------
+
+
+def test_many_rounds_of_somebody_whose_reference_is_known() -> None:
+    shared = replace(DOOR.shared, rounds=10_000)
+    judge(
+        DOOR.post, client.message(client.IR, GOOD, shared, transaction=b"r" * 16, value=b"x" * 20)
+    )
+
+
+def test_as_many_pieces_as_are_read() -> None:
+    info = der.sequence(der.oid("1.2.3"))
+    judge(
+        DOOR.post,
+        client.message(
+            client.GENM, der.sequence(*[info] * 340), DOOR.holder, transaction=b"p" * 16,
+            infos=[info] * 340,
+        ),
+    )  # fmt: skip
+
+
+def test_as_many_certificates_as_are_looked_at() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    names = [x509.DNSName(f"{number}.example.test") for number in range(100)]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(client.name("x" * 60))
+        .issuer_name(client.name("y" * 60))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2026, 1, 1))
+        .not_valid_after(datetime(2036, 1, 1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    extra = [certificate.public_bytes(Encoding.DER)] * 20
+    octets = client.message(
+        client.IR, GOOD, client.Holder(certificate, key), transaction=b"c" * 16, extra=extra
+    )
+    judge(DOOR.post, octets)
+
+
+def test_the_largest_key_that_signs() -> None:
+    numbers = rsa.RSAPublicNumbers(2**64 - 59, (1 << 16_383) + 1)
+    certificate = self_signed(rsa.generate_private_key(65537, 2048)).certificate
+    octets = certificate.public_bytes(Encoding.DER)
+    old = client.spki(certificate.public_key())
+    large = client.spki(numbers.public_key())
+    tbs = der.read(octets, der.SEQUENCE).raw().replace(old, large)
+    inner = der.Reader(tbs[4:]).rest().replace(old, large)
+    forged = der.sequence(
+        der.sequence(inner),
+        der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER),
+        der.tlv(der.BIT_STRING, b"\0" + b"s" * 256),
+    )
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
+    message = client.message(
+        client.IR, GOOD, None, transaction=b"l" * 16, algorithm=algorithm,
+        value=b"\1" * 2048, extra=[forged], sender=client.directory_name(certificate.subject),
+    )  # fmt: skip
+    judge(DOOR.post, message)
