@@ -218,7 +218,7 @@ class Keyring:
         until ``operation`` returns, which may be in another thread. Faults: NOT_FOUND;
         UNAVAILABLE, with retry_after, when the store is lost, hung or busy.
         """
-        handle, _ = await self._find(key_id)
+        handle, _ = self._handles.get(key_id) or await self._find(key_id)
         return await self._store(handle.store).use(handle, operation)
 
     async def use_handle(self, handle: KeyHandle, operation: Callable[[Any], T]) -> T:

@@ -30,7 +30,11 @@ class TLSSession(Protocol):
         """The length of the cipher's key, in bits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Both are made for each request, and never changed; Python's way to freeze them would take three
+# times as long as to make them.
+
+
+@dataclass(slots=True, kw_only=True)
 class Request:
     """One HTTP request.
 
@@ -54,7 +58,7 @@ class Request:
     tls: TLSSession | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Response:
     """One HTTP answer; the edge adds Content-Length, Date and Connection."""
 

@@ -27,6 +27,7 @@ from tmad.ca.trust import key_bits
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.ocsp import codec
 from tmad.protocols.ocsp.answers import Answer, Answers, Window
+from tmad.protocols.ocsp.shapes import Shapes
 from tmad.storage.status import change_key, serial_octets
 from tmad.wire.http import Request, Response
 
@@ -66,9 +67,11 @@ class OCSPResponder:
     def __init__(self, services: Services, *, cache_octets: int) -> None:
         self._services = services
         self._answers = Answers(cache_octets)
+        self._shapes = Shapes()
         self._signers: dict[int, Signer] = {}
         self._windows: dict[int, tuple[int, Window]] = {}
-        self._statuses: dict[str, Status] = {}  # by change key; never "unknown"
+        # By issuer and serial number; never "unknown".
+        self._statuses: dict[tuple[int, int], Status] = {}
         self._issuers: dict[tuple[str, bytes], tuple[Issuer, ...]] | None = None
         # Rises whenever something is dropped: what was looked up before is then not kept.
         self._epoch = 0
@@ -109,13 +112,17 @@ class OCSPResponder:
         ``slug`` limits it to one issuer. Faults become error statuses by codec.FAULTS.
         """
         services = self._services
-        await services.changes.catch_up()
+        if not services.changes.is_current():
+            await services.changes.catch_up()
         now = services.now()
         answer = self._answers.get(data)
         if answer is not None and now < answer.window.fresh_until:
             return self._within(answer, slug), True
-        request = codec.decode(data)
+        known = self._shapes.read(data)
+        request = known or codec.decode(data)
         signer, found = await self._find(request, slug)
+        if known is None:
+            self._shapes.learn(data, request)  # only where the issuer is ours
         nonce = request.nonce if signer.policy.nonce else None
         scheme, algorithm_der = signer.scheme, signer.algorithm_der
         for wanted in request.preferred:
@@ -140,7 +147,9 @@ class OCSPResponder:
             if issuer is None:
                 status_der, is_known = codec.UNKNOWN_DER, False
             else:
-                status = await self._status(issuer.id, cert_id.serial)
+                status = self._statuses.get((issuer.id, cert_id.serial)) or await self._status(
+                    issuer.id, cert_id.serial
+                )
                 status_der = _encode_status(status)
                 if status.state == "unknown":
                     is_known = False
@@ -171,16 +180,17 @@ class OCSPResponder:
             signer.key_id, lambda private_key: codec.sign(private_key, scheme, to_sign)
         )
         body = codec.encode(to_sign, algorithm_der, signed, signer.certificates_der)
-        issuer = found[0]
-        subject = ""
-        if issuer is not None and request.cert_ids[0].serial >= 0:
-            subject = change_key(issuer.id, serial_octets(request.cert_ids[0].serial))
-        answer = Answer(body, window, signer.issuer.slug, subject)
         # A certificate that does not exist may be issued in the next moment (never keep
         # that), and a signature may have taken long enough for the status to change.
-        if key and is_known and epoch == self._epoch:
-            self._answers.put(key, answer)
-        return answer, is_usual and is_known
+        if not (key and is_known and epoch == self._epoch):
+            return Answer(body, window, signer.issuer.slug, ""), is_usual and is_known
+        issuer, serial = found[0], request.cert_ids[0].serial
+        subject = ""
+        if issuer is not None and serial >= 0:
+            subject = change_key(issuer.id, serial_octets(serial))
+        answer = Answer(body, window, signer.issuer.slug, subject)
+        self._answers.put(key, answer)
+        return answer, True
 
     async def staple(self, found: ServiceCertificate) -> bytes:
         """Return the answer about a certificate of our own, for a TLS handshake (RFC 6066, 8)."""
@@ -197,21 +207,18 @@ class OCSPResponder:
         return answer.body
 
     async def _status(self, issuer_id: int, serial: int) -> Status:
-        """Return the status, kept from before if no change of it has been announced since.
+        """Return the status, and keep it until a change of it is announced.
 
         The caller has caught up with the changes. With a nonce the answer must be made anew,
         but what it says need not be asked again.
         """
-        key = change_key(issuer_id, serial_octets(serial)) if serial >= 0 else ""
-        status = self._statuses.get(key)
-        if status is None:
-            epoch = self._epoch
-            status = await self._services.status.of(issuer_id, serial)
-            # What does not exist may be issued in the next moment, and nobody announces that.
-            if status.state != "unknown" and key and epoch == self._epoch:
-                if len(self._statuses) >= _STATUSES:
-                    self._statuses.clear()
-                self._statuses[key] = status
+        epoch = self._epoch
+        status = await self._services.status.of(issuer_id, serial)
+        # What does not exist may be issued in the next moment, and nobody announces that.
+        if status.state != "unknown" and serial >= 0 and epoch == self._epoch:
+            if len(self._statuses) >= _STATUSES:
+                self._statuses.clear()
+            self._statuses[issuer_id, serial] = status
         return status
 
     async def _find(
@@ -336,12 +343,13 @@ class OCSPResponder:
 
     def _forget_status(self, key: str) -> None:
         self._epoch += 1
-        if key.endswith("*"):
+        issuer_id, _, serial = key.partition(":")
+        if serial in ("", "*"):
             self._answers.clear()
             self._statuses.clear()
         else:
             self._answers.forget(key)
-            self._statuses.pop(key, None)
+            self._statuses.pop((int(issuer_id), int(serial, 16)), None)
 
     def _forget_all(self, key: str) -> None:
         self._epoch += 1
