@@ -34,7 +34,8 @@ def agent(daemon: Daemon) -> str:
     def is_complete() -> bool:
         # Certificates were counted, and the journal has its first checkpoint.
         times = [f"{TMAD}.1.1.5.0", f"{TMAD}.1.1.13.0"]
-        answer = ask(daemon, "snmpget", *user_options(), address, *times)
+        manager = daemon.directory / "manager"
+        answer = snmp_tools.attempt("snmpget", *user_options(), address, *times, directory=manager)
         return answer.count("STRING") == len(times)
 
     eventually(is_complete, "the first complete sample")
