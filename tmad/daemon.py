@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -450,7 +451,7 @@ def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
         if count > 1:
             # Ctrl-C reaches every process of the terminal; the supervisor tells its workers.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ensureDeferred(daemon.start()).addErrback(failed)
+        ensureDeferred(daemon.start()).addCallbacks(lambda _: spare_the_collector(), failed)
 
     def end() -> Deferred[None]:
         return ensureDeferred(daemon.stop())
@@ -459,6 +460,12 @@ def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
     reactor.addSystemEventTrigger("before", "shutdown", end)
     reactor.run()
     return code
+
+
+def spare_the_collector() -> None:
+    """Leave to itself what lives as long as the process: looking at it all takes 70 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 class Options(usage.Options):

@@ -8,6 +8,8 @@ import select
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,8 @@ class SQLite:
                 f"mmap_size={_MMAP_OCTETS}",
                 f"journal_size_limit={_JOURNAL_OCTETS}",
             ):
-                connection.execute(f"PRAGMA {pragma}").close()
+                # The first one needs a lock that SQLite does not wait for.
+                _when_free(partial(connection.executescript, f"PRAGMA {pragma}"))
         except BaseException:
             connection.close()
             raise
@@ -179,11 +182,16 @@ def _begin(connection: sa.Connection) -> None:
         return
     # SQLite's own waiting for the write lock sleeps up to 100 ms at a time, while a commit of
     # another process takes 2.
-    end = time.monotonic() + BUSY_MILLISECONDS / 1000
     execute = driver(connection).execute
+    _when_free(lambda: execute(statement))
+
+
+def _when_free(function: Callable[[], object]) -> None:
+    """Call a function until no other process holds the lock that it needs."""
+    end = time.monotonic() + BUSY_MILLISECONDS / 1000
     while True:
         try:
-            execute(statement)
+            function()
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
