@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import io
 from base64 import b32encode
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-import segno
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.tokenseed import Algorithm, Kind
+
+if TYPE_CHECKING:
+    import segno
 
 _LONGEST = 1_500  # octets; a QR code of more is hard for a camera
 
@@ -93,4 +95,7 @@ def _code(text: Secret) -> segno.QRCode:
             f"{len(octets)} octets are too many for a QR code that a camera can read",
             rule="otp.qr",
         )
+    # A node that hands out no token does without it: a mebibyte.
+    import segno
+
     return segno.make_qr(octets.decode(), error="m")
