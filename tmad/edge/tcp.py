@@ -7,6 +7,7 @@ connection is read in the turn that accepts it; only one that has to wait joins 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
@@ -147,6 +148,8 @@ class Port(tcp.Port):
                 except Exception:
                     # What leaves this method makes the reactor close the port.
                     log.failure("a connection failed as it ended")
+                    with contextlib.suppress(AttributeError):  # it is closed, then
+                        connection.socket.close()
 
 
 def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> Port:
