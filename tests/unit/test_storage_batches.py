@@ -113,10 +113,20 @@ def test_in_a_crowd_the_first_one_waits_a_moment_for_more(world: World) -> None:
     assert world.database.asked == []
     outcomes.append(world.add("b"))
     assert world.database.reactor is not None
-    world.database.reactor.advance(0.006)
+    world.database.reactor.advance(0.011)
     world.database.run()
     assert outcomes == [["A"], ["B"]]
     assert world.transactions == [["a", "b"]]
+
+
+def test_enough_of_them_wait_for_nobody_else(world: World) -> None:
+    world.crowd()
+    outcomes = [world.add(name) for name in "abcdef"]
+    assert len(world.database.asked) == 1
+    assert world.database.reactor is not None
+    assert world.database.reactor.getDelayedCalls() == []
+    world.database.run()
+    assert outcomes == [["A"], ["B"], ["C"], ["D"], ["E"], ["F"]]
 
 
 def test_when_the_crowd_is_gone_nobody_waits_any_more(world: World) -> None:

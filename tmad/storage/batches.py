@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry")
 Outcome = TypeVar("Outcome")
 
-# While as many as these have come in the last 10 ms, more are waited for: nobody sees 5 ms of a
+# While as many as these have come in the last 30 ms, more are waited for: nobody sees 10 ms of a
 # login. Somebody who comes alone waits for nobody.
 _CROWD: Final = 3
-_CROWD_SECONDS: Final = 0.010
-_LINGER_SECONDS: Final = 0.005
+_CROWD_SECONDS: Final = 0.030
+_LINGER_SECONDS: Final = 0.010
+_ENOUGH: Final = 6  # of them make it worth while at once
 _MOST: Final = 64  # entries of one transaction
 
 
@@ -52,6 +53,7 @@ class Batches(Generic[Entry, Outcome]):
         self._write = write
         self._waiting: deque[_Waiting[Entry, Outcome]] = deque()
         self._is_asked = False
+        self._timer: Any = None  # while more are waited for
         self._came = deque([float("-inf")] * _CROWD, _CROWD)
 
     async def add(self, entry: Entry) -> Outcome:
@@ -67,12 +69,16 @@ class Batches(Generic[Entry, Outcome]):
         if not self._is_asked:
             self._is_asked = True
             if self._came[0] > now - _CROWD_SECONDS:
-                reactor.callLater(_LINGER_SECONDS, self._begin)
+                self._timer = reactor.callLater(_LINGER_SECONDS, self._begin)
             else:
                 self._begin()
+        elif self._timer is not None and len(self._waiting) >= _ENOUGH:
+            self._timer.cancel()
+            self._begin()
         return await waiting.outcome
 
     def _begin(self) -> None:
+        self._timer = None
         coroutines.run(self._flush())
 
     async def _flush(self) -> None:
