@@ -163,7 +163,12 @@ class CRLs:
         """
         crl = await self.current(issuer_id)
         if crl.delta is None:
-            raise Fault(FaultCode.NOT_FOUND, "there is no delta CRL", rule="crl.delta")
+            raise Fault(
+                FaultCode.NOT_FOUND,
+                "there is no delta CRL: the authority's rule crl.delta_hours makes them, unless"
+                " its key is compromised",
+                rule="crl.delta",
+            )
         delta = self.fresh_delta(crl)
         if delta is None:
             raise Fault(
