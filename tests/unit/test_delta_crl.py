@@ -501,3 +501,29 @@ def test_crl_06_revoked_after_its_end_in_the_second_of_a_crl(world: World, ca: I
         for old in history[-3:-1]:
             assert combined(old, history[-1]) == on(history[-1])
     assert [100 in on(crl) for crl in history] == [True, True, False, False, False]
+
+
+def test_crl_07_what_changes_between_two_pages_stands_there_once(
+    world: World, ca: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deltas, "CHUNK", 2)
+    first = current(world, ca)
+    for serial in range(1, 7):
+        world.hold(ca, serial)
+    original = world.database.read
+    todo = [1, 2, 3, 4, 5, 6]
+
+    async def read(function, *arguments):
+        found = await original(function, *arguments)
+        if function is deltas._changed and todo:
+            world.release(ca, todo.pop(0))  # once it was read, it is not so any more
+        return found
+
+    monkeypatch.setattr(world.database, "read", read)
+    changed(current(world, ca))  # which fails for a number that stands there twice
+    monkeypatch.undo()
+    world.clock.advance(seconds=1)
+    (last,) = drive(world.crls.build(ADMIN, "default", "ca"))
+    assert combined(first, last) == on(last)
+    assert set(on(last)) == set(todo)
+    assert len(todo) < 6

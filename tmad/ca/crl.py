@@ -416,7 +416,7 @@ class CRLs:
             if base is None:
                 break
             changed = await deltas.collect(
-                self._database, issuer.id, base, drop_before, this_update
+                self._database, self._workers, issuer.id, base, drop_before, this_update
             )
             news = await self._database.read(crls.find_status_changes, issuer.id, entries.change_id)
             if news.serials is not None and not news.serials:

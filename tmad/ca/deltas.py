@@ -6,14 +6,15 @@ bring it up to date. A delta is published in the transaction of a complete CRL, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tmad.ca import crlcodec
 from tmad.ca.entries import CHUNK
 from tmad.ca.status import Reason
+from tmad.signer.workers import Workers
 from tmad.storage import crls
 from tmad.storage.database import Database
 
@@ -49,30 +50,36 @@ async def find_base(
 
 async def collect(
     database: Database,
+    workers: Workers,
     issuer_id: int,
     base: crls.DeltaBase,
     drop_before: datetime | None,
     now: datetime,
 ) -> Changed:
-    """Read and encode the entries.
+    """Read and encode the entries, a few thousand at a time.
 
     ``drop_before``: what expired, and was revoked, before that is not on the complete CRL that
-    is made now; None keeps everything. A few thousand entries are read at a time, as of it.
+    is made now; None keeps everything.
     """
-    pages: list[Changed] = []
-    after: int | None = base.change_id_before
-    while after is not None:
-        page, after = await database.read(_changed, issuer_id, base, after, drop_before, now)
-        pages.append(page)
+    # By serial number: a status that changes while this reads comes up again, and is then right.
+    found: dict[bytes, crls.RevokedRow] = {}
     if drop_before is not None:
         end: tuple[int, bytes] | None = None
         while True:
-            page, end = await database.read(_dropped, issuer_id, base, drop_before, end)
-            pages.append(page)
+            rows, end = await database.read(_dropped, issuer_id, base, drop_before, end)
+            found.update({row[0]: row for row in rows})
             if end is None:
                 break
-    encoded = tuple(page.encoded[0] for page in pages if page.count)
-    return Changed(encoded, sum(page.count for page in pages))
+    after: int | None = base.change_id_before
+    while after is not None:
+        rows, after = await database.read(_changed, issuer_id, base, after, drop_before, now)
+        found.update({row[0]: row for row in rows})
+    every = list(found.values())
+    encoded = []
+    for start in range(0, len(every), CHUNK):
+        part = every[start : start + CHUNK]
+        encoded.append(await workers.run(partial(crlcodec.encode_entries, part)))
+    return Changed(tuple(encoded), len(every))
 
 
 def _changed(
@@ -82,7 +89,7 @@ def _changed(
     after: int,
     drop_before: datetime | None,
     now: datetime,
-) -> tuple[Changed, int | None]:
+) -> tuple[list[crls.RevokedRow], int | None]:
     rows = crls.find_changed(connection, issuer_id, after, CHUNK)
     limit = 0 if drop_before is None else _microseconds(drop_before)
     at = _microseconds(now)
@@ -91,11 +98,11 @@ def _changed(
         is_listed = revoked_at is not None and (not_after >= limit or revoked_at >= limit)
         if is_listed and changed_id > base.change_id:
             assert revoked_at is not None
-            found.append((serial, revoked_at, reason, invalidity_date, not_after))
+            found.append((bytes(serial), revoked_at, reason, invalidity_date, not_after))
         elif not is_listed and (changed_id > base.change_id or revoked_at is not None):
             # Also when it was not on the base: it may be on a CRL in between.
             found.append(_removal(serial, revoked_at or at, not_after))
-    return _encoded(found), rows[-1][0] if len(rows) == CHUNK else None
+    return found, rows[-1][0] if len(rows) == CHUNK else None
 
 
 def _dropped(
@@ -104,19 +111,15 @@ def _dropped(
     base: crls.DeltaBase,
     drop_before: datetime,
     after: tuple[int, bytes] | None,
-) -> tuple[Changed, tuple[int, bytes] | None]:
+) -> tuple[list[crls.RevokedRow], tuple[int, bytes] | None]:
     rows = crls.find_dropped(connection, issuer_id, base, drop_before, after, CHUNK)
     found = [_removal(serial, at, not_after) for serial, at, _, _, not_after in rows]
     end = (rows[-1][4], bytes(rows[-1][0])) if len(rows) == CHUNK else None
-    return _encoded(found), end
+    return found, end
 
 
 def _removal(serial: bytes, at: int, not_after: int) -> crls.RevokedRow:
-    return serial, at, Reason.REMOVE_FROM_CRL.value, None, not_after
-
-
-def _encoded(rows: Sequence[crls.RevokedRow]) -> Changed:
-    return Changed((crlcodec.encode_entries(rows),), len(rows))
+    return bytes(serial), at, Reason.REMOVE_FROM_CRL.value, None, not_after
 
 
 def _microseconds(instant: datetime) -> int:
