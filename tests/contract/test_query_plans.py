@@ -203,7 +203,8 @@ def _fill(connection: sa.Connection) -> None:
              "not_after": now + day * (1 + n % 400), "spki_sha256": _digest(n),
              "tbs_sha256": _digest(n), "certificate_der": b"x" * 100, "sha256": _digest(n),
              "created_at": now, "revoked_at": now if n % (ROWS // REVOKED) == 0 else None,
-             "reason": 4 if n % (ROWS // REVOKED) == 0 else None}
+             "reason": 4 if n % (ROWS // REVOKED) == 0 else None,
+             "changed_id": n if n % (ROWS // REVOKED) == 0 else None}
             for n in numbers
         ],
     )  # fmt: skip
@@ -482,6 +483,11 @@ HOT: dict[str, Call] = {
     "revoked, a page": call(crls.find_revoked, 1, _digest(MIDDLE), None, None, PAGE),
     "newest CRL": call(crls.newest, 1),
     "list of CRLs": call(crls.find_heads, 1, None, PAGE),
+    "base of a delta CRL": call(crls.delta_base, 1, 5, NOW),
+    "statuses that changed": call(crls.find_changed, 1, ROWS - 50, PAGE),
+    "revoked, and expired since": call(
+        crls.find_dropped, 1, crls.DeltaBase(2, 0, 0, NOW), LATER, None, PAGE
+    ),
     "status changes": call(crls.find_status_changes, 1, ROWS - 5),
     # caches
     "changes": call(changes.since, ROWS - 5),

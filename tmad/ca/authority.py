@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cryptography.hazmat.primitives import serialization
@@ -12,13 +13,15 @@ from tmad.ca.scheme import SignaturePolicy, check_policy
 from tmad.errors import Fault, FaultCode
 from tmad.managed.catalogue import Kind
 from tmad.signer.algorithms import KeyAlgorithm
-from tmad.storage import issuers, private_keys
+from tmad.storage import issuers, objects, private_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 KIND = "authority"
 DEFAULT_TENANT = "default"
+# Stands behind an authority's name in the address of its delta CRL.
+DELTA_SUFFIX = "-delta"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -62,6 +65,21 @@ class CRLPolicy(_Document):
     expired_certs_on_crl: bool = Field(
         default=False, description="Keep revoked certificates on the CRL after they expired."
     )
+    delta_hours: int | None = Field(
+        default=None,
+        ge=1,
+        le=24 * 365,
+        description="How long a delta CRL is good, at most as long as the CRL; empty: none is"
+        " made. Both are then made together, when half of it is over at the latest.",
+    )
+
+    @property
+    def interval(self) -> timedelta:
+        """How long after a CRL the next one is due, whatever is revoked."""
+        period = timedelta(hours=self.period_hours)
+        if self.delta_hours is None:
+            return period
+        return min(period, timedelta(hours=self.delta_hours) / 2)
 
 
 class OCSPPolicy(_Document):
@@ -159,10 +177,36 @@ def _check(connection: Connection, tenant: str, name: str, document: AuthorityDo
             "serves_tenants: an authority serves its own tenant anyway",
             rule="authority.serves-tenants",
         )
+    _check_delta_address(connection, tenant, name, document)
     rows = issuers.find_of_authority(connection, tenant, name)
     key = private_keys.by_id(connection, rows[-1].key_id) if rows else None
     if key is not None:
         check_policy(load_key(key.public_key_der), document.signature)
+
+
+def _check_delta_address(
+    connection: Connection, tenant: str, name: str, document: AuthorityDocument
+) -> None:
+    """Refuse two authorities where the delta CRL of one has the address of the other's CRL."""
+    other = name + DELTA_SUFFIX
+    is_taken = bool(
+        document.crl.delta_hours is not None
+        and objects.by_name(connection, tenant, KIND, other) is not None
+    )
+    if not is_taken and name.endswith(DELTA_SUFFIX):
+        other = name.removesuffix(DELTA_SUFFIX)
+        row = objects.by_name(connection, tenant, KIND, other)
+        if row is not None:
+            rules = AuthorityDocument.model_validate_json(row.document)
+            is_taken = rules.crl.delta_hours is not None
+    if is_taken:
+        raise Fault(
+            FaultCode.CONFLICT,
+            f"a delta CRL would have the same address as the CRL of another authority: {name} and"
+            f" {other}; rename one, or make no delta CRLs (crl.delta_hours)",
+            rule="authority.delta-address",
+            values={"authority": name, "other": other},
+        )
 
 
 def _check_delete(connection: Connection, tenant: str, name: str, document: object) -> None:

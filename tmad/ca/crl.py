@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from tmad.ca import crlcodec, signature
+from tmad.ca import crlcodec, deltas, signature
 from tmad.ca.entries import Entries
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.trust import key_bits, subject_key_identifier
 from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
-from tmad.events import Clock, Event
+from tmad.events import JSON, Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
@@ -46,8 +47,19 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """The delta CRL that was published with a CRL, under its number and date."""
+
+    der: bytes
+    base_number: int
+    next_update: datetime
+    entries: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CRL:
-    """One published CRL."""
+    """One published CRL; ``delta`` is None where its issuer makes none."""
 
     issuer_id: int
     der: bytes
@@ -56,12 +68,25 @@ class CRL:
     next_update: datetime
     entries: int
     sha256: bytes
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Signed:
     crl: CRL
     change_id: int
+    keeps_expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a CRL and its delta CRL have in common."""
+
+    key_identifier: bytes
+    algorithm_der: bytes
+    this_update: datetime
+    number: int
+    expired_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +155,36 @@ class CRLs:
             return None
         return kept.crl
 
+    async def current_with_delta(self, issuer_id: int) -> tuple[CRL, Delta]:
+        """Return the issuer's CRL as it is now, and its delta CRL.
+
+        Raise Fault(NOT_FOUND) where none is made, UNAVAILABLE when it is over and no newer one
+        could be made.
+        """
+        crl = await self.current(issuer_id)
+        if crl.delta is None:
+            raise Fault(
+                FaultCode.NOT_FOUND,
+                "there is no delta CRL: the authority's rule crl.delta_hours makes them, unless"
+                " its key is compromised",
+                rule="crl.delta",
+            )
+        delta = self.fresh_delta(crl)
+        if delta is None:
+            raise Fault(
+                FaultCode.UNAVAILABLE,
+                "the delta CRL is over, and no newer one could be made",
+                rule="crl.delta-over",
+                values={"number": str(crl.number)},
+            )
+        return crl, delta
+
+    def fresh_delta(self, crl: CRL) -> Delta | None:
+        """Return the delta CRL of a CRL unless there is none, or it is over."""
+        if crl.delta is None or self._now() >= crl.delta.next_update:
+            return None
+        return crl.delta
+
     @guarded("crl.build")
     async def build(
         self, actor: Actor, tenant: str, authority: str, *, dry_run: bool = False
@@ -176,8 +231,8 @@ class CRLs:
                 continue
             try:
                 before = await self._database.read(crls.newest_head, issuer.id)
-                period = timedelta(hours=issuer.document.crl.period_hours)
-                if before is None or self._now() >= before.this_update + period:
+                interval = issuer.document.crl.interval
+                if before is None or self._now() >= before.this_update + interval:
                     await self._build(issuer, "system")
                     made += 1
                 else:
@@ -226,12 +281,13 @@ class CRLs:
     async def _keep_or_replace(self, issuer: Issuer, crl: CRL, change_id: int) -> CRL:
         policy = issuer.document.crl
         now = self._now()
-        due = crl.this_update + timedelta(hours=policy.period_hours)
+        due = crl.this_update + policy.interval
         if not self._may_sign(issuer):
             self._kept[issuer.id] = _Kept(crl, now + _FOREVER, waits=True)
             return crl
         waits = policy.rebuild == "scheduled"
-        is_due = now >= due
+        # Also when deltas have been switched on or off: the CRL says where they are.
+        is_due = now >= due or (crl.delta is not None) is not issuer.makes_deltas
         if not (waits or is_due):
             changed = await self._database.read(crls.find_status_changes, issuer.id, change_id)
             if changed.serials is None or changed.serials:
@@ -286,7 +342,7 @@ class CRLs:
         head = await self._database.read(crls.newest_head, issuer.id)
         crl = signed.crl
         if head is not None and head.number == crl.number:
-            due = crl.this_update + timedelta(hours=issuer.document.crl.period_hours)
+            due = crl.this_update + issuer.document.crl.interval
             waits = issuer.document.crl.rebuild == "scheduled"
             self._kept[issuer.id] = _Kept(crl, due, waits)
         return crl
@@ -304,41 +360,99 @@ class CRLs:
 
     async def _sign(self, issuer: Issuer, last: crls.CRLRow | None) -> _Signed:
         policy = issuer.document.crl
-        entries = self._entries.setdefault(issuer.id, Entries(issuer.id))
         keep_all = policy.expired_certs_on_crl
-        await entries.refresh(
-            self._database,
-            compromised_at=issuer.compromised_at,
-            last_update=None if last is None or keep_all else last.this_update,
-        )
-        this_update = self._now().replace(microsecond=0)
-        number = 1
+        this_update, number, drop_before = self._now().replace(microsecond=0), 1, None
         if last is not None:
             this_update = max(this_update, last.this_update)
             number = last.number + 1
-        next_update = this_update + timedelta(hours=policy.period_hours + policy.overlap_hours)
-        algorithm_der = signature.algorithm_der(issuer.public_key, issuer.scheme)
+            drop_before = None if keep_all else last.this_update
         assert issuer.certificate is not None
         identifier = subject_key_identifier(issuer.certificate)
         if identifier is None:
             bits = key_bits(issuer.public_key)
             identifier = hashlib.sha1(bits, usedforsecurity=False).digest()
-        before, after = crlcodec.frame(
-            issuer_der=issuer.subject_der,
+        frame = _Frame(
             key_identifier=identifier,
-            algorithm_der=algorithm_der,
+            algorithm_der=signature.algorithm_der(issuer.public_key, issuer.scheme),
             this_update=this_update,
-            next_update=next_update,
             number=number,
             expired_since=issuer.not_before if keep_all else None,
-            entries_size=sum(len(chunk.der) for chunk in entries.chunks),
         )
-        pieces = [before, *(chunk.der for chunk in entries.chunks), after]
-        signed = await self._sign_pieces(issuer, pieces)
-        crl_der = await self._workers.run(lambda: crlcodec.finish(pieces, algorithm_der, signed))
-        digest = await self._workers.run(lambda: hashlib.sha256(crl_der).digest())
+        base = None
+        if issuer.makes_deltas:
+            base = await deltas.find_base(self._database, last, keep_all, this_update)
+        entries, changed = await self._collect(issuer, base, drop_before, this_update)
+        next_update = this_update + timedelta(hours=policy.period_hours + policy.overlap_hours)
+        freshest = self._hierarchy.urls(issuer).delta
+        encoded = [chunk.der for chunk in entries.chunks]
+        crl_der, digest = await self._encode(
+            issuer, frame, encoded, next_update=next_update, freshest=freshest
+        )
         crl = CRL(issuer.id, crl_der, number, this_update, next_update, entries.count, digest)
-        return _Signed(crl, entries.change_id)
+        change_id = entries.change_id
+        if policy.delta_hours is not None and issuer.makes_deltas:
+            over = min(this_update + timedelta(hours=policy.delta_hours), next_update)
+            base_number = number if base is None else base.number
+            delta_der, digest = await self._encode(
+                issuer, frame, changed.encoded, next_update=over, base_number=base_number
+            )
+            crl = replace(crl, delta=Delta(delta_der, base_number, over, changed.count, digest))
+        return _Signed(crl, change_id, keep_all)
+
+    async def _collect(
+        self,
+        issuer: Issuer,
+        base: crls.DeltaBase | None,
+        drop_before: datetime | None,
+        this_update: datetime,
+    ) -> tuple[Entries, deltas.Changed]:
+        """Read what the CRL and its delta list; both know the same (RFC 5280, 5.2.4)."""
+        entries = self._entries.setdefault(issuer.id, Entries(issuer.id))
+        changed = deltas.NOTHING
+        for _ in range(_ATTEMPTS):
+            await entries.refresh(
+                self._database, compromised_at=issuer.compromised_at, last_update=drop_before
+            )
+            if base is None:
+                break
+            changed = await deltas.collect(
+                self._database, self._workers, issuer.id, base, drop_before, this_update
+            )
+            news = await self._database.read(crls.find_status_changes, issuer.id, entries.change_id)
+            if news.serials is not None and not news.serials:
+                break
+        return entries, changed
+
+    async def _encode(
+        self,
+        issuer: Issuer,
+        frame: _Frame,
+        encoded: Sequence[bytes],
+        *,
+        next_update: datetime,
+        freshest: str = "",
+        base_number: int | None = None,
+    ) -> tuple[bytes, bytes]:
+        """Return a CRL with these entries, signed, and its SHA-256."""
+        before, after = crlcodec.frame(
+            issuer_der=issuer.subject_der,
+            key_identifier=frame.key_identifier,
+            algorithm_der=frame.algorithm_der,
+            this_update=frame.this_update,
+            next_update=next_update,
+            number=frame.number,
+            expired_since=frame.expired_since,
+            entries_size=sum(map(len, encoded)),
+            freshest=freshest,
+            base_number=base_number,
+        )
+        pieces = [before, *encoded, after]
+        signed = await self._sign_pieces(issuer, pieces)
+        crl_der = await self._workers.run(
+            lambda: crlcodec.finish(pieces, frame.algorithm_der, signed)
+        )
+        digest = await self._workers.run(lambda: hashlib.sha256(crl_der).digest())
+        return crl_der, digest
 
     async def _sign_pieces(self, issuer: Issuer, pieces: list[bytes]) -> bytes:
         """Sign what the pieces make up, and check it before anybody sees it (CRL-12)."""
@@ -370,20 +484,44 @@ class CRLs:
     ) -> None:
         if lease is not None:
             leases.assert_held(connection, lease, self._now())
-        crl = signed.crl
+        crl, delta = signed.crl, signed.crl.delta
+        row = crls.CRLRow(
+            issuer_id=issuer.id,
+            number=crl.number,
+            tenant=issuer.tenant,
+            this_update=crl.this_update,
+            next_update=crl.next_update,
+            entries=crl.entries,
+            change_id=signed.change_id,
+            crl_der=crl.der,
+            sha256=crl.sha256,
+        )
+        data: dict[str, JSON] = {
+            "issuer_id": issuer.id,
+            "number": crl.number,
+            "entries": crl.entries,
+            "next_update": crl.next_update.isoformat(),
+            "sha256": crl.sha256.hex(),
+        }
+        if delta is not None:
+            row = replace(
+                row,
+                base_number=delta.base_number,
+                keeps_expired=signed.keeps_expired,
+                delta_next_update=delta.next_update,
+                delta_entries=delta.entries,
+                delta_der=delta.der,
+                delta_sha256=delta.sha256,
+            )
+            data |= {
+                "delta_base": delta.base_number,
+                "delta_entries": delta.entries,
+                "delta_next_update": delta.next_update.isoformat(),
+                "delta_sha256": delta.sha256.hex(),
+            }
         crls.insert(
             connection,
-            crls.CRLRow(
-                issuer_id=issuer.id,
-                number=crl.number,
-                tenant=issuer.tenant,
-                this_update=crl.this_update,
-                next_update=crl.next_update,
-                entries=crl.entries,
-                change_id=signed.change_id,
-                crl_der=crl.der,
-                sha256=crl.sha256,
-            ),
+            row,
         )
         self.journal.append(
             connection,
@@ -392,13 +530,7 @@ class CRLs:
                 tenant=issuer.tenant,
                 actor=actor,
                 object=issuer.slug,
-                data={
-                    "issuer_id": issuer.id,
-                    "number": crl.number,
-                    "entries": crl.entries,
-                    "next_update": crl.next_update.isoformat(),
-                    "sha256": crl.sha256.hex(),
-                },
+                data=data,
             ),
         )
 
@@ -444,6 +576,23 @@ def _from_row(row: crls.CRLRow) -> CRL:
         row.next_update,
         row.entries,
         row.sha256,
+        _delta_from_row(row),
+    )
+
+
+def _delta_from_row(row: crls.CRLRow) -> Delta | None:
+    if row.base_number is None:
+        return None
+    assert row.delta_der is not None
+    assert row.delta_next_update is not None
+    assert row.delta_entries is not None
+    assert row.delta_sha256 is not None
+    return Delta(
+        row.delta_der,
+        row.base_number,
+        row.delta_next_update,
+        row.delta_entries,
+        row.delta_sha256,
     )
 
 

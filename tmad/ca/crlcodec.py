@@ -15,8 +15,11 @@ from tmad.wire import der
 
 _AUTHORITY_KEY_IDENTIFIER = der.oid("2.5.29.35")
 _CRL_NUMBER = der.oid("2.5.29.20")
+_DELTA_INDICATOR = der.oid("2.5.29.27")
+_FRESHEST_CRL = der.oid("2.5.29.46")
 _EXPIRED_CERTS_ON_CRL = der.oid("2.5.29.60")
 _VERSION_2 = der.integer(1)
+_CRITICAL = der.tlv(der.BOOLEAN, b"\xff")
 
 _SECOND = 1_000_000  # microseconds, as instants are stored
 _DAY = 86_400
@@ -27,7 +30,7 @@ _INVALIDITY_DATE = der.oid("2.5.29.24")
 # RFC 5280, 5.3.1: the extension is left out for "unspecified".
 _REASONS = {
     reason: der.sequence(_REASON_CODE, der.octets(der.tlv(0x0A, bytes((reason,)))))
-    for reason in (1, 2, 3, 4, 5, 6, 9, 10)
+    for reason in (1, 2, 3, 4, 5, 6, 8, 9, 10)
 }
 _REASON_EXTENSIONS: dict[int | None, bytes] = {
     None: b"",
@@ -95,25 +98,39 @@ def frame(
     number: int,
     expired_since: datetime | None,
     entries_size: int,
+    freshest: str = "",
+    base_number: int | None = None,
 ) -> tuple[bytes, bytes]:
     """Return the TBSCertList before and after its entries (RFC 5280, 5.1.2).
 
-    ``expired_since`` announces that expired certificates stay on the list (X.509, 9.5.2.8).
+    ``expired_since`` announces that expired certificates stay on the list (X.509, 9.5.2.8),
+    ``freshest`` where the delta CRL is, and ``base_number`` makes this one a delta CRL.
     """
     head = b"".join((_VERSION_2, algorithm_der, issuer_der, _time(this_update), _time(next_update)))
     extensions = [
         (_AUTHORITY_KEY_IDENTIFIER, der.sequence(der.tlv(0x80, key_identifier))),
         (_CRL_NUMBER, der.integer(number)),
     ]
+    if freshest:
+        extensions.append((_FRESHEST_CRL, _distribution_point(freshest)))
     if expired_since is not None:
         extensions.append((_EXPIRED_CERTS_ON_CRL, _generalized_time(expired_since)))
-    tail = der.explicit(
-        0, der.sequence(*(der.sequence(oid, der.octets(value)) for oid, value in extensions))
-    )
+    encoded = [der.sequence(oid, der.octets(value)) for oid, value in extensions]
+    if base_number is not None:
+        # Critical: nobody may take a delta CRL for all that is revoked.
+        value = der.octets(der.integer(base_number))
+        encoded.append(der.sequence(_DELTA_INDICATOR, _CRITICAL, value))
+    tail = der.explicit(0, der.sequence(*encoded))
     # RFC 5280, 5.1.2.6: absent, not empty, when nothing is revoked.
     start = _header(entries_size) if entries_size else b""
     total = len(head) + len(start) + entries_size + len(tail)
     return _header(total) + head + start, tail
+
+
+def _distribution_point(address: str) -> bytes:
+    """Return CRLDistributionPoints with one address (RFC 5280, 4.2.1.13)."""
+    full_name = der.tlv(0xA0, der.tlv(0x86, address.encode("ascii")))
+    return der.sequence(der.sequence(der.tlv(0xA0, full_name)))
 
 
 def finish(pieces: Sequence[bytes], algorithm_der: bytes, signature: bytes) -> bytes:

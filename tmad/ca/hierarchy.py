@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from tmad.ca.authority import AUTHORITY as AUTHORITY
-from tmad.ca.authority import KIND, load_key, slug_of
+from tmad.ca.authority import DELTA_SUFFIX, KIND, load_key, slug_of
 from tmad.ca.authority import AuthorityDocument as AuthorityDocument
 from tmad.ca.authority import CRLPolicy as CRLPolicy
 from tmad.ca.authority import OCSPPolicy as OCSPPolicy
@@ -115,6 +115,11 @@ class Issuer:
         return bool(self.key_id) and self.certificate is not None
 
     @property
+    def makes_deltas(self) -> bool:
+        """Tell whether delta CRLs are made; of a compromised key all that counts is complete."""
+        return self.document.crl.delta_hours is not None and self.compromised_at is None
+
+    @property
     def scheme(self) -> SignatureScheme:
         """Return how this key signs certificates, CRLs and OCSP answers."""
         return scheme_for(self.public_key, self.document.signature)
@@ -132,6 +137,7 @@ class IssuerURLs:
     crl: str
     ocsp: str
     ca_issuers: str
+    delta: str  # only CRLs name it
 
 
 class Hierarchy:
@@ -222,15 +228,18 @@ class Hierarchy:
         return tuple(issuer for issuer in await self.all_issuers() if issuer.tenant == tenant)
 
     def urls(self, issuer: Issuer) -> IssuerURLs:
-        """Return what the certificates that this issuer signs say about where to look."""
+        """Return what the certificates and CRLs of this issuer say about where to look."""
         rules = issuer.document.urls
         base = rules.base or self._base_url
         if not base:
-            return IssuerURLs("", "", "")
+            return IssuerURLs("", "", "", "")
         return IssuerURLs(
             crl=f"{base}/crl/{issuer.slug}.crl" if rules.crl else "",
             ocsp=f"{base}/ocsp/{issuer.slug}" if rules.ocsp else "",
             ca_issuers=f"{base}/aia/{issuer.slug}.cer" if rules.ca_issuers else "",
+            delta=f"{base}/crl/{issuer.slug}{DELTA_SUFFIX}.crl"
+            if rules.crl and issuer.makes_deltas
+            else "",
         )
 
     @guarded("authority.read")

@@ -472,6 +472,8 @@ async def _details(core: Session, issuer: Issuer) -> dict[str, Any]:
         details["key_label"] = handle.label
     urls = core.services.hierarchy.urls(issuer)
     details["urls"] = {"crl": urls.crl, "ocsp": urls.ocsp, "ca_issuers": urls.ca_issuers}
+    if urls.delta:
+        details["urls"]["delta_crl"] = urls.delta
     if issuer.certificate is not None:
         # SCEP-25: what operators compare by eye, in the digests that devices show.
         details["fingerprints"] = {

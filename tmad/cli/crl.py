@@ -40,6 +40,7 @@ async def build(core: Session, ca: str) -> None:
 @click.option("--out", type=click.File("wb"), help="Also write the newest one to this file.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=10, help="How many to list.")
 @click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
+@click.option("--delta", is_flag=True, help="The delta CRLs that were published with them.")
 @with_core
 async def show(
     core: Session,
@@ -49,17 +50,30 @@ async def show(
     out: BinaryIO | None,
     limit: int,
     before: int | None,
+    delta: bool,
 ) -> None:
-    """List an authority's CRLs, newest first; --out writes the one in force."""
+    """List an authority's CRLs, newest first; --out writes the one in force.
+
+    A delta CRL lists what has changed since the CRL whose number is its base; the authority's
+    rule crl.delta_hours switches them on.
+    """
     found = await core.services.crls.show(
         core.actor, core.tenant, ca, generation=generation, before=before, limit=limit
     )
     if out is not None:
         if not found:
             usage("there is no CRL yet", f"tmad crl build {ca} makes one")
-        current = await core.services.crls.current(found[0].issuer_id)
-        out.write(_encoded(current.der, form))
-    output.rows([_summary(one) for one in found], name="number")
+        issuer_id = found[0].issuer_id
+        if delta:
+            _, newest = await core.services.crls.current_with_delta(issuer_id)
+            out.write(_encoded(newest.der, form))
+        else:
+            out.write(_encoded((await core.services.crls.current(issuer_id)).der, form))
+    if delta:
+        rows = [_delta_summary(one) for one in found if one.base_number is not None]
+    else:
+        rows = [_summary(one) for one in found]
+    output.rows(rows, name="number")
 
 
 def _summary(one: CRL | CRLRow) -> dict[str, Any]:
@@ -70,6 +84,18 @@ def _summary(one: CRL | CRLRow) -> dict[str, Any]:
         "next_update": one.next_update,
         "issuer_id": one.issuer_id,
         "sha256": one.sha256,
+    }
+
+
+def _delta_summary(one: CRLRow) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "base": one.base_number,
+        "entries": one.delta_entries,
+        "this_update": one.this_update,
+        "next_update": one.delta_next_update,
+        "issuer_id": one.issuer_id,
+        "sha256": one.delta_sha256,
     }
 
 

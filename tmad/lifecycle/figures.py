@@ -341,7 +341,7 @@ def _authority(issuer: Issuer, head: CRLHead | None, now: datetime) -> Authority
     if _signs(issuer, now):
         due = None
         if head is not None:
-            due = head.this_update + timedelta(hours=issuer.document.crl.period_hours)
+            due = head.this_update + issuer.document.crl.interval
         state = _crl_state(head, due, now)
         if state == "missing" and issuer.state is IssuerState.NEXT:
             state = "none"  # nothing was signed with it yet

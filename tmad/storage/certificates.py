@@ -132,6 +132,11 @@ _VOID = Statement(
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
     .values(state="void", revoked_at=sa.bindparam("now"), reason=0)
 )
+_MARK = Statement(
+    certificates.update()
+    .where(certificates.c.id == sa.bindparam("row"))
+    .values(changed_id=sa.bindparam("change"))
+)
 _INSERT_NAMES = Statement(
     certificate_names.insert(), columns=("certificate_id", "tenant", "kind", "value")
 )
@@ -182,7 +187,7 @@ def void(connection: sa.Connection, row: CertificateRow, now: datetime) -> bool:
     if _VOID.run(connection, {"row": row.id, "now": now}) != 1:
         return False
     key = f"{row.issuer_id}:{serial_octets(row.serial).hex()}"
-    changes.record(connection, "status", key)
+    _MARK.run(connection, {"row": row.id, "change": changes.record(connection, "status", key)})
     return True
 
 

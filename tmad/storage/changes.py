@@ -46,15 +46,20 @@ _PRUNE = changes.delete().where(
 )
 
 
-def record(connection: sa.Connection, topic: str, key: str) -> None:
+def record(connection: sa.Connection, topic: str, key: str) -> int:
     """Announce, in the transaction that makes it, a change of ``key`` in ``topic``.
+
+    Return the change's id: whoever sees it sees all that have lower ones.
 
     Call it late in the transaction: on PostgreSQL recording transactions wait for each other
     from here to their commit, which is what makes ids become visible in their order.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_LOCK)
-    connection.execute(_INSERT, {"topic": topic, "key": key, "at": connection.info["tmad.now"]()})
+    values = {"topic": topic, "key": key, "at": connection.info["tmad.now"]()}
+    inserted = connection.execute(_INSERT, values).inserted_primary_key
+    assert inserted is not None  # one row
+    return int(inserted[0])
 
 
 def newest(connection: sa.Connection, topic: str) -> int:

@@ -134,11 +134,16 @@ def update(
     invalidity_date: datetime | None,
 ) -> None:
     """Write a new status and announce it; Fault(CONFLICT) when the row has gone."""
+    change_id = changes.record(connection, TOPIC, change_key(row.issuer_id, row.serial))
     result = connection.execute(
         certificates.update()
         .where(certificates.c.id == row.id)
-        .values(revoked_at=revoked_at, reason=reason, invalidity_date=invalidity_date)
+        .values(
+            revoked_at=revoked_at,
+            reason=reason,
+            invalidity_date=invalidity_date,
+            changed_id=change_id,
+        )
     )
     if result.rowcount != 1:
         raise Fault(FaultCode.CONFLICT, f"certificate {row.id} is gone")
-    changes.record(connection, TOPIC, change_key(row.issuer_id, row.serial))

@@ -132,6 +132,7 @@ certificates = sa.Table(
     sa.Column("revoked_at", Instant),  # when it took effect; NULL: not revoked
     sa.Column("reason", sa.SmallInteger),  # RFC 5280 CRLReason; 6 is a hold
     sa.Column("invalidity_date", Instant),
+    sa.Column("changed_id", sa.BigInteger),  # the change (below) that set the status last
     sa.UniqueConstraint("issuer_id", "serial"),
     sa.Index("ix_certificates_tenant_id", "tenant", "id"),
     sa.Index("ix_certificates_spki_sha256", "spki_sha256"),
@@ -150,6 +151,22 @@ certificates = sa.Table(
         "reason",
         "invalidity_date",
         "not_after",
+        sqlite_where=sa.text("revoked_at IS NOT NULL"),
+        postgresql_where=sa.text("revoked_at IS NOT NULL"),
+    ),
+    # What a delta CRL lists: whose status changed, and who left the complete one by expiring.
+    sa.Index(
+        "ix_certificates_changed",
+        "issuer_id",
+        "changed_id",
+        sqlite_where=sa.text("changed_id IS NOT NULL"),
+        postgresql_where=sa.text("changed_id IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_certificates_revoked_end",
+        "issuer_id",
+        "not_after",
+        "serial",
         sqlite_where=sa.text("revoked_at IS NOT NULL"),
         postgresql_where=sa.text("revoked_at IS NOT NULL"),
     ),
@@ -259,6 +276,13 @@ crls = sa.Table(
     sa.Column("change_id", sa.BigInteger, nullable=False),  # newest status change it includes
     sa.Column("crl_der", sa.LargeBinary),  # NULL: superseded and pruned
     sa.Column("sha256", sa.LargeBinary, nullable=False),
+    # The delta CRL that was published with it, under the same number; NULL: there is none.
+    sa.Column("base_number", sa.BigInteger),  # the complete one that it begins at
+    sa.Column("keeps_expired", sa.Boolean),  # whether expired certificates stay listed
+    sa.Column("delta_next_update", Instant),
+    sa.Column("delta_entries", sa.Integer),
+    sa.Column("delta_der", sa.LargeBinary),  # NULL, too: superseded and pruned
+    sa.Column("delta_sha256", sa.LargeBinary),
 )
 
 # What changed, in commit order: caches read it before each use (storage/changes.py).

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from tmad.ca.crl import CRL
+from tmad.ca.authority import DELTA_SUFFIX
+from tmad.ca.crl import CRL, Delta
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
 from tmad.wire.http import Request, Response
@@ -48,25 +49,37 @@ class Repository:
     def __init__(self, services: Services, *, max_age_seconds: int) -> None:
         self._services = services
         self._max_age = min(timedelta(seconds=max_age_seconds), _LONGEST_AGE)
-        self._pem: dict[int, tuple[int, bytes]] = {}
+        self._pem: dict[tuple[int, bool], tuple[int, bytes]] = {}
 
     async def crl(self, request: Request) -> Response:
-        """Answer for /crl/CA.crl (DER) and /crl/CA.pem."""
+        """Answer for /crl/CA.crl (DER), /crl/CA.pem, /crl/CA-delta.crl and /crl/CA-delta.pem."""
         slug, kind = _parse(request.tail, ("crl", "pem"))
-        issuer = await self._services.hierarchy.by_slug(slug)
-        crl = await self._services.crls.current(issuer.id)
-        etag = f'"{crl.sha256.hex()}"'
-        if kind == "crl":
-            file = _File("application/pkix-crl", crl.der, etag, crl.this_update, crl.next_update)
+        issuer, is_delta = await self._issuer(slug)
+        found: CRL | Delta
+        if is_delta:
+            crl, found = await self._services.crls.current_with_delta(issuer.id)
         else:
-            file = _File(
-                "application/x-pem-file",
-                self._as_pem(crl),
-                f'"{crl.sha256.hex()}-pem"',
-                crl.this_update,
-                crl.next_update,
-            )
+            crl = found = await self._services.crls.current(issuer.id)
+        body, content_type, etag = found.der, "application/pkix-crl", f'"{found.sha256.hex()}"'
+        if kind == "pem":
+            body = self._as_pem((issuer.id, is_delta), crl.number, found.der)
+            content_type, etag = "application/x-pem-file", f'"{found.sha256.hex()}-pem"'
+        file = _File(content_type, body, etag, crl.this_update, found.next_update)
         return self._serve(request, file)
+
+    async def _issuer(self, slug: str) -> tuple[Issuer, bool]:
+        """Return whose CRL an address means, and whether it means the delta CRL.
+
+        An authority may have a name that ends like that address: then it is its own
+        (authority.delta-address keeps the two apart).
+        """
+        hierarchy = self._services.hierarchy
+        try:
+            return await hierarchy.by_slug(slug), False
+        except Fault as fault:
+            if fault.code is not FaultCode.NOT_FOUND or not slug.endswith(DELTA_SUFFIX):
+                raise
+        return await hierarchy.by_slug(slug.removesuffix(DELTA_SUFFIX)), True
 
     async def aia(self, request: Request) -> Response:
         """Answer for /aia/CA.cer (the CA certificate) and /aia/CA.p7c (its chain)."""
@@ -85,10 +98,10 @@ class Repository:
         modified = issuer.certificate.not_valid_before_utc
         return self._serve(request, _File(content_type, body, etag, modified, now + self._max_age))
 
-    def _as_pem(self, crl: CRL) -> bytes:
-        kept = self._pem.get(crl.issuer_id)
-        if kept is None or kept[0] != crl.number:
-            kept = self._pem[crl.issuer_id] = (crl.number, _pem(crl.der))
+    def _as_pem(self, key: tuple[int, bool], number: int, crl_der: bytes) -> bytes:
+        kept = self._pem.get(key)
+        if kept is None or kept[0] != number:
+            kept = self._pem[key] = (number, _pem(crl_der))
         return kept[1]
 
     def _serve(self, request: Request, file: _File) -> Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from tmad.ca.crl import CRLs
+from tmad.ca.crl import CRL, CRLs
 from tmad.ca.directory import Directories, Published
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
@@ -25,7 +25,11 @@ from tmad.protocols.ldap.rights import Branch, Rights
 from tmad.protocols.ldap.tree import Entry, Login, Page, Who
 from tmad.storage.conditions import NOTHING, Same
 
-_LISTS: Final = ("certificateRevocationList", "authorityRevocationList")
+_LISTS: Final = (
+    "certificateRevocationList",
+    "authorityRevocationList",
+    "deltaRevocationList",
+)
 # How many rows are read, and how many entries made, at a time.
 _CHUNK: Final = 100
 _LEAST: Final = 10
@@ -337,15 +341,16 @@ class Directory:
         if any(map(question.wish.has, _LISTS)):
             crl = await self._crl(issuer)
             if crl is not None:
-                return entries.with_crl(entry, crl)
+                delta = self._crls.fresh_delta(crl)
+                return entries.with_crl(entry, crl.der, None if delta is None else delta.der)
         return entry
 
-    async def _crl(self, issuer: Issuer) -> bytes | None:
+    async def _crl(self, issuer: Issuer) -> CRL | None:
         """Return an issuer's CRL as it is now; None where it signs none here."""
         if not issuer.signs:
             return None
         try:
-            return (await self._crls.current(issuer.id)).der
+            return await self._crls.current(issuer.id)
         except Fault as fault:
             if fault.code is FaultCode.NOT_FOUND:
                 return None

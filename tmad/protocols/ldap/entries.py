@@ -115,7 +115,14 @@ def authority_name(issuer: Issuer) -> str:
 # What entries of the tree and of authorities may have, beside what is operational.
 TREE: Final = frozenset({"objectClass", "o", "ou", "dc", "c", "l", "st"})
 AUTHORITY: Final = frozenset(
-    {"objectClass", "cn", "cACertificate", "certificateRevocationList", "authorityRevocationList"}
+    {
+        "objectClass",
+        "cn",
+        "cACertificate",
+        "certificateRevocationList",
+        "authorityRevocationList",
+        "deltaRevocationList",
+    }
 )
 
 
@@ -215,13 +222,15 @@ def authority(place: Place, issuer: Issuer, *, is_trusted: bool) -> Entry:
     )
 
 
-def with_crl(entry: Entry, crl_der: bytes) -> Entry:
-    """Return an authority's entry with its CRL."""
+def with_crl(entry: Entry, crl_der: bytes, delta_der: bytes | None) -> Entry:
+    """Return an authority's entry with its CRL, and its delta CRL if there is one."""
     # It lists whatever the key has signed, and so the certificates of authorities, too.
     lists: Attributes = {
         "certificateRevocationList": (crl_der,),
         "authorityRevocationList": (crl_der,),
     }
+    if delta_der is not None:
+        lists["deltaRevocationList"] = (delta_der,)
     return Entry(entry.dn, {**entry.attributes, **lists})
 
 

@@ -116,12 +116,35 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_snmp_users")),
     )
+    op.add_column("certificates", sa.Column("changed_id", sa.BigInteger(), nullable=True))
+    op.create_index(
+        "ix_certificates_changed",
+        "certificates",
+        ["issuer_id", "changed_id"],
+        unique=False,
+        sqlite_where=sa.text("changed_id IS NOT NULL"),
+        postgresql_where=sa.text("changed_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_certificates_revoked_end",
+        "certificates",
+        ["issuer_id", "not_after", "serial"],
+        unique=False,
+        sqlite_where=sa.text("revoked_at IS NOT NULL"),
+        postgresql_where=sa.text("revoked_at IS NOT NULL"),
+    )
     op.create_index(
         "ix_certificates_tenant_owner_not_after",
         "certificates",
         ["tenant", "owner", "not_after"],
         unique=False,
     )
+    op.add_column("crls", sa.Column("base_number", sa.BigInteger(), nullable=True))
+    op.add_column("crls", sa.Column("keeps_expired", sa.Boolean(), nullable=True))
+    op.add_column("crls", sa.Column("delta_next_update", sa.BigInteger(), nullable=True))
+    op.add_column("crls", sa.Column("delta_entries", sa.Integer(), nullable=True))
+    op.add_column("crls", sa.Column("delta_der", sa.LargeBinary(), nullable=True))
+    op.add_column("crls", sa.Column("delta_sha256", sa.LargeBinary(), nullable=True))
     op.add_column("people", sa.Column("cn_key", sa.Text(), server_default="", nullable=False))
     op.add_column("people", sa.Column("sn_key", sa.Text(), server_default="", nullable=False))
     op.drop_index(op.f("ix_people_tenant_mail"), table_name="people")
