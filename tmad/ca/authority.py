@@ -135,6 +135,7 @@ INTERNAL_PROFILES = frozenset(
         "scep-ra",
         "tls-client-self",
         "cmp-signer",
+        "tsa-signer",
         "tls-self",
         "eap-self",
     }
