@@ -139,7 +139,7 @@ def test_each_signer(label: str, wants: bool, client: Client) -> None:
 
 
 def test_ed25519_by_openssl_pkeyutl(client: Client) -> None:
-    """Neither ts nor cms of OpenSSL 3.0 checks it: so its parts are taken and checked one by one."""
+    """Neither ts nor cms of OpenSSL 3.0 checks it: so its parts are checked one by one."""
     assert "Status: Granted." in client.text("ed25519", "-sha256", "-cert")
     signed = cms.ContentInfo.load(client.token().read_bytes())["content"]
     (signer,) = signed["signer_infos"]
