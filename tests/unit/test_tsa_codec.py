@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from asn1crypto import tsp
@@ -14,6 +16,7 @@ from tmad.protocols.tsa import codec
 from tmad.protocols.tsa.codec import FailInfo
 from tmad.wire import der
 
+VECTORS = Path(__file__).parents[1] / "vectors" / "tsa"
 SHA256 = der.oid("2.16.840.1.101.3.4.2.1")
 POLICY = der.oid("1.2.3.4.1")
 
@@ -38,6 +41,20 @@ def test_tsa_02_a_request_with_everything() -> None:
     assert asked.has_extensions
     assert asked.hash == codec.Hash("sha256", 32)
     assert asked.imprint_der == imprint()
+
+
+@pytest.mark.parametrize("path", sorted(VECTORS.glob("*.tsq")), ids=lambda path: path.stem)
+def test_tsa_02_what_openssl_asks(path: Path) -> None:
+    asked = codec.decode(path.read_bytes())
+    name = {"plain": "sha256", "policy": "sha256"}.get(path.stem, path.stem)
+    digest = hashlib.new(name.replace("sha3-", "sha3_"), b"what is stamped", usedforsecurity=False)
+    assert asked.digest == digest.digest()
+    assert (None if asked.hash is None else asked.hash.name) == (None if name == "md5" else name)
+    assert asked.wants_certificate is (path.stem != "plain")
+    assert (asked.nonce_der is None) is (path.stem == "plain")
+    wanted = der.oid("1.3.6.1.4.1.32473.1") if path.stem == "policy" else None
+    assert asked.policy_der == wanted
+    assert not asked.has_extensions
 
 
 def test_tsa_02_the_shortest_request() -> None:
