@@ -1,4 +1,4 @@
-"""``openssl ts`` against the running daemon's time-stamps."""
+"""``openssl ts`` and osslsigncode against the running daemon's time-stamps."""
 
 from __future__ import annotations
 
@@ -251,3 +251,27 @@ def test_each_token_stands_in_the_journal(client: Client) -> None:
     assert "timestamp.made" in lines
     exported = client.node.tmad("audit", "export").stdout
     assert serial.lstrip("0") in exported
+
+
+def test_osslsigncode_stamps_a_signature(
+    client: Client, require_client: Callable[[str], str]
+) -> None:
+    """Authenticode's client; it asks for our CRL, too, before it believes the stamp."""
+    program = require_client("osslsigncode")
+    folder = client.folder
+    (folder / "a.ps1").write_bytes(b"\xef\xbb\xbfWrite-Host hello\r\n")
+    run(
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "k.pem",
+        "-out", folder / "c.pem", "-subj", "/CN=signer", "-addext", "extendedKeyUsage=codeSigning",
+        "-addext", "keyUsage=digitalSignature",
+    )  # fmt: skip
+    run(
+        program, "sign", "-certs", folder / "c.pem", "-key", folder / "k.pem",
+        "-ts", f"{client.node.url}/tsa/rsa-3072", "-in", folder / "a.ps1",
+        "-out", folder / "b.ps1",
+    )  # fmt: skip
+    done = run(
+        program, "verify", "-CAfile", folder / "c.pem", "-TSA-CAfile", client.node.pem("root"),
+        "-in", folder / "b.ps1",
+    )  # fmt: skip
+    assert b"Timestamp Server Signature verification: ok" in done.stdout
