@@ -50,6 +50,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ocsp-responder",
         "scep-ra",
         "cmp-signer",
+        "tsa-signer",
         "tls-self",
         "eap-self",
         "tls-client-self",

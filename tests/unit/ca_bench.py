@@ -35,6 +35,7 @@ from tmad.network.anchors import TrustAnchors
 from tmad.network.manufacturers import DeviceMakers
 from tmad.protocols.cmp.visit import EndpointOptions as CMPOptions
 from tmad.protocols.est.responder import EndpointOptions as ESTOptions
+from tmad.protocols.tsa.responder import EndpointOptions as TSAOptions
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.signer.seal import Seal
@@ -58,6 +59,7 @@ PROTOCOLS: dict[str, type[BaseModel] | None] = {
     "scep": Options,
     "est": ESTOptions,
     "cmp": CMPOptions,
+    "tsa": TSAOptions,
 }
 
 

@@ -492,11 +492,12 @@ def test_every_preset_loads_and_says_what_it_is_for():
         "tls-client": {ExtendedKeyUsageOID.CLIENT_AUTH},
         "ocsp-responder": {ExtendedKeyUsageOID.OCSP_SIGNING},
         "timestamping": {ExtendedKeyUsageOID.TIME_STAMPING},
+        "tsa-signer": {ExtendedKeyUsageOID.TIME_STAMPING},
     }
     from tmad.ca.extensions import usage_oid
 
     names = {path.stem for path in PRESETS.glob("*.toml")}
-    assert len(names) == 21
+    assert len(names) == 22
     for path in PRESETS.glob("*.toml"):
         document = documents.parse(ProfileDocument, tomllib.loads(path.read_text()))
         assert document.description

@@ -153,6 +153,7 @@ INTERNAL_PROFILES = frozenset(
         "scep-ra",
         "tls-client-self",
         "cmp-signer",
+        "tsa-signer",
         "tls-self",
         "eap-self",
     }

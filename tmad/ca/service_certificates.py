@@ -1,4 +1,4 @@
-"""The certificates that tmad holds for its own doors: OCSP, SCEP, CMP, TLS, EAP.
+"""The certificates that tmad holds for its own doors: OCSP, SCEP, CMP, TSA, TLS, EAP.
 
 They are issued by the pipeline like any other, renewed at two thirds of their life, and made
 once, whoever asks first in whatever process. OCSP: RFC 6960, 4.2.2.2. SCEP: RFC 8894, 2.1.2.
@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from tmad.ca import generation
 from tmad.ca.authority import load_key
-from tmad.ca.endpoint import Endpoints
+from tmad.ca.endpoint import Endpoint, Endpoints
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.pipeline import Authority
 from tmad.ca.requests import EndpointID, Proof
@@ -41,22 +41,27 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tls", "tls-client", "eap"]
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tsa", "tls", "tls-client", "eap"]
 
 LIFETIME = timedelta(days=30)
 # Supplicants without a configured name ask their user whenever the EAP server's certificate
 # changes; Apple's accept no more than 825 days.
 _EAP_LIFETIME = timedelta(days=365)
+# A time-stamp is checked for as long as its signer's certificate is good: so that is long, as the
+# profile says, and the key serves for a part of it only (ETSI EN 319 421, 7.6.4).
+_TSA_KEY_PERIOD = timedelta(days=365)
 # How long a key outlives its use. SCEP clients cache the RA certificate and encrypt to it
 # (SCEP-21); the others are needed by nobody once their successor is in use.
 _KEPT = {
     "ocsp": timedelta(days=1),
     "scep-ra": timedelta(days=30),
     "cmp": timedelta(days=1),
+    "tsa": timedelta(days=1),
     "tls": timedelta(days=1),
     "tls-client": timedelta(days=1),
     "eap": timedelta(days=1),
 }
+# Time-stamping authorities have the one that their endpoint names.
 _PROFILES = {
     "ocsp": "ocsp-responder",
     "scep-ra": "scep-ra",
@@ -103,6 +108,17 @@ class RAOptions(Protocol):
     ra_store: str | None
 
 
+@runtime_checkable
+class SignerOptions(Protocol):
+    """What a protocol's EndpointOptions may say about the key that signs what it hands out."""
+
+    @property
+    def signer_algorithm(self) -> KeyAlgorithm | None:
+        """Return the algorithm; None: as fits the authority."""
+
+    signer_store: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceCertificate:
     """One certificate of our own; ``chain`` is it first, root last."""
@@ -129,6 +145,7 @@ class _Wish:
     store: str | None  # None: the keyring's default
     subject: x509.Name
     names: tuple[x509.GeneralName, ...] = ()
+    profile: str = ""  # instead of the purpose's own
 
 
 class ServiceCertificates:
@@ -180,8 +197,8 @@ class ServiceCertificates:
     async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
         """Return the certificate in use; make one when there is none that fits.
 
-        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra" and "cmp", a host
-        name or address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND
+        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp" and "tsa", a
+        host name or address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND
         for a scope that does not exist, UNAVAILABLE when the authority cannot sign now.
         """
         return (await self.valid(purpose, scope))[0]
@@ -201,6 +218,12 @@ class ServiceCertificates:
             found[0],
             *(c for c in found[1:] if c.superseded_at and now < c.superseded_at + kept),
         )
+
+    async def replace(self, present: ServiceCertificate) -> ServiceCertificate:
+        """Return the successor of one that is revoked; make it if nobody has done so yet."""
+        purpose = _purpose(present.purpose)
+        found = await self._ensure(purpose, present.scope, due=False, instead_of=present.id)
+        return found[0]
 
     def staple_by(self, provider: Callable[[ServiceCertificate], Awaitable[bytes]]) -> None:
         """Let ``provider`` say by OCSP that our certificates are good.
@@ -258,12 +281,12 @@ class ServiceCertificates:
         return int(found[0].id != row.id)
 
     async def _ensure(
-        self, purpose: Purpose, scope: str, *, due: bool
+        self, purpose: Purpose, scope: str, *, due: bool, instead_of: int = 0
     ) -> tuple[ServiceCertificate, ...]:
         """Return what there is, newest first, after making a new one if need be.
 
         ``due``: also when the one in use is due for renewal or has another kind of key than
-        it should.
+        it should. ``instead_of``: also when it is the one with this id.
         """
         async with self._flights.setdefault((purpose, scope), Turns()):
             found = await self._load(purpose, scope)
@@ -271,17 +294,18 @@ class ServiceCertificates:
                 wish = await self._wish(purpose, scope)
             except Fault as fault:
                 # A withdrawn authority issues no more, yet what it certified still serves.
-                if fault.code is FaultCode.UNAVAILABLE and found and _in_use(found, self._now()):
+                usable = found and _in_use(found, self._now()) and found[0].id != instead_of
+                if fault.code is FaultCode.UNAVAILABLE and usable:
                     return found
                 raise
-            if self._fits(found, wish, purpose, due=due):
+            if self._fits(found, wish, purpose, due=due, instead_of=instead_of):
                 return found
             lease = await self._wait_for_lease(purpose, scope)
             if lease is not None:
                 try:
                     # Another process may have made it before we got the lease.
                     found = await self._load(purpose, scope)
-                    if self._fits(found, wish, purpose, due=due):
+                    if self._fits(found, wish, purpose, due=due, instead_of=instead_of):
                         return found
                     await self._make(purpose, scope, wish, lease)
                 finally:
@@ -309,15 +333,21 @@ class ServiceCertificates:
         return lease
 
     def _fits(
-        self, found: tuple[ServiceCertificate, ...], wish: _Wish, purpose: Purpose, *, due: bool
+        self,
+        found: tuple[ServiceCertificate, ...],
+        wish: _Wish,
+        purpose: Purpose,
+        *,
+        due: bool,
+        instead_of: int,
     ) -> bool:
         now = self._now()
-        if not found or not _in_use(found, now):
+        if not found or not _in_use(found, now) or found[0].id == instead_of:
             return False
         present = found[0]
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
-        if purpose in ("ocsp", "scep-ra", "cmp") and present.issuer_id != wish.issuer.id:
+        if purpose in ("ocsp", "scep-ra", "cmp", "tsa") and present.issuer_id != wish.issuer.id:
             return False
         if not due:
             return True
@@ -337,12 +367,15 @@ class ServiceCertificates:
                 authority=issuer.authority,
                 # Answers about a retired key's certificates need a responder of that key.
                 issuer_id=issuer.id if purpose == "ocsp" else None,
-                profile=_PROFILES[purpose],
+                profile=wish.profile or _PROFILES[purpose],
                 subject=wish.subject,
                 names=wish.names,
                 public_key=load_key(handle.public_key_der),
                 proof=Proof.GENERATED_HERE,
-                validity=min(
+                # A time-stamping authority's is as long as its profile says.
+                validity=None
+                if purpose == "tsa"
+                else min(
                     _EAP_LIFETIME if purpose == "eap" else LIFETIME,
                     issuer.not_after - self._now(),
                 ),
@@ -382,6 +415,8 @@ class ServiceCertificates:
             return await self._wish_ocsp(scope)
         if purpose in ("scep-ra", "cmp"):
             return await self._wish_ra(purpose, scope)
+        if purpose == "tsa":
+            return await self._wish_tsa(scope)
         if purpose == "eap":
             return await self._wish_eap(scope)
         return await self._wish_tls(scope)
@@ -410,13 +445,33 @@ class ServiceCertificates:
             subject=_subject(issuer, f"OCSP responder of {issuer.slug}"),
         )
 
-    async def _wish_ra(self, purpose: str, scope: str) -> _Wish:
+    async def _endpoint(self, scope: str) -> tuple[Endpoint, Issuer]:
         try:
             endpoint_id = EndpointID.parse(scope)
         except ValueError as error:
             raise Fault(FaultCode.NOT_FOUND, str(error), rule="service.scope") from None
         endpoint = await self._endpoints.by_id(endpoint_id)
         issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
+        return endpoint, issuer
+
+    async def _wish_tsa(self, scope: str) -> _Wish:
+        endpoint, issuer = await self._endpoint(scope)
+        algorithm, store = fitting_algorithm(of(issuer.public_key)), None
+        if algorithm is KeyAlgorithm.ED448:
+            algorithm = KeyAlgorithm.P521  # CMS wants SHAKE256 beside Ed448 (RFC 8419, 2.3)
+        if isinstance(endpoint.options, SignerOptions):
+            algorithm = endpoint.options.signer_algorithm or algorithm
+            store = endpoint.options.signer_store
+        return _Wish(
+            issuer=issuer,
+            algorithm=algorithm,
+            store=store,
+            subject=_subject(issuer, f"Time-stamping authority {scope}"),
+            profile=endpoint.document.profile,
+        )
+
+    async def _wish_ra(self, purpose: str, scope: str) -> _Wish:
+        endpoint, issuer = await self._endpoint(scope)
         options = endpoint.options
         algorithm, store = KeyAlgorithm.RSA_2048, None
         if purpose == "cmp":
@@ -507,7 +562,7 @@ class ServiceCertificates:
                 key_id=handle.id,
                 not_before=certificate.not_valid_before_utc,
                 not_after=not_after,
-                renew_at=now + (not_after - now) * 2 / 3,
+                renew_at=now + _serving(purpose, not_after - now),
             ),
         )
         self._journal.append(
@@ -541,6 +596,11 @@ class ServiceCertificates:
                 data={"purpose": row.purpose, "scope": row.scope},
             ),
         )
+
+
+def _serving(purpose: Purpose, life: timedelta) -> timedelta:
+    """Return how long after its making a certificate is renewed."""
+    return min(_TSA_KEY_PERIOD, life / 3) if purpose == "tsa" else life * 2 / 3
 
 
 def _in_use(found: tuple[ServiceCertificate, ...], now: datetime) -> bool:
@@ -581,6 +641,8 @@ def _purpose(text: str) -> Purpose:
         return "eap"
     if text == "cmp":
         return "cmp"
+    if text == "tsa":
+        return "tsa"
     return "scep-ra" if text == "scep-ra" else "tls"
 
 

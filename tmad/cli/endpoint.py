@@ -15,7 +15,12 @@ def endpoint() -> None:
     """Endpoints: the doors for enrolment."""
 
 
-_DOORS = {"scep": "/scep/", "est": "/.well-known/est/", "cmp": "/.well-known/cmp/p/"}
+_DOORS = {
+    "scep": "/scep/",
+    "est": "/.well-known/est/",
+    "cmp": "/.well-known/cmp/p/",
+    "tsa": "/tsa/",
+}
 
 
 def named(text: str) -> str:
@@ -89,7 +94,7 @@ async def create(
     objects.show_change(core, change)
     door = _DOORS.get(protocol)
     steps = [f"the door is {door}{label}"] if door is not None else []
-    if "challenge" in change.stored.document.authenticate:
+    if protocol != "tsa" and "challenge" in change.stored.document.authenticate:
         steps.append(f"tmad enroll-secret create --endpoint {protocol}/{label} --subject CN=…")
     if webhook:
         steps.append(f"tmad endpoint webhook-key {protocol}/{label}   to sign the questions")

@@ -21,6 +21,7 @@ log = Logger()
 _BEARABLE: Final = 60.0  # seconds
 _TIMEX_OCTETS: Final = 512  # more than struct timex has anywhere
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
+_LEAP_SECOND: Final = 3  # TIME_OOP
 
 
 class HostClock:
@@ -61,12 +62,41 @@ class HostClock:
         return self._now().timestamp() - self._running()
 
 
-def kernel_disciplines() -> bool:
-    """Tell whether the kernel says that something keeps its clock right; False if it cannot."""
+class _Timex(ctypes.Structure):
+    """The beginning of struct timex (adjtimex(2)), and room for the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("rest", ctypes.c_byte * _TIMEX_OCTETS),
+    )
+
+
+def _ask_kernel() -> tuple[int, int]:
+    """Return the state of the clock and the most that it can be off, in microseconds."""
     try:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):
-        return False
+        return _TIME_ERROR, 0
     # Zeroed, its `modes` say: change nothing.
-    state: int = adjtimex(ctypes.create_string_buffer(_TIMEX_OCTETS))
-    return 0 <= state < _TIME_ERROR
+    timex = _Timex()
+    state: int = adjtimex(ctypes.byref(timex))
+    return state, timex.maxerror
+
+
+def kernel_disciplines() -> bool:
+    """Tell whether the kernel says that something keeps its clock right; False if it cannot."""
+    return 0 <= _ask_kernel()[0] < _TIME_ERROR
+
+
+def kernel_bound() -> float | None:
+    """Return by how many seconds the clock may be wrong at most, as the kernel says.
+
+    None: nothing keeps it right, the kernel does not tell, or a leap second goes by.
+    """
+    state, microseconds = _ask_kernel()
+    if not 0 <= state < _TIME_ERROR or state == _LEAP_SECOND:
+        return None
+    return microseconds / 1e6

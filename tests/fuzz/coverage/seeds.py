@@ -41,6 +41,7 @@ _PKCS8 = PrivateFormat.PKCS8
 OUT = ("-outform", "DER")
 _CONF = Path(__file__).parents[3] / "conf"
 _CMP = Path(__file__).parents[2] / "vectors" / "cmp"
+_TSA = _CMP.parent / "tsa"
 
 
 def random(size: int) -> bytes:
@@ -191,6 +192,15 @@ def cmp_seeds() -> Iterator[bytes]:
     """Yield what `openssl cmp` and its mock server have sent, and the requests in it."""
     for path in sorted(_CMP.glob("*.der")):
         yield path.read_bytes()
+
+
+def tsa_seeds() -> Iterator[bytes]:
+    """Yield what `openssl ts -query` writes, and a request with an extension."""
+    for path in sorted(_TSA.glob("*.tsq")):
+        yield path.read_bytes()
+    reader = der.read((_TSA / "policy.tsq").read_bytes(), der.SEQUENCE)
+    extension = der.sequence(der.oid("1.2.3"), b"\x01\x01\xff", der.octets(b"value"))
+    yield der.sequence(reader.rest(), der.explicit(0, extension))
 
 
 def csr_seeds() -> Iterator[bytes]:

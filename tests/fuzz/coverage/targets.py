@@ -58,6 +58,7 @@ from tmad.protocols.scep import codec as scep
 from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
 from tmad.protocols.snmp.engine import OUTCOMES
+from tmad.protocols.tsa import codec as tsa
 from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
@@ -354,6 +355,16 @@ def _snmp() -> Run:
 # -- OCSP, HTTP -----------------------------------------------------------------------------
 
 
+def _tsa() -> Run:
+    def run(data: bytes) -> None:
+        request = malformed_only(lambda: tsa.decode(data))
+        if request is not None:
+            assert request.imprint_der in data
+            assert request.hash is None or len(request.digest) == request.hash.octets
+
+    return run
+
+
 def _ocsp() -> Run:
     def decoded(data: bytes) -> None:
         request = malformed_only(lambda: ocsp.decode(data))
@@ -629,6 +640,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "scep-content": Target(_scep_content, seeds.scep_content_seeds, 4_096),
     "ocsp": Target(_ocsp, seeds.ocsp_seeds, 16_384),
+    "tsa": Target(_tsa, seeds.tsa_seeds, 16_384),
     "http": Target(
         _http,
         seeds.http_seeds,

@@ -1,0 +1,1 @@
+"""Time-stamp protocol (RFC 3161, 5816)."""
