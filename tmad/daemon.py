@@ -427,6 +427,8 @@ def run(settings: NodeSettings, *, index: int = 0, count: int = 1) -> int:
 
     def failed(failure: Failure) -> None:
         nonlocal code
+        if daemon.is_stopping:
+            return  # what it was about to open had been closed
         fault = failure.value
         code = 1 if isinstance(fault, Fault) else 2
         if isinstance(fault, Fault):
