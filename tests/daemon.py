@@ -90,10 +90,12 @@ class Daemon:
                 f'listen = ["127.0.0.1:{self.ldap_port}"]\n'
                 f'tls = ["127.0.0.1:{self.ldaps_port}"]\n'
                 f"{ldap if isinstance(ldap, str) else ''}\n"
-                f"{'' if ldap is not False else 'enabled = false'}\n{settings}"
+                f"{'' if ldap is not False else 'enabled = false'}"
                 "\n[protocols.snmp]\n"
                 f'listen = ["127.0.0.1:{self.snmp_port}"]\n'
                 f"{snmp if isinstance(snmp, str) else f'enabled = {str(snmp).lower()}'}\n"
+                # Last, so that tests can go on with the last section of it.
+                f"{settings}"
             )
 
     # -- the command line ---------------------------------------------------------------

@@ -138,7 +138,13 @@ def test_what_is_acknowledged_survives_a_power_cut(node: Node) -> None:
     node.account(record("Start", "D-31"))
     node.daemon.kill()
     assert [each["calling_station"] for each in node.sessions()].count("020000003101") == 1
+    before = len(node.daemon.log.read_text())
     node.daemon.start()
+    # What only one process does waits until the dead one's lease is over.
+    deadline = time.monotonic() + 30
+    while "what only one of all runs" not in node.daemon.log.read_text()[before:]:
+        assert time.monotonic() < deadline, "nobody took over"
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

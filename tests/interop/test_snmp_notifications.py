@@ -156,7 +156,8 @@ def test_alarms_arrive_in_order_also_after_both_were_away(
     # The start of the engine came later, and is told later (SNMPv2-MIB::coldStart): once to
     # another target that had nothing to wait for, and once here.
     own = "INFORM, SNMP v3, user ops"
-    eventually(lambda: len(receiver.received("snmpModules.1.1.5.1", own)) == 2, "both coldStarts")
+    # One whose acknowledgement came late is told again.
+    eventually(lambda: len(receiver.received("snmpModules.1.1.5.1", own)) >= 2, "both coldStarts")
     told = receiver.received(own)
     assert told.index(line) < max(at for at, each in enumerate(told) if "Modules.1.1.5.1" in each)
     assert len(receiver.received("authority/brief")) == 1

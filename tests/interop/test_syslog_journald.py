@@ -102,9 +102,9 @@ def test_what_happened_arrives_once_and_survives_a_restart(
     assert (issued["TMAD_RESULT"], issued["TMAD_TENANT"]) == ("success", "default")
     journald.stop()
     node.tmad("cert", "revoke", device.serial, "--reason", "superseded")
+    # While journald is away the log goes to standard error.
+    wait_until(lambda: "log collector default/here" in node.log.read_text(), "no word of it")
     journald.start()
     wait_until(lambda: journald.entries("TMAD_KIND=certificate.revoked"), "nothing arrives")
     [revoked] = journald.entries("TMAD_KIND=certificate.revoked")
     assert revoked["PRIORITY"] == "5"
-    # While journald was away the log went to standard error.
-    assert "log collector default/here" in node.log.read_text()
