@@ -6,12 +6,11 @@ from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
-from zope.interface import implementer
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust, check_path
 from tmad.errors import Fault, FaultCode
@@ -20,13 +19,9 @@ from tmad.signer.keyring import Keyring
 
 log = Logger()
 
-# TLS 1.2 with forward secrecy and AEAD only; TLS 1.3 chooses among its own.
-_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
-
-@implementer(IOpenSSLServerConnectionCreator)
-class ServerTLS:
-    """The server side of one listener; ``refresh`` puts a renewed certificate into use.
+class ServerTLS(ServiceTLS):
+    """The server side of one HTTPS listener.
 
     ``asks`` asks clients for a certificate. A handshake proves that the client has its key;
     whether we trust the certificate is ClientCertificates' question, for each request.
@@ -35,41 +30,18 @@ class ServerTLS:
     def __init__(
         self, certificates: ServiceCertificates, keyring: Keyring, host: str, *, asks: bool = False
     ) -> None:
-        self._certificates = certificates
-        self._keyring = keyring
-        self._host = host
-        self._asks = asks
-        self._context: SSL.Context | None = None
-        self._current = 0
+        super().__init__(certificates, keyring, host, _finish_asking if asks else _finish)
 
-    async def refresh(self) -> None:
-        """Use the certificate that is current now; open connections keep theirs."""
-        found = await self._certificates.current("tls", self._host)
-        if found.id == self._current:
-            return
-        # The key stays inside the context: OpenSSL cannot reach an HSM from here, so this
-        # key is always a software key (architecture, 7).
-        self._context = await self._keyring.use(
-            found.key_id, lambda key: _context(found, key, asks=self._asks)
-        )
-        self._current = found.id
-        log.info(
-            "HTTPS uses certificate {serial}, valid until {until}",
-            serial=f"{found.certificate.serial_number:x}",
-            until=found.not_after.isoformat(),
-        )
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a certificate."""
-        return self._context is not None
-
-    def serverConnectionForTLS(  # noqa: N802  Twisted's name
-        self, protocol: TLSMemoryBIOProtocol
-    ) -> SSL.Connection:
-        """Return the connection object of one handshake."""
-        assert self._context is not None, "the listener opens once there is a certificate"
-        return SSL.Connection(self._context, None)
+    async def refresh(self) -> ServiceCertificate | None:
+        """Use the certificate that is current now, and say so when it is a new one."""
+        found = await super().refresh()
+        if found is not None:
+            log.info(
+                "HTTPS uses certificate {serial}, valid until {until}",
+                serial=f"{found.certificate.serial_number:x}",
+                until=found.not_after.isoformat(),
+            )
+        return found
 
     def wrap(self, factory: Any, reactor: Any) -> TLSMemoryBIOFactory:
         """Return ``factory`` behind TLS."""
@@ -78,40 +50,21 @@ class ServerTLS:
         return wrapped
 
 
-def _context(found: ServiceCertificate, key: Any, *, asks: bool) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(
-        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE
-    )
-    context.set_cipher_list(_CIPHERS)
-    context.use_certificate(found.certificate)
-    for above in found.chain[1:]:
-        # A root is trusted or it is not; sending it changes nothing.
-        if above.subject != above.issuer:
-            context.add_extra_chain_cert(above)
-    context.use_privatekey(key)
-    context.check_privatekey()
+def _finish(context: SSL.Context) -> None:
+    context.set_alpn_select_callback(_choose_protocol)
+    context.set_session_id(b"tmad https")
+
+
+def _finish_asking(context: SSL.Context) -> None:
     context.set_alpn_select_callback(_choose_protocol)
     # A resumed session would carry a client certificate past its check on another listener.
-    context.set_session_id(b"tmad https client" if asks else b"tmad https")
-    if asks:
-        context.set_verify(SSL.VERIFY_PEER, _accept_any)
-        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-        # A ticket would bring the certificate back without a proof that its key is still there.
-        context.set_options(SSL.OP_NO_TICKET)
-    return context
+    context.set_session_id(b"tmad https client")
+    ask_for_certificate(context)
+    remember_nobody(context)
 
 
 def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _accept_any(
-    connection: SSL.Connection, certificate: Any, code: int, depth: int, is_good: int
-) -> bool:
-    # Only that the key signed is settled here; see ClientCertificates.
-    return True
 
 
 class ClientCertificates:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from OpenSSL import SSL
 from pydantic import BaseModel, Field
 from twisted.internet.defer import ensureDeferred
 
 from tmad import plugin
+from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.errors import Fault
@@ -23,7 +25,6 @@ from tmad.protocols.ldap.responder import Responder
 from tmad.protocols.ldap.root import Root
 from tmad.protocols.ldap.searches import SearchLimits
 from tmad.protocols.ldap.server import LDAPFactory, behind_tls
-from tmad.protocols.ldap.tls import LDAPTLS
 
 EndpointOptions: type[BaseModel] | None = None
 
@@ -108,11 +109,11 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         ),
         bare_names=settings.bare_names,
     )
-    tls = LDAPTLS(
+    tls = ServiceTLS(
         services.service_certificates,
         services.keyring,
         settings.server_name or services.host,
-        asks=settings.client_certificates,
+        _finish_asking if settings.client_certificates else remember_nobody,
     )
     meters = Meters(search=edge.meter("search"), bind=edge.meter("bind"), other=edge.meter("other"))
     shared: tuple[Any, ...] = (responder, _bounds(settings), meters, edge.reactor, tls)
@@ -132,7 +133,13 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     )
 
 
-async def _prepare(tls: LDAPTLS) -> None:
+def _finish_asking(context: SSL.Context) -> None:
+    # Whose certificate it is, a bind asks (EXTERNAL).
+    ask_for_certificate(context)
+    remember_nobody(context)
+
+
+async def _prepare(tls: ServiceTLS) -> None:
     # What fails is tried again by the timer, which says why.
     with contextlib.suppress(Fault):
         await tls.refresh()

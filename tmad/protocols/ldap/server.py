@@ -7,11 +7,11 @@ from typing import Any
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
+from tmad.ca.service_tls import ServiceTLS
 from tmad.protocols.ldap.bounds import Bounds, Meters, Rates
 from tmad.protocols.ldap.codec import Result
 from tmad.protocols.ldap.connection import LDAPConnection
 from tmad.protocols.ldap.responder import Responder
-from tmad.protocols.ldap.tls import LDAPTLS
 
 
 class LDAPFactory(Factory):
@@ -28,7 +28,7 @@ class LDAPFactory(Factory):
         bounds: Bounds,
         meters: Meters,
         reactor: Any,
-        tls: LDAPTLS,
+        tls: ServiceTLS,
         *,
         is_secure: bool = False,
     ) -> None:
@@ -66,7 +66,7 @@ def behind_tls(factory: LDAPFactory) -> TLSMemoryBIOFactory:
 class _Waiting(TLSMemoryBIOFactory):
     # Twisted's usual one waits for more to write; here each write is a whole answer.
     protocol = TLSMemoryBIOProtocol
-    tls: LDAPTLS
+    tls: ServiceTLS
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
         return super().buildProtocol(addr) if self.tls.is_ready else None

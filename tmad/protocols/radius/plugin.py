@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from tmad import plugin
 from tmad.ca.service_certificates import eap_scope
+from tmad.ca.service_tls import ServiceTLS
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.network.clients import Client
@@ -19,7 +20,7 @@ from tmad.protocols.radius.conversations import Conversations
 from tmad.protocols.radius.eap.conversation import Conversation
 from tmad.protocols.radius.eap.tls import Engine, TLSRules
 from tmad.protocols.radius.hooks import LoginHooks
-from tmad.protocols.radius.radsec import Passports, RadSec, RadSecTLS
+from tmad.protocols.radius.radsec import Passports, RadSec, finish_context
 from tmad.protocols.radius.responder import Responder
 from tmad.protocols.radius.server import Exchange, Policy, UDPDoor, Voice
 from tmad.protocols.radius.sessions import SessionSettings
@@ -218,8 +219,11 @@ def _open_udp(settings: Settings, exchange: Exchange, services: Services, edge: 
 def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edge: Edge) -> None:
     clients = services.radius_clients
     passports = Passports(clients, Trust(services.hierarchy), services.status, services.now)
-    tls = RadSecTLS(
-        services.service_certificates, services.keyring, settings.server_name or services.host
+    tls = ServiceTLS(
+        services.service_certificates,
+        services.keyring,
+        settings.server_name or services.host,
+        finish_context,
     )
     factory = RadSec(
         exchange,

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.interfaces import IHandshakeListener, IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+from tmad.ca.client_certificates import CertificateCheck
+from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
-from tmad.ca.trust import Trust, check_path
+from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
@@ -32,11 +32,9 @@ from tmad.plugin import Meter
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Code, Packet
 from tmad.protocols.radius.server import OUTCOMES, SERVED, Dropped, Exchange, Policy, Voice
-from tmad.signer.keyring import Keyring
 
 log = Logger()
 
-_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 _UNSUPPORTED_EXTENSION: Final = 406  # RFC 5176, 3.6
 _MOST_WAITING: Final = 256  # requests of one connection
 _GOODBYE_SECONDS: Final = 1.0
@@ -44,67 +42,16 @@ _GOODBYE_SECONDS: Final = 1.0
 _FATAL: Final = frozenset({"malformed", "forged", "unsigned", "unsigned-eap"})
 
 
-@implementer(IOpenSSLServerConnectionCreator)
-class RadSecTLS:
-    """The server's side of the handshakes; ``refresh`` puts a renewed certificate into use."""
-
-    def __init__(self, certificates: ServiceCertificates, keyring: Keyring, host: str) -> None:
-        self._certificates = certificates
-        self._keyring = keyring
-        self._host = host
-        self._context: SSL.Context | None = None
-        self._current = 0
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a certificate."""
-        return self._context is not None
-
-    async def refresh(self) -> None:
-        """Use the certificate that is current now; open connections keep theirs."""
-        found = await self._certificates.current("tls", self._host)
-        if found.id != self._current:
-            self._context = await self._keyring.use(found.key_id, lambda key: _context(found, key))
-            self._current = found.id
-
-    def serverConnectionForTLS(  # noqa: N802  Twisted's name
-        self, protocol: TLSMemoryBIOProtocol
-    ) -> SSL.Connection:
-        """Return the connection object of one handshake."""
-        assert self._context is not None, "connections are refused until there is a certificate"
-        return SSL.Connection(self._context, None)
-
-
-def _context(found: ServiceCertificate, key: Any) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(
-        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE
-    )
-    context.set_cipher_list(_CIPHERS)
-    context.use_certificate(found.certificate)
-    for above in found.chain[1:]:
-        if above.subject != above.issuer:
-            context.add_extra_chain_cert(above)
-    context.use_privatekey(key)
-    context.check_privatekey()
-    # The handshake proves that the client has its key; whose it is, Passports decide.
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _accept_any)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_options(SSL.OP_NO_TICKET)
+def finish_context(context: SSL.Context) -> None:
+    """Settle what RadSec's handshakes have of their own."""
+    ask_for_certificate(context, required=True)
+    remember_nobody(context)
     context.set_alpn_select_callback(_choose_version)
-    return context
 
 
 def _choose_version(connection: SSL.Connection, offered: list[bytes]) -> Any:
     # RFC 9765, 3: without a choice of ours it is the old protocol, too.
     return b"radius/1.0" if b"radius/1.0" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _accept_any(
-    connection: SSL.Connection, certificate: Any, code: int, depth: int, is_good: int
-) -> bool:
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +70,7 @@ class Passports:
         self, clients: RadiusClients, trust: Trust, status: StatusSource, now: Clock
     ) -> None:
         self._clients = clients
-        self._trust = trust
-        self._status = status
-        self._now = now
+        self._check = CertificateCheck(trust, status, now, _refusal)
 
     async def check(self, certificate: x509.Certificate, address: str) -> Passport:
         """Return whose certificate it is; Fault(UNAUTHENTICATED) says why not."""
@@ -134,32 +79,19 @@ class Passports:
             raise _refusal("client", "no radius-client names this certificate in its radsec")
         if client.document.prefixes and await self._clients.find(address) != client:
             raise _refusal("address", f"{client.name} does not come from {address}")
-        try:
-            issuer = await self._trust.issuer_of(certificate, tenant=client.tenant)
-        except ValueError:
-            issuer = None
-        if issuer is None or not issuer.signs:
-            raise _refusal("issuer", "not issued by an authority of the client's tenant")
-        try:
-            check_path(issuer.chain, self._now())
-        except Fault as fault:
-            raise _refusal("chain", f"its issuer: {fault.detail}") from fault
-        if not _is_for_clients(certificate):
-            raise _refusal("usage", "not meant for clients (extendedKeyUsage)")
+        issuer = await self._check.issuer_of(
+            certificate,
+            "not issued by an authority of the client's tenant",
+            tenant=client.tenant,
+        )
         passport = Passport(certificate, issuer.id, client.key)
         await self.recheck(passport)
         return passport
 
     async def recheck(self, passport: Passport) -> Client:
         """Return the client while the certificate is good and still the client's."""
-        certificate = passport.certificate
-        now = self._now()
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise _refusal("validity", "outside its validity")
-        status = await self._status.of(passport.issuer, certificate.serial_number)
-        if status.state != "good":
-            raise _refusal("status", status.state)
-        client = await self._clients.find_radsec(certificate)
+        await self._check.check_standing(passport.certificate, passport.issuer)
+        client = await self._clients.find_radsec(passport.certificate)
         if client is None or client.key != passport.client:
             raise _refusal("client", "the radius-client does not name it any more")
         return client
@@ -207,7 +139,7 @@ class RadSec(Factory):
             await connection.recheck()
 
 
-def listen(factory: RadSec, tls: RadSecTLS) -> TLSMemoryBIOFactory:
+def listen(factory: RadSec, tls: ServiceTLS) -> TLSMemoryBIOFactory:
     """Return ``factory`` behind TLS; without a certificate yet it refuses connections."""
     wrapped = _Waiting(tls, False, factory, factory.reactor)
     wrapped.tls = tls
@@ -216,7 +148,7 @@ def listen(factory: RadSec, tls: RadSecTLS) -> TLSMemoryBIOFactory:
 
 
 class _Waiting(TLSMemoryBIOFactory):
-    tls: RadSecTLS
+    tls: ServiceTLS
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
         return super().buildProtocol(addr) if self.tls.is_ready else None
@@ -387,20 +319,6 @@ class RadSecConnection(Protocol):
     def _transport(self) -> Any:
         # TLSMemoryBIOProtocol; the attribute's type knows only what every transport has.
         return self.transport
-
-
-def _is_for_clients(certificate: x509.Certificate) -> bool:
-    """Tell whether extendedKeyUsage, where it is there, allows TLS clients (RFC 5280, 4.2.1.12)."""
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    except (ValueError, TypeError, x509.DuplicateExtension):
-        return False
-    return (
-        ExtendedKeyUsageOID.CLIENT_AUTH in usages
-        or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages
-    )
 
 
 def _refusal(rule: str, why: str) -> Fault:
