@@ -724,3 +724,26 @@ exchanges = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("ix_exchanges_due_at", "due_at"),
 )
+
+# What agents on other machines (tmad/agent) said last about the certificates that they keep.
+agents = sa.Table(
+    "agents",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),  # the agent's own choice: 16 hex digits
+    sa.Column("certificate_id", sa.BigInteger, nullable=False),  # which it showed last
+    sa.Column("subject", sa.Text, nullable=False),  # RFC 4514; stays for ever
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),  # what the agent calls the certificate
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),  # "est", "acme", "scep"
+    sa.Column("state", sa.Text, nullable=False),  # "good", "waiting", "failing", "withdrawn"
+    sa.Column("served", sa.Text, nullable=False),  # "same", "other", "unreachable", ""
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("renew_at", Instant),
+    sa.Column("first_contact", Instant, nullable=False),
+    sa.Column("last_contact", Instant, nullable=False),
+    sa.Index("ix_agents_tenant_subject", "tenant", "subject"),
+    sa.Index("ix_agents_tenant_last_contact", "tenant", "last_contact"),
+)
