@@ -747,3 +747,98 @@ agents = sa.Table(
     sa.Index("ix_agents_tenant_subject", "tenant", "subject"),
     sa.Index("ix_agents_tenant_last_contact", "tenant", "last_contact"),
 )
+
+# ACME (RFC 8555, 7.1.2 and 7.1.3). What state an order is in follows from its authorisations and
+# from the pipeline's request for it; so nothing can disagree, whichever process ends when.
+acme_accounts = sa.Table(
+    "acme_accounts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # "valid", "deactivated", "revoked"
+    sa.Column("thumbprint", sa.LargeBinary, nullable=False),  # RFC 7638, SHA-256
+    sa.Column("key", sa.LargeBinary, nullable=False),  # SubjectPublicKeyInfo
+    sa.Column("contacts", sa.Text, nullable=False),  # JSON
+    sa.Column("secret_id", sa.Text),  # the enrolment secret that bound it to somebody
+    sa.Column("binding", sa.Text),  # the JWS that the client bound it with (RFC 8555, 7.3.4)
+    sa.Column("agreed_at", Instant),  # to the terms of service
+    sa.Column("peer", sa.Text, nullable=False),  # who made it
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.UniqueConstraint("endpoint", "thumbprint"),
+    sa.Index("ix_acme_accounts_tenant_id", "tenant", "id"),
+    sa.Index("ix_acme_accounts_endpoint_peer", "endpoint", "peer", "created_at"),
+)
+
+acme_orders = sa.Table(
+    "acme_orders",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("identifiers", sa.Text, nullable=False),  # JSON: [[type, value], …]
+    sa.Column("authorizations", sa.Text, nullable=False),  # JSON: ids
+    sa.Column("profile", sa.Text, nullable=False),  # the name in the directory; "": none
+    sa.Column("not_before", Instant),
+    sa.Column("not_after", Instant),
+    sa.Column("replaces", sa.Text),  # RFC 9773, 5: the identifier of a certificate
+    sa.Column("request_id", sa.Text),  # the pipeline's request that used it
+    sa.Column("error", sa.Text),  # JSON: the problem that ended it
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_acme_orders_account_id", "account", "id"),
+    sa.Index("ix_acme_orders_tenant_id", "tenant", "id"),
+    sa.Index("ix_acme_orders_expires_at", "expires_at"),
+    sa.Index(
+        "ix_acme_orders_replaces",
+        "replaces",
+        sqlite_where=sa.text("replaces IS NOT NULL"),
+        postgresql_where=sa.text("replaces IS NOT NULL"),
+    ),
+)
+
+# A challenge is no row: an authorisation has one token, and the challenge that its account chose.
+acme_authorizations = sa.Table(
+    "acme_authorizations",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    # "pending", "processing" (a challenge is), "valid", "invalid", "deactivated"
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),  # "dns", "ip", "permanent-identifier"
+    sa.Column("value", sa.Text, nullable=False),  # without the "*." of a wildcard
+    sa.Column("is_wildcard", sa.Boolean, nullable=False),
+    sa.Column("challenges", sa.Text, nullable=False),  # JSON: the kinds offered
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("challenge", sa.Text),  # the kind that was chosen
+    sa.Column("response", sa.LargeBinary),  # what came with it (device-attest-01)
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", Instant),  # of the next attempt, and of the one that is under way
+    sa.Column("error", sa.Text),  # JSON: the problem of the last attempt
+    sa.Column("record", sa.Text),  # JSON: how it was validated
+    sa.Column("attested_key", sa.LargeBinary),  # SubjectPublicKeyInfo
+    sa.Column("validated_at", Instant),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_acme_authorizations_account", "account", "value", "type", "id"),
+    sa.Index("ix_acme_authorizations_expires_at", "expires_at"),
+    sa.Index(
+        "ix_acme_authorizations_due_at",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+)
+
+# Replay nonces that were used; who made one is in the nonce itself (RFC 8555, 6.5).
+acme_nonces = sa.Table(
+    "acme_nonces",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Index("ix_acme_nonces_expires_at", "expires_at"),
+)

@@ -15,6 +15,110 @@ ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Create the tables and indexes of ACME, agents and Windows enrolment."""
     op.create_table(
+        "acme_accounts",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("thumbprint", sa.LargeBinary(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("contacts", sa.Text(), nullable=False),
+        sa.Column("secret_id", sa.Text(), nullable=True),
+        sa.Column("binding", sa.Text(), nullable=True),
+        sa.Column("agreed_at", sa.BigInteger(), nullable=True),
+        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_acme_accounts")),
+        sa.UniqueConstraint(
+            "endpoint", "thumbprint", name=op.f("uq_acme_accounts_endpoint_thumbprint")
+        ),
+    )
+    op.create_index(
+        "ix_acme_accounts_endpoint_peer",
+        "acme_accounts",
+        ["endpoint", "peer", "created_at"],
+        unique=False,
+    )
+    op.create_index("ix_acme_accounts_tenant_id", "acme_accounts", ["tenant", "id"], unique=False)
+    op.create_table(
+        "acme_authorizations",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("is_wildcard", sa.Boolean(), nullable=False),
+        sa.Column("challenges", sa.Text(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("challenge", sa.Text(), nullable=True),
+        sa.Column("response", sa.LargeBinary(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("record", sa.Text(), nullable=True),
+        sa.Column("attested_key", sa.LargeBinary(), nullable=True),
+        sa.Column("validated_at", sa.BigInteger(), nullable=True),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_acme_authorizations")),
+    )
+    op.create_index(
+        "ix_acme_authorizations_account",
+        "acme_authorizations",
+        ["account", "value", "type", "id"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_acme_authorizations_due_at",
+        "acme_authorizations",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_acme_authorizations_expires_at", "acme_authorizations", ["expires_at"], unique=False
+    )
+    op.create_table(
+        "acme_nonces",
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_acme_nonces")),
+    )
+    op.create_index("ix_acme_nonces_expires_at", "acme_nonces", ["expires_at"], unique=False)
+    op.create_table(
+        "acme_orders",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("identifiers", sa.Text(), nullable=False),
+        sa.Column("authorizations", sa.Text(), nullable=False),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("not_before", sa.BigInteger(), nullable=True),
+        sa.Column("not_after", sa.BigInteger(), nullable=True),
+        sa.Column("replaces", sa.Text(), nullable=True),
+        sa.Column("request_id", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_acme_orders")),
+    )
+    op.create_index("ix_acme_orders_account_id", "acme_orders", ["account", "id"], unique=False)
+    op.create_index("ix_acme_orders_expires_at", "acme_orders", ["expires_at"], unique=False)
+    op.create_index(
+        "ix_acme_orders_replaces",
+        "acme_orders",
+        ["replaces"],
+        unique=False,
+        sqlite_where=sa.text("replaces IS NOT NULL"),
+        postgresql_where=sa.text("replaces IS NOT NULL"),
+    )
+    op.create_index("ix_acme_orders_tenant_id", "acme_orders", ["tenant", "id"], unique=False)
+    op.create_table(
         "agents",
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
