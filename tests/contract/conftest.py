@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -64,15 +65,22 @@ def dialect(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema, to be copied."""
+    path = tmp_path_factory.mktemp("schema") / "tmad.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh database with the schema."""
     if dialect == "postgresql":
         cluster: Cluster = request.getfixturevalue("postgres")
         return cluster.database()
-    url = f"sqlite:///{tmp_path}/tmad.db"
-    migrate(url)
-    return url
+    shutil.copy(request.getfixturevalue("migrated"), tmp_path / "tmad.db")
+    return f"sqlite:///{tmp_path}/tmad.db"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -127,9 +128,8 @@ class Database:
     def in_memory(cls, *, clock: Clock = utc_now) -> Database:
         """Return an inline SQLite database with the schema, for unit tests."""
         database = cls("sqlite://", clock=clock)
-        job = Job(_create_schema, ())
-        database._writer.run([job])
-        job.finish()
+        assert database._sqlite is not None
+        database._sqlite.template = driver(_with_schema())
         return database
 
     @property
@@ -310,7 +310,12 @@ class Database:
         self._watches = []
 
 
-def _create_schema(connection: sa.Connection) -> None:
-    metadata.create_all(connection)
-    connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
-    connection.execute(sa.text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+@functools.cache
+def _with_schema() -> sa.Connection:
+    """Return a database that is only copied: that takes a tenth of making its tables."""
+    connection = SQLite("", utc_now).connect(read_only=False)
+    with connection.begin():
+        metadata.create_all(connection)
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+    return connection

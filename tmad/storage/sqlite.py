@@ -50,6 +50,7 @@ class SQLite:
     def __init__(self, path: str, now: Clock, *, create: bool = False) -> None:
         self.path = "" if path in {"", ":memory:"} else os.path.abspath(path)
         self._now = now
+        self.template: sqlite3.Connection | None = None  # what a database in memory begins with
         if self.path:
             _protect(Path(self.path), create)
         self.engine = sa.create_engine(
@@ -77,6 +78,8 @@ class SQLite:
             ):
                 # The first one needs a lock that SQLite does not wait for.
                 _when_free(partial(connection.executescript, f"PRAGMA {pragma}"))
+            if self.template is not None:
+                self.template.backup(connection)
         except BaseException:
             connection.close()
             raise
