@@ -1,0 +1,1 @@
+"""Windows' own enrolment: policies by MS-XCEP, certificates by MS-WSTEP."""
