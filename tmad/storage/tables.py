@@ -842,3 +842,25 @@ acme_nonces = sa.Table(
     sa.Column("expires_at", Instant, nullable=False),
     sa.Index("ix_acme_nonces_expires_at", "expires_at"),
 )
+
+# Links that hand a configuration profile to a device, once (tmad/ca/device_profiles).
+device_links = sa.Table(
+    "device_links",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # ULID
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),  # of the token
+    sa.Column("platform", sa.Text, nullable=False),
+    sa.Column("wish", sa.Text, nullable=False),  # JSON: for which subject, names, networks
+    sa.Column("secret_id", sa.Text),  # NULL: the endpoint's protocol needs none
+    sa.Column("sealed", sa.LargeBinary),  # the secret, until the link is opened
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("revoked_at", Instant),
+    sa.Column("opened_at", Instant),
+    sa.Column("opened_by", sa.Text),  # the peer's address
+    sa.Index("ix_device_links_tenant_id", "tenant", "id"),
+    sa.Index("ix_device_links_expires_at", "expires_at"),
+)

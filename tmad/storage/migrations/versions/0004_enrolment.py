@@ -141,3 +141,24 @@ def upgrade() -> None:
         "ix_agents_tenant_last_contact", "agents", ["tenant", "last_contact"], unique=False
     )
     op.create_index("ix_agents_tenant_subject", "agents", ["tenant", "subject"], unique=False)
+    op.create_table(
+        "device_links",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column("wish", sa.Text(), nullable=False),
+        sa.Column("secret_id", sa.Text(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.Column("opened_at", sa.BigInteger(), nullable=True),
+        sa.Column("opened_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_device_links")),
+        sa.UniqueConstraint("digest", name=op.f("uq_device_links_digest")),
+    )
+    op.create_index("ix_device_links_expires_at", "device_links", ["expires_at"], unique=False)
+    op.create_index("ix_device_links_tenant_id", "device_links", ["tenant", "id"], unique=False)
