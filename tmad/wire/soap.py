@@ -187,8 +187,8 @@ def decode(data: bytes) -> Message:
     if security is not None:
         user = _user_name(security)
         if (stamp := security.find(UTILITY, "Timestamp")) is not None:
-            created = _instant(stamp.value(UTILITY, "Created"))
-            expires = _instant(stamp.value(UTILITY, "Expires"))
+            created = instant(stamp.value(UTILITY, "Created"))
+            expires = instant(stamp.value(UTILITY, "Expires"))
     return Message(
         action=action,
         message_id=message_id,
@@ -243,7 +243,8 @@ def _user_name(security: Node) -> UserName | None:
     return UserName(token.value(SECURITY, "Username"), Secret(password.text))
 
 
-def _instant(text: str) -> datetime | None:
+def instant(text: str) -> datetime | None:
+    """Read an xs:dateTime with its zone; nothing for no text, Fault(MALFORMED) for any other."""
     if not text:
         return None
     try:

@@ -86,6 +86,17 @@ FAULTS: Mapping[FaultCode, tuple[str, str]] = {
     FaultCode.INTERNAL: ("Receiver", "RequestFailed"),
 }
 
+# What the authority has decided, in contrast to what it could not (MS-WSTEP 3.1.4.1.3.7).
+_DENIED: Final = frozenset(
+    {
+        FaultCode.BAD_ALGORITHM,
+        FaultCode.BAD_PROOF,
+        FaultCode.FORBIDDEN,
+        FaultCode.REJECTED,
+        FaultCode.CONFLICT,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
@@ -311,7 +322,7 @@ def _collection(disposition: str, token_der: bytes, requested: Node, number: int
         "RequestSecurityTokenResponse",
         element(_TRUST, "TokenType", _X509),
         element(_ENROLLMENT, "DispositionMessage", disposition, attributes=language),
-        _binary(f"{_ENROLLMENT}#PKCS7", token_der),
+        _binary(f"{soap.SECURITY}#PKCS7", token_der),
         requested,
         element(_ENROLLMENT, "RequestID", str(number)),
     )
@@ -335,7 +346,7 @@ def encode_fault(relates_to: str, fault: Fault, number: int = 0) -> bytes:
         soap.nil(_ENROLLMENT, "BinaryResponse"),
         # A signed number of 32 bits, as Windows counts its errors.
         element(_ENROLLMENT, "ErrorCode", str(error - (1 << 32))),
-        element(_ENROLLMENT, "InvalidRequest", "true" if code == "Sender" else "false"),
+        element(_ENROLLMENT, "InvalidRequest", "true" if fault.code in _DENIED else "false"),
         element(_ENROLLMENT, "RequestID", str(number)) if number else _no_number(),
     )
     reason = f"{fault.detail}{trace}"
