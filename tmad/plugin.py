@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from tmad.storage.database import Database
 
 HTTPHandler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+# What a protocol does for another one: a request and an endpoint's label to an answer.
+Provision: TypeAlias = Callable[[Request, str], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,15 @@ class Edge(Protocol):
         lease: bool = False,
     ) -> None:
         """Call ``function`` again and again; with ``lease``, in one process of all only."""
+
+    def provide(self, name: str, provision: Provision) -> None:
+        """Offer other protocols of this process what they may not import."""
+
+    def provided(self, name: str) -> Provision | None:
+        """Return what another protocol offers, None where it is switched off.
+
+        Ask when it is needed: protocols are mounted in no certain order.
+        """
 
     def works(self, *, reading: str = "", changing: str = "") -> None:
         """Name, for /readyz, what needs a database to read only, and what one to change."""

@@ -494,7 +494,7 @@ class Authority:
 def check_proof(request: EnrollmentRequest, applicant: Applicant) -> None:
     """Raise Fault(BAD_PROOF) unless possession of the key was shown by somebody who may say so."""
     proof = request.proof
-    is_shown = proof in (Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE)
+    is_shown = proof in (Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE, Proof.DECRYPTION)
     if proof is Proof.RA_VERIFIED:
         # RFC 4211, 4: only whoever checks proofs for others.
         is_shown = applicant.method == "registration-authority"

@@ -41,6 +41,7 @@ class Proof(StrEnum):
     NONE = "none"
     CSR_SIGNATURE = "csr-signature"
     POP_SIGNATURE = "pop-signature"
+    DECRYPTION = "decryption"  # RFC 10002, 6.7: of a challenge, by keys that cannot sign
     GENERATED_HERE = "generated-here"
     RA_VERIFIED = "ra-verified"  # RFC 4211, 4: only a registration authority may say so
 

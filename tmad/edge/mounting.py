@@ -17,7 +17,7 @@ from tmad.edge.sockets import Sockets
 from tmad.edge.stream import Stream
 from tmad.edge.timers import Timers
 from tmad.observe import DoorMeter
-from tmad.plugin import HTTPHandler, Limits
+from tmad.plugin import HTTPHandler, Limits, Provision
 
 _DEFAULT_LIMITS = Limits()
 
@@ -44,6 +44,8 @@ class Listeners:
         self.limits = limits
         self.connections = connections
         self.waiting: list[Callable[[], IListeningPort]] = []
+        # What protocols offer each other, by name.
+        self.provisions: dict[str, Provision] = {}
         # What /readyz says of a database that can be read, and of one that can be changed.
         self.reading: list[str] = []
         self.changing: list[str] = []
@@ -131,6 +133,14 @@ class ProtocolEdge:
     ) -> None:
         """Call ``function`` again and again."""
         self._timers.every(seconds, function, name=f"{self._name}.{name}", lease=lease)
+
+    def provide(self, name: str, provision: Provision) -> None:
+        """Offer other protocols what they may not import."""
+        self._listeners.provisions[name] = provision
+
+    def provided(self, name: str) -> Provision | None:
+        """Return what another protocol offers."""
+        return self._listeners.provisions.get(name)
 
     def works(self, *, reading: str = "", changing: str = "") -> None:
         """Name what goes on while the database can be read, and what while it takes changes."""

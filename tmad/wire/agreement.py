@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -35,7 +36,7 @@ _SCHEMES: Mapping[int, _Scheme] = {
     384: _Scheme(der.oid(_SCHEMES_BELOW + "2"), hashes.SHA384()),
     521: _Scheme(der.oid(_SCHEMES_BELOW + "3"), hashes.SHA512()),
 }
-_WRAPS: Mapping[int, bytes] = {
+WRAPS: Mapping[int, bytes] = {
     16: der.oid("2.16.840.1.101.3.4.1.5"),
     24: der.oid("2.16.840.1.101.3.4.1.25"),
     32: der.oid("2.16.840.1.101.3.4.1.45"),
@@ -56,6 +57,16 @@ def seal_to_holder(
             content, certificate, certificate_der,
             cipher=cipher, random=random, content_type=content_type,
         )  # fmt: skip
+    content_key = random(cipher.key_size)
+    recipient = recipient_of(key, IssuerAndSerial.of(certificate_der).encode(), content_key)
+    return envelopes.enclose(2, recipient, content, content_key, cipher, random, content_type)
+
+
+def recipient_of(key: CertificatePublicKeyTypes, identifier: bytes, content_key: bytes) -> bytes:
+    """Return a KeyAgreeRecipientInfo whose originator is a key made for it alone.
+
+    ``identifier`` is a KeyAgreeRecipientIdentifier. Fault(BAD_ALGORITHM) for other keys.
+    """
     scheme = _SCHEMES.get(key.key_size) if isinstance(key, ec.EllipticCurvePublicKey) else None
     if scheme is None or not isinstance(key, ec.EllipticCurvePublicKey):
         raise Fault(
@@ -63,17 +74,8 @@ def seal_to_holder(
             "nothing can be encrypted to this kind of key",
             rule="wire.envelope.recipient",
         )
-    content_key = random(cipher.key_size)
-    recipient = _recipient(key, scheme, certificate_der, content_key)
-    return envelopes.enclose(2, recipient, content, content_key, cipher, random, content_type)
-
-
-def _recipient(
-    key: ec.EllipticCurvePublicKey, scheme: _Scheme, certificate_der: bytes, content_key: bytes
-) -> bytes:
-    """Return a KeyAgreeRecipientInfo whose originator is a key made for it alone."""
     ephemeral = ec.generate_private_key(key.curve)
-    wrapping = Algorithm(_WRAPS[len(content_key)], b"").encode()
+    wrapping = Algorithm(WRAPS[len(content_key)], b"").encode()
     # ECC-CMS-SharedInfo (RFC 5753, 7.2): what the key is for, and its length in bits.
     shared_info = der.sequence(
         wrapping, der.explicit(2, der.octets((8 * len(content_key)).to_bytes(4, "big")))
@@ -90,10 +92,5 @@ def _recipient(
         der.integer(3),
         der.explicit(0, originator),
         Algorithm(scheme.oid, wrapping).encode(),
-        der.sequence(
-            der.sequence(
-                IssuerAndSerial.of(certificate_der).encode(),
-                der.octets(aes_key_wrap(wrapping_key, content_key)),
-            )
-        ),
+        der.sequence(der.sequence(identifier, der.octets(aes_key_wrap(wrapping_key, content_key)))),
     )

@@ -267,6 +267,16 @@ def seal_with_password(
 ) -> bytes:  # fmt: skip
     """Return a ContentInfo with an envelope for whoever knows the password (RFC 3211)."""
     content_key = random(cipher.key_size)
+    recipient = password_recipient(
+        content_key, password, cipher=cipher, random=random, rounds=rounds
+    )
+    return enclose(3, recipient, content, content_key, cipher, random, content_type)
+
+
+def password_recipient(
+    content_key: bytes, password: bytes, *, cipher: Cipher, random: Random, rounds: int
+) -> bytes:
+    """Return a PasswordRecipientInfo, as a RecipientInfo (RFC 5652, 6.2.4)."""
     salt = random(16)
     wrapping_key = PBKDF2HMAC(hashes.SHA256(), cipher.key_size, salt, rounds).derive(password)
     derivation = der.sequence(
@@ -276,7 +286,7 @@ def seal_with_password(
     )
     vector = random(cipher.block_size)
     wrapping = Algorithm(cipher.oid, der.octets(vector)).encode()
-    recipient = der.explicit(
+    return der.explicit(
         3,
         der.integer(0),
         # keyDerivationAlgorithm [0] IMPLICIT AlgorithmIdentifier
@@ -284,7 +294,6 @@ def seal_with_password(
         Algorithm(_PWRI_KEK, wrapping).encode(),
         der.octets(_wrap_key(content_key, wrapping_key, vector, cipher, random)),
     )
-    return enclose(3, recipient, content, content_key, cipher, random, content_type)
 
 
 def _wrap_key(
