@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
@@ -12,6 +13,9 @@ from tmad.errors import Fault, FaultCode
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.enroll_secrets import EnrollSecret
 from tmad.storage.people import PersonRow
+
+if TYPE_CHECKING:
+    from tmad.ca.acme.control import Control
 
 PERSON = "person:"  # begins the owner of a certificate that is a person's
 _OWNERS = (PERSON, "device:")
@@ -30,12 +34,13 @@ class Applicant:
     """Whoever asks, as far as it was shown; ``is_proven`` False leaves it to a person.
 
     ``person`` is the name of who logged in, and ``account`` what is known of them; ``device``
-    the serialNumber in a manufacturer's certificate, "" where it has none.
+    the serialNumber in a manufacturer's certificate, "" where it has none. ``control`` is the order
+    of an ACME account.
     """
 
     name: str
     # "challenge", "password", "webhook", "certificate", "manufacturer",
-    # "registration-authority", "operator", "nobody"
+    # "registration-authority", "acme", "operator", "nobody"
     method: str
     is_proven: bool
     secret: EnrollSecret | None = None
@@ -44,12 +49,15 @@ class Applicant:
     person: str = ""
     account: PersonRow | None = None
     device: str | None = None
+    control: Control | None = None
 
     @property
     def owner(self) -> str:
         """Return whose certificate it will be: a renewed one stays whose it was."""
         if self.renews is not None and self.renews.row.owner.startswith(_OWNERS):
             return self.renews.row.owner
+        if self.control is not None and self.control.person:
+            return f"{PERSON}{self.control.person}"
         return self.name
 
     @property

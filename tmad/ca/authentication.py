@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tmad.ca.acme import control
 from tmad.ca.applicant import PERSON, Applicant, refuse
 from tmad.ca.holders import Holders, Manufacturers
 from tmad.ca.names import kind_of, text_of
 from tmad.ca.record import spki_der
 from tmad.ca.requests import (
     Challenge,
+    DomainControl,
     EnrollmentRequest,
     Intent,
     NoCredential,
@@ -34,8 +36,13 @@ from tmad.identity.webhook import Question, Webhooks
 from tmad.storage.database import Database
 from tmad.storage.enroll_secrets import EnrollSecret
 from tmad.storage.people import PersonRow
+from tmad.storage.requests import RequestRow
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.status import StatusSource
@@ -75,6 +82,7 @@ class Authenticator:
         manufacturers: Manufacturers | None = None,
     ) -> None:
         self._database = database
+        self._now = now
         self._secrets = secrets
         self._webhooks = webhooks
         self._logins = logins
@@ -177,6 +185,8 @@ class Authenticator:
                 return self._nobody(request, endpoint)
             case SignedBy():
                 return await self._signer(credential, request, endpoint)
+            case DomainControl():
+                return await self._account(credential, request, endpoint)
         # An operator does not come through an endpoint (GEN-20: dispatch by allow-list).
         raise refuse("credential.kind", "this kind of credential is not accepted here")
 
@@ -279,6 +289,28 @@ class Authenticator:
         await self._webhooks.check(document.webhook, question)
         return Applicant(name=f"webhook:{door}", method="webhook", is_proven=True)
 
+    async def _account(
+        self, credential: DomainControl, request: EnrollmentRequest, endpoint: Endpoint
+    ) -> Applicant:
+        """Believe an account as far as its order goes, by what the database says now."""
+        if "acme" not in endpoint.document.authenticate:
+            raise refuse("credential.kind", "this kind of credential is not accepted here")
+        if request.transaction != credential.order:
+            raise refuse("acme.order.transaction", "the request is not that of the order")
+        found = await self._database.lookup(
+            control.read, str(endpoint.id), credential.account, credential.order, self._now()
+        )
+        found.check_request(request.subject, request.names, spki_der(request))
+        return Applicant(name=found.name, method="acme", is_proven=True, control=found)
+
+    async def holder_of(self, row: RequestRow, endpoint: Endpoint) -> Applicant:
+        """Return whose order waited for a person, as far as it is good now."""
+        account = row.applicant.partition(":")[2]
+        found = await self._database.read(
+            _read_waiting, row.endpoint, account, row.transaction, self._now()
+        )
+        return Applicant(name=found.name, method="acme", is_proven=True, control=found)
+
     async def _signer(
         self, credential: SignedBy, request: EnrollmentRequest, endpoint: Endpoint
     ) -> Applicant:
@@ -305,6 +337,12 @@ class Authenticator:
             if fault.code is not FaultCode.UNAUTHENTICATED and fault.rule != "renewal.window":
                 raise
         return await self._challenge(credential.challenge, request, endpoint)
+
+
+def _read_waiting(
+    connection: Connection, endpoint: str, account: str, order: str, now: datetime
+) -> control.Control:
+    return control.read(connection, endpoint, account, order, now, is_claimed=True)
 
 
 def _password(request: EnrollmentRequest, endpoint: Endpoint) -> Password | None:

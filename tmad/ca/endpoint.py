@@ -82,7 +82,9 @@ class PeopleRules(_Part):
     )
 
 
-Method = Literal["challenge", "password", "certificate", "manufacturer", "webhook", "manual"]
+Method = Literal[
+    "challenge", "password", "certificate", "manufacturer", "webhook", "acme", "manual"
+]
 
 
 class EndpointDocument(_Part):
@@ -144,6 +146,9 @@ class EndpointDocument(_Part):
             raise ValueError("authenticate says webhook, but there is no webhook table")
         if ("manufacturer" in self.authenticate) != bool(self.manufacturers):
             raise ValueError("authenticate says manufacturer where manufacturers names some")
+        if ("acme" in self.authenticate) != (self.protocol == "acme"):
+            # An order is an ACME account's, and an ACME endpoint takes nothing else.
+            raise ValueError('authenticate says ["acme"] where the protocol is acme')
         modes = {self.login.mode, *(rule.mode for rule in self.login.by_group)}
         if any("-then-" in mode for mode in modes):
             raise ValueError("login: there is no second question here; use a mode of one field")
@@ -207,6 +212,9 @@ def kind(option_models: OptionModels) -> Kind:
         for each in document.registration_authorities:
             if not each.startswith(_SERIAL):
                 yield "profile", each
+        model = option_models.get(document.protocol)
+        if model is not None and hasattr(model, "references"):
+            yield from documents.parse(model, document.options, at="options").references()
 
     def check(connection: Connection, tenant: str, name: str, document: EndpointDocument) -> None:
         if name != object_name(document.id):

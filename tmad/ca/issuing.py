@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca import lint, names, record, signature
+from tmad.ca.acme import control as acme
 from tmad.ca.applicant import Applicant
 from tmad.ca.keycheck import Key
 from tmad.ca.shape import Profile
@@ -225,14 +226,22 @@ class Issuing:
                     data={"endpoint": request.endpoint, "subject": request.subject},
                 ),
             )
+            if order.applicant.control is not None:
+                order.applicant.control.check_again(connection, now)
         else:
             if request.idempotency is not None:
                 requests.forget_idempotency(
                     connection, request.idempotency, now - order.idempotency_window
                 )
             requests.insert(connection, request)
-            if order.applicant.secret is not None:
-                self._secrets.claim(connection, order.applicant.secret.id, request.id, now)
+            self.claim(connection, order, request.id, now)
+
+    def claim(self, connection: Connection, order: Order, request_id: str, now: datetime) -> None:
+        """Take what is good for one request only: a one-time secret, or an account's order."""
+        if order.applicant.secret is not None:
+            self._secrets.claim(connection, order.applicant.secret.id, request_id, now)
+        if order.applicant.control is not None:
+            order.applicant.control.claim(connection, request_id, now)
 
     # -- the signature ------------------------------------------------------------------------
 
@@ -328,6 +337,8 @@ class Issuing:
                 requests.update_state(connection, request, "failed", now, keep_idempotency=False)
                 if secret_id := record.secret_of(request):
                     self._secrets.release(connection, secret_id, request.id)
+                if request.via == "acme":
+                    acme.release(connection, request.transaction, request.id)
         self._journal.append(
             connection,
             Event(

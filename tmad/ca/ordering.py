@@ -116,6 +116,8 @@ class Ordering:
             self._secrets.check_binding(
                 applicant.secret, template.subject, template.names, profile.name
             )
+        if applicant.control is not None:
+            applicant.control.check_certificate(template.names, profile.name)
         return Order(
             tenant=endpoint.tenant,
             via=request.via,

@@ -228,7 +228,7 @@ class Authority:
                 endpoint=str(endpoint.id),
             )
         check_proof(request, applicant)
-        profile = await self._ordering.profile(endpoint.tenant, document.profile)
+        profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
         issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
         if not issuer.document.allows_profile(profile.name):
@@ -293,8 +293,7 @@ class Authority:
             connection, row.idempotency, row.created_at - order.idempotency_window
         )
         requests.insert(connection, row)
-        if order.applicant.secret is not None:
-            self._secrets.claim(connection, order.applicant.secret.id, row.id, row.created_at)
+        self._issuing.claim(connection, order, row.id, row.created_at)
         self.journal.append(
             connection,
             Event(
@@ -386,12 +385,15 @@ class Authority:
         """Issue what a person has approved, by the rules of today (tmad/ca/approval.py)."""
         request, standing = record.restore(row)
         endpoint = await self._endpoints.by_id(request.endpoint)
-        profile = await self._ordering.profile(endpoint.tenant, endpoint.document.profile)
+        applicant = await self._applicant(row.tenant, standing)
+        if standing.method == "acme":
+            applicant = await self._authenticator.holder_of(row, endpoint)
+        profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
         issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         permission = Permission(
             endpoint=endpoint,
-            applicant=await self._applicant(row.tenant, standing),
+            applicant=applicant,
             profile=profile,
             signer=self._signers.active(issuer, profile),
         )
@@ -489,6 +491,13 @@ class Authority:
     async def recover(self, patience: timedelta = PATIENCE) -> int:
         """Void the intents of processes that have died; return how many there were."""
         return await self._issuing.recover(patience)
+
+
+def profile_of(applicant: Applicant, endpoint: Endpoint) -> str:
+    """Return the profile that an applicant gets: the endpoint's, unless an order names one."""
+    if applicant.control is None:
+        return endpoint.document.profile
+    return applicant.control.profile(endpoint)
 
 
 def check_proof(request: EnrollmentRequest, applicant: Applicant) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
 from tmad.ca.requests import (
+    DomainControl,
     EndpointID,
     EnrollmentRequest,
     Intent,
@@ -71,7 +72,9 @@ def fingerprint(request: EnrollmentRequest) -> bytes:
 
 
 def signer(request: EnrollmentRequest) -> bytes:
-    """Return the SHA-256 of the key that signed the message; empty when there was none."""
+    """Return the SHA-256 of the key, or of the account, that signed; empty without one."""
+    if isinstance(request.credential, DomainControl):
+        return hashlib.sha256(request.credential.account.encode()).digest()
     if not isinstance(request.credential, SignedBy):
         return b""
     return digest_of(request.credential.certificate.public_key())

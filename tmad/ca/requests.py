@@ -104,13 +104,27 @@ class SignedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainControl:
+    """An account's order: control of its names was shown before (RFC 8555, 7.4).
+
+    The codec has verified that the account's key signed the message; what the order is good for
+    is the pipeline's question.
+    """
+
+    account: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """A person or service of this appliance, already authenticated, issues by hand."""
 
     actor: str
 
 
-Credential: TypeAlias = NoCredential | Challenge | Password | SharedKey | SignedBy | Operator
+Credential: TypeAlias = (
+    NoCredential | Challenge | Password | SharedKey | SignedBy | DomainControl | Operator
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class Binding(BaseModel):
         default=(), description='Such as "dns:*.example.test", "ip:10.0.0.0/8".'
     )
     profile: str = Field(default="", description="The one profile that it is good for.")
+    person: str = Field(
+        default="",
+        max_length=200,
+        description="Whose it is: what is had with it belongs to this person (ACME).",
+    )
 
     @field_validator("subject")
     @classmethod

@@ -1,0 +1,473 @@
+"""Rows of ACME: accounts, orders, authorisations, and the nonces that were used (RFC 8555, 7.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from tmad.errors import Fault, FaultCode
+from tmad.storage.statement import Statement, is_integrity
+from tmad.storage.tables import acme_accounts as accounts
+from tmad.storage.tables import acme_authorizations as authorizations
+from tmad.storage.tables import acme_nonces as nonces
+from tmad.storage.tables import acme_orders as orders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One client: ``key`` is its SubjectPublicKeyInfo, ``thumbprint`` RFC 7638's of the JWK."""
+
+    id: str
+    endpoint: str
+    tenant: str
+    state: str  # "valid", "deactivated", "revoked"
+    thumbprint: bytes
+    key: bytes = field(repr=False)
+    contacts: str  # JSON
+    secret_id: str | None = None
+    binding: str | None = field(default=None, repr=False)
+    agreed_at: datetime | None = None
+    peer: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRow:
+    """What an account wants certified; ``identifiers`` are (type, value), as asked for."""
+
+    id: str
+    endpoint: str
+    tenant: str
+    account: str
+    identifiers: tuple[tuple[str, str], ...]
+    authorizations: tuple[str, ...]
+    profile: str
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    replaces: str | None = None
+    request_id: str | None = None
+    error: str | None = None
+    expires_at: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorization:
+    """That an account may have one identifier certified, or is about to show it."""
+
+    id: str
+    endpoint: str
+    tenant: str
+    account: str
+    state: str  # "pending", "processing", "valid", "invalid", "deactivated"
+    type: str
+    value: str
+    is_wildcard: bool
+    challenges: tuple[str, ...]
+    token: str
+    challenge: str | None = None
+    response: bytes | None = field(default=None, repr=False)
+    attempts: int = 0
+    due_at: datetime | None = None
+    error: str | None = None
+    record: str | None = None
+    attested_key: bytes | None = None
+    validated_at: datetime | None = None
+    expires_at: datetime
+    created_at: datetime
+
+
+_ACCOUNT = tuple(Account.__dataclass_fields__)
+_ORDER = tuple(OrderRow.__dataclass_fields__)
+_AUTHORIZATION = tuple(Authorization.__dataclass_fields__)
+_SELECT_ACCOUNT = sa.select(*(accounts.c[name] for name in _ACCOUNT))
+_SELECT_ORDER = sa.select(*(orders.c[name] for name in _ORDER))
+_SELECT_AUTHORIZATION = sa.select(*(authorizations.c[name] for name in _AUTHORIZATION))
+_KEY: sa.BindParameter[Any] = sa.bindparam("key")
+_DOOR: sa.BindParameter[Any] = sa.bindparam("door")
+_WHOSE: sa.BindParameter[Any] = sa.bindparam("whose")
+
+# -- nonces ---------------------------------------------------------------------------------------
+
+_USE_NONCE = Statement(nonces.insert(), columns=("digest", "expires_at"))
+_FORGET_NONCES = Statement(nonces.delete().where(nonces.c.expires_at <= sa.bindparam("now")))
+
+
+def use_nonce(connection: sa.Connection, digest: bytes, expires_at: datetime) -> None:
+    """Note that a nonce was used; Fault(BAD_INTEGRITY) when it had been before."""
+    try:
+        _USE_NONCE.run(connection, {"digest": digest, "expires_at": expires_at})
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
+        raise Fault(
+            FaultCode.BAD_INTEGRITY,
+            "the nonce was used before",
+            rule="acme.nonce",
+            values={"problem": "badNonce"},
+        ) from None
+
+
+def forget_nonces(connection: sa.Connection, now: datetime) -> int:
+    """Forget those that are too old to be used in any case."""
+    return _FORGET_NONCES.run(connection, {"now": now})
+
+
+# -- accounts -------------------------------------------------------------------------------------
+
+_INSERT_ACCOUNT = Statement(accounts.insert(), columns=_ACCOUNT)
+_ACCOUNT_BY_ID = Statement(
+    _SELECT_ACCOUNT.where(accounts.c.id == _KEY, accounts.c.endpoint == _DOOR)
+)
+_ACCOUNT_BY_KEY = Statement(
+    _SELECT_ACCOUNT.where(accounts.c.endpoint == _DOOR, accounts.c.thumbprint == _KEY)
+)
+
+
+def insert_account(connection: sa.Connection, account: Account) -> None:
+    """Add one; Fault(CONFLICT) when the endpoint has one with this key."""
+    try:
+        _INSERT_ACCOUNT.run(connection, {name: getattr(account, name) for name in _ACCOUNT})
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
+        raise _key_in_use(account.endpoint) from None
+
+
+def account_by_id(connection: sa.Connection, endpoint: str, account_id: str) -> Account | None:
+    """Return one account of an endpoint."""
+    return _account(_ACCOUNT_BY_ID.rows(connection, {"key": account_id, "door": endpoint}))
+
+
+def account_by_key(connection: sa.Connection, endpoint: str, thumbprint: bytes) -> Account | None:
+    """Return the account of an endpoint that has this key."""
+    return _account(_ACCOUNT_BY_KEY.rows(connection, {"key": thumbprint, "door": endpoint}))
+
+
+def account_of_tenant(connection: sa.Connection, tenant: str, account_id: str) -> Account | None:
+    """Return one account of a tenant, for people."""
+    query = _SELECT_ACCOUNT.where(accounts.c.id == account_id, accounts.c.tenant == tenant)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Account(**row._mapping)
+
+
+def find_accounts(
+    connection: sa.Connection, tenant: str, endpoint: str | None, after: str, limit: int
+) -> tuple[Account, ...]:
+    """Return a page of a tenant's accounts, oldest first."""
+    query = _SELECT_ACCOUNT.where(accounts.c.tenant == tenant, accounts.c.id > after)
+    if endpoint is not None:
+        query = query.where(accounts.c.endpoint == endpoint)
+    rows = connection.execute(query.order_by(accounts.c.id).limit(limit))
+    return tuple([Account(**row._mapping) for row in rows])
+
+
+def count_accounts(
+    connection: sa.Connection, endpoint: str, peer: str, since: datetime, most: int
+) -> int:
+    """Return how many accounts a peer has made since then, counting to ``most``."""
+    counted = (
+        sa.select(sa.literal(1))
+        .where(
+            accounts.c.endpoint == endpoint,
+            accounts.c.peer == peer,
+            accounts.c.created_at > since,
+        )
+        .limit(most)
+        .subquery()
+    )
+    return int(connection.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one())
+
+
+def update_account(
+    connection: sa.Connection, account: Account, now: datetime, **values: Any
+) -> bool:
+    """Change an account that is still as ``account`` says; tell whether it was."""
+    try:
+        done = connection.execute(
+            accounts.update()
+            .where(
+                accounts.c.id == account.id,
+                accounts.c.state == account.state,
+                accounts.c.thumbprint == account.thumbprint,
+            )
+            .values(updated_at=now, **values)
+        )
+    except sa.exc.IntegrityError:
+        raise _key_in_use(account.endpoint) from None
+    return done.rowcount == 1
+
+
+def _key_in_use(endpoint: str) -> Fault:
+    return Fault(
+        FaultCode.CONFLICT,
+        "another account has this key",
+        rule="acme.account.key-in-use",
+        values={"endpoint": endpoint},
+    )
+
+
+def _account(rows: list[tuple[Any, ...]]) -> Account | None:
+    return Account(**dict(zip(_ACCOUNT, rows[0], strict=True))) if rows else None
+
+
+# -- orders ---------------------------------------------------------------------------------------
+
+_INSERT_ORDER = Statement(orders.insert(), columns=_ORDER)
+_ORDER_BY_ID = Statement(
+    _SELECT_ORDER.where(orders.c.id == _KEY, orders.c.endpoint == _DOOR, orders.c.account == _WHOSE)
+)
+_ORDERS_OF = Statement(
+    _SELECT_ORDER.where(orders.c.account == _WHOSE, orders.c.id < sa.bindparam("before"))
+    .order_by(orders.c.id.desc())
+    .limit(sa.bindparam("most"))
+)
+_COUNTED_ORDERS = (
+    sa.select(sa.literal(1))
+    .where(orders.c.account == _WHOSE, orders.c.id >= sa.bindparam("since"))
+    .limit(sa.bindparam("most"))
+    .subquery()
+)
+_COUNT_ORDERS = Statement(sa.select(sa.func.count()).select_from(_COUNTED_ORDERS))
+_CLAIM = Statement(
+    orders.update()
+    .where(orders.c.id == _KEY, orders.c.request_id.is_(None))
+    .values(request_id=sa.bindparam("request"))
+)
+_RELEASE = Statement(
+    orders.update()
+    .where(orders.c.id == _KEY, orders.c.request_id == sa.bindparam("request"))
+    .values(request_id=None)
+)
+
+
+def insert_order(connection: sa.Connection, order: OrderRow) -> None:
+    """Add one."""
+    _INSERT_ORDER.run(
+        connection,
+        {
+            **{name: getattr(order, name) for name in _ORDER},
+            "identifiers": json.dumps(order.identifiers, separators=(",", ":")),
+            "authorizations": json.dumps(order.authorizations, separators=(",", ":")),
+        },
+    )
+
+
+def order_by_id(
+    connection: sa.Connection, endpoint: str, account: str, order_id: str
+) -> OrderRow | None:
+    """Return one order of an account."""
+    values = {"key": order_id, "door": endpoint, "whose": account}
+    rows = _ORDER_BY_ID.rows(connection, values)
+    return _order(rows[0]) if rows else None
+
+
+def order_of_request(connection: sa.Connection, endpoint: str, order_id: str) -> OrderRow | None:
+    """Return an order of an endpoint that the pipeline has recorded a request of."""
+    row = connection.execute(
+        _SELECT_ORDER.where(orders.c.id == order_id, orders.c.endpoint == endpoint)
+    ).one_or_none()
+    return None if row is None else _order(tuple(row))
+
+
+def orders_of_account(
+    connection: sa.Connection, account: str, before: str, limit: int
+) -> tuple[OrderRow, ...]:
+    """Return a page of an account's orders, newest first; ``before`` "~" begins."""
+    values = {"whose": account, "before": before, "most": limit}
+    return tuple([_order(row) for row in _ORDERS_OF.rows(connection, values)])
+
+
+def find_orders(
+    connection: sa.Connection, tenant: str, account: str | None, after: str, limit: int
+) -> tuple[OrderRow, ...]:
+    """Return a page of a tenant's orders, oldest first, for people."""
+    query = _SELECT_ORDER.where(orders.c.tenant == tenant, orders.c.id > after)
+    if account is not None:
+        query = query.where(orders.c.account == account)
+    rows = connection.execute(query.order_by(orders.c.id).limit(limit))
+    return tuple([_order(tuple(row)) for row in rows])
+
+
+def order_of_tenant(connection: sa.Connection, tenant: str, order_id: str) -> OrderRow | None:
+    """Return one order of a tenant, for people."""
+    row = connection.execute(
+        _SELECT_ORDER.where(orders.c.id == order_id, orders.c.tenant == tenant)
+    ).one_or_none()
+    return None if row is None else _order(tuple(row))
+
+
+def count_orders(connection: sa.Connection, account: str, since: str, most: int) -> int:
+    """Return how many orders an account has made from the id ``since`` on, up to ``most``."""
+    rows = _COUNT_ORDERS.rows(connection, {"whose": account, "since": since, "most": most})
+    return int(rows[0][0])
+
+
+def is_replaced(connection: sa.Connection, tenant: str, replaces: str) -> bool:
+    """Tell whether an order that was used already names this certificate as its predecessor."""
+    query = (
+        sa.select(orders.c.id)
+        .where(
+            orders.c.replaces == replaces,
+            orders.c.replaces.is_not(None),
+            orders.c.tenant == tenant,
+            orders.c.request_id.is_not(None),
+        )
+        .limit(1)
+    )
+    return connection.execute(query).one_or_none() is not None
+
+
+def claim_order(connection: sa.Connection, order_id: str, request_id: str) -> bool:
+    """Use an order for one request; of two at once, one wins."""
+    return _CLAIM.run(connection, {"key": order_id, "request": request_id}) == 1
+
+
+def release_order(connection: sa.Connection, order_id: str, request_id: str) -> None:
+    """Give an order back: its request has failed, and not for anything in it."""
+    _RELEASE.run(connection, {"key": order_id, "request": request_id})
+
+
+def forget_orders(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Delete old orders that came to nothing."""
+    old = (
+        sa.select(orders.c.id)
+        .where(orders.c.expires_at < before, orders.c.request_id.is_(None))
+        .order_by(orders.c.expires_at)
+        .limit(limit)
+    )
+    return connection.execute(orders.delete().where(orders.c.id.in_(old))).rowcount
+
+
+def _order(row: Sequence[Any]) -> OrderRow:
+    values = dict(zip(_ORDER, row, strict=True))
+    values["identifiers"] = tuple((each[0], each[1]) for each in json.loads(values["identifiers"]))
+    values["authorizations"] = tuple(json.loads(values["authorizations"]))
+    return OrderRow(**values)
+
+
+# -- authorisations -------------------------------------------------------------------------------
+
+_INSERT_AUTHORIZATION = Statement(authorizations.insert(), columns=_AUTHORIZATION)
+_AUTHORIZATION_BY_ID = Statement(
+    _SELECT_AUTHORIZATION.where(
+        authorizations.c.id == _KEY,
+        authorizations.c.endpoint == _DOOR,
+        authorizations.c.account == _WHOSE,
+    )
+)
+_AUTHORIZATIONS_OF = Statement(
+    _SELECT_AUTHORIZATION.where(
+        authorizations.c.account == _WHOSE,
+        authorizations.c.value == sa.bindparam("named"),
+        authorizations.c.type == sa.bindparam("kind"),
+    )
+    .order_by(authorizations.c.id.desc())
+    .limit(sa.bindparam("most"))
+)
+_DUE = Statement(
+    _SELECT_AUTHORIZATION.where(
+        authorizations.c.due_at <= sa.bindparam("now"), authorizations.c.due_at.is_not(None)
+    )
+    .order_by(authorizations.c.due_at)
+    .limit(sa.bindparam("most"))
+)
+
+
+def insert_authorizations(connection: sa.Connection, new: Iterable[Authorization]) -> None:
+    """Add some."""
+    _INSERT_AUTHORIZATION.run_many(
+        connection,
+        [
+            {
+                **{name: getattr(each, name) for name in _AUTHORIZATION},
+                "challenges": json.dumps(each.challenges),
+            }
+            for each in new
+        ],
+    )
+
+
+def authorization_by_id(
+    connection: sa.Connection, endpoint: str, account: str, authorization_id: str
+) -> Authorization | None:
+    """Return one authorisation of an account."""
+    values = {"key": authorization_id, "door": endpoint, "whose": account}
+    rows = _AUTHORIZATION_BY_ID.rows(connection, values)
+    return _authorization(rows[0]) if rows else None
+
+
+def authorizations_of_order(
+    connection: sa.Connection, order: OrderRow
+) -> tuple[Authorization | None, ...]:
+    """Return every authorisation of an order, each at its place; None for one that is gone."""
+    return tuple(
+        [
+            authorization_by_id(connection, order.endpoint, order.account, each)
+            for each in order.authorizations
+        ]
+    )
+
+
+def find_authorizations(
+    connection: sa.Connection, account: str, kind: str, value: str, limit: int
+) -> tuple[Authorization, ...]:
+    """Return an account's authorisations for an identifier, newest first."""
+    values = {"whose": account, "named": value, "kind": kind, "most": limit}
+    return tuple([_authorization(row) for row in _AUTHORIZATIONS_OF.rows(connection, values)])
+
+
+def find_due(connection: sa.Connection, now: datetime, limit: int) -> tuple[Authorization, ...]:
+    """Return those with a challenge that is to be tried now."""
+    return tuple(
+        [_authorization(row) for row in _DUE.rows(connection, {"now": now, "most": limit})]
+    )
+
+
+def update_authorization(
+    connection: sa.Connection, old: Authorization, values: Mapping[str, Any]
+) -> bool:
+    """Change one that is still in the state and at the attempt of ``old``; tell whether."""
+    due = (
+        authorizations.c.due_at.is_(None)
+        if old.due_at is None
+        else authorizations.c.due_at == old.due_at
+    )
+    done = connection.execute(
+        authorizations.update()
+        .where(authorizations.c.id == old.id, authorizations.c.state == old.state, due)
+        .values(**values)
+    )
+    return done.rowcount == 1
+
+
+def end_authorizations(connection: sa.Connection, account: str) -> None:
+    """Let nothing count any more that an account has shown."""
+    connection.execute(
+        authorizations.update()
+        .where(authorizations.c.account == account, authorizations.c.state == "valid")
+        .values(state="deactivated")
+    )
+
+
+def forget_authorizations(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Delete old ones."""
+    old = (
+        sa.select(authorizations.c.id)
+        .where(authorizations.c.expires_at < before)
+        .order_by(authorizations.c.expires_at)
+        .limit(limit)
+    )
+    return connection.execute(authorizations.delete().where(authorizations.c.id.in_(old))).rowcount
+
+
+def _authorization(row: Sequence[Any]) -> Authorization:
+    values = dict(zip(_AUTHORIZATION, row, strict=True))
+    values["challenges"] = tuple(json.loads(values["challenges"]))
+    return Authorization(**values)
