@@ -43,6 +43,7 @@ NOUNS = {
     "audit": ("audit", "audit", "The journal: read, verify, export."),
     "notification": ("notification", "notification", "Mail and webhooks about what happens."),
     "explain": ("explain", "explain", "Why was it refused?"),
+    "agent": ("agent", "agent", "The agent: certificates of other machines, kept fresh."),
     "hsm": ("hsm", "hsm", "PKCS#11 tokens: check and list."),
 }
 

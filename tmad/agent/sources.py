@@ -1,0 +1,40 @@
+"""The source that a certificate's settings name."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tmad.agent.est import ESTSource
+from tmad.agent.settings import CertificateSettings
+from tmad.agent.source import Source
+from tmad.agent.store import State, Store
+from tmad.errors import Fault, FaultCode
+from tmad.events import Secret
+
+
+def source_of(store: Store, settings: CertificateSettings, state: State, current: int) -> Source:
+    """Return the source; ``current`` is the generation that is in place, 0 for none."""
+    if settings.est is not None:
+        est = settings.est
+        return ESTSource(
+            est.url,
+            settings.trust,
+            user=est.user or store.name,
+            secret=partial(read_secret, est.secret_file),
+            identity=store.generation(current) if current else None,
+        )
+    raise Fault(FaultCode.UNSUPPORTED, "this source is not known", rule="agent.source")
+
+
+def read_secret(path: str) -> Secret | None:
+    """Return the first line of a file; None for no file; Fault(NOT_FOUND)."""
+    if not path:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            return Secret(file.readline(4_096).strip())
+    except OSError as error:
+        raise Fault(
+            FaultCode.NOT_FOUND, f"{path}: {error.strerror}", rule="agent.secret-file"
+        ) from None

@@ -1,0 +1,143 @@
+"""HTTPS as an agent speaks it: one request, one bounded answer, one deadline for both."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from tmad.errors import Fault, FaultCode
+
+SECONDS: Final = 30.0
+LONGEST: Final = 1_048_576  # octets of an answer
+_PIECE: Final = 65_536
+AGENT: Final = "tmad-agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """Return the first line of the body for people: printable, and short."""
+        line = self.body[:400].decode("utf-8", "replace").strip().partition("\n")[0]
+        return "".join(c if c.isprintable() else "?" for c in line)[:200]
+
+    @property
+    def retry_after(self) -> float | None:
+        """Return Retry-After in seconds; a date, which few send, counts as absent."""
+        text = self.headers.get("retry-after", "").strip()
+        return float(min(int(text), 604_800)) if text.isdigit() and len(text) < 10 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """By what a server is believed: a PEM file, or the system's CAs; and who we are to it."""
+
+    file: str = ""
+    identity: Path | None = None  # a directory with fullchain.pem and key.pem
+
+    def context(self) -> ssl.SSLContext:
+        """Return the TLS settings; Fault(REJECTED) for files that hold none."""
+        try:
+            context = ssl.create_default_context(cafile=self.file or None)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.identity is not None:
+                context.load_cert_chain(self.identity / "fullchain.pem", self.identity / "key.pem")
+        except (OSError, ssl.SSLError) as error:
+            raise Fault(
+                FaultCode.REJECTED,
+                f"the certificates for TLS cannot be read ({self.file or 'the system CAs'}): "
+                f"{error.strerror or type(error).__name__}",
+                rule="agent.trust",
+            ) from None
+        return context
+
+
+def ask(
+    method: str,
+    url: str,
+    trust: Trust,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> Answer:
+    """Return a server's answer; redirects are not followed.
+
+    Fault(UNAVAILABLE) where none comes in time, and where the server cannot prove who it is.
+    """
+    parts = urlsplit(url)
+    deadline = time.monotonic() + seconds
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=seconds, context=context or trust.context()
+        )
+    else:
+        connection = http.client.HTTPConnection(  # type: ignore[assignment]  # its base
+            parts.hostname or "", parts.port, timeout=seconds
+        )
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request(
+            method, path, body or None, {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
+        )
+        return _read(connection, deadline, parts.netloc)
+    except ssl.SSLCertVerificationError as error:
+        raise Fault(
+            FaultCode.UNAVAILABLE,
+            f"{parts.netloc} cannot prove who it is: {error.verify_message}",
+            rule="agent.server-certificate",
+        ) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise unreachable(parts.netloc, error) from None
+    finally:
+        connection.close()
+
+
+def _read(connection: http.client.HTTPConnection, deadline: float, host: str) -> Answer:
+    response = connection.getresponse()
+    pieces, length = [], 0
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if connection.sock is not None:
+            connection.sock.settimeout(left)
+        piece = response.read1(_PIECE)
+        if not piece:
+            break
+        pieces.append(piece)
+        length += len(piece)
+        if length > LONGEST:
+            raise Fault(
+                FaultCode.MALFORMED, f"the answer of {host} is too long", rule="agent.answer"
+            )
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, b"".join(pieces))
+
+
+def unreachable(host: str, error: Exception) -> Fault:
+    """Return the Fault for a server that does not answer."""
+    match error:
+        case TimeoutError():
+            why = "no answer in time"
+        case socket.gaierror():
+            why = "its name is not known"
+        case OSError():
+            why = error.strerror or type(error).__name__
+        case _:
+            why = type(error).__name__
+    return Fault(FaultCode.UNAVAILABLE, f"{host} does not answer: {why}", rule="agent.unreachable")
