@@ -49,7 +49,7 @@ class ChallengeKind(StrEnum):
 class Identifier(NamedTuple):
     """What is to be controlled; ``value`` is canonical and without a wildcard's ``*.``."""
 
-    type: str  # dns, ip, permanent-identifier, hardware-module
+    type: str  # dns, ip, permanent-identifier
     value: str
 
 
