@@ -156,6 +156,7 @@ INTERNAL_PROFILES = frozenset(
         "tsa-signer",
         "tls-self",
         "eap-self",
+        "profile-signer",
     }
 )
 

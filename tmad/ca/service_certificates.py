@@ -41,7 +41,7 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tsa", "tls", "tls-client", "eap"]
+Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tsa", "tls", "tls-client", "eap", "profile"]
 
 LIFETIME = timedelta(days=30)
 # Supplicants without a configured name ask their user whenever the EAP server's certificate
@@ -60,6 +60,7 @@ _KEPT = {
     "tls": timedelta(days=1),
     "tls-client": timedelta(days=1),
     "eap": timedelta(days=1),
+    "profile": timedelta(days=1),
 }
 # Time-stamping authorities have the one that their endpoint names.
 _PROFILES = {
@@ -69,6 +70,7 @@ _PROFILES = {
     "tls": "tls-self",
     "tls-client": "tls-client-self",
     "eap": "eap-self",
+    "profile": "profile-signer",
 }
 _LEASE_SECONDS = 60.0
 _WAITS = 150  # times _PAUSE: longer than a slow HSM needs
@@ -197,9 +199,10 @@ class ServiceCertificates:
     async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
         """Return the certificate in use; make one when there is none that fits.
 
-        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp" and "tsa", a
-        host name or address for "tls" and "tls-client", ``eap_scope`` for "eap". Faults: NOT_FOUND
-        for a scope that does not exist, UNAVAILABLE when the authority cannot sign now.
+        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp", "tsa" and
+        "profile", a host name or address for "tls" and "tls-client", ``eap_scope`` for "eap".
+        Faults: NOT_FOUND for a scope that does not exist, UNAVAILABLE when the authority cannot
+        sign now.
         """
         return (await self.valid(purpose, scope))[0]
 
@@ -347,7 +350,10 @@ class ServiceCertificates:
         present = found[0]
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
-        if purpose in ("ocsp", "scep-ra", "cmp", "tsa") and present.issuer_id != wish.issuer.id:
+        if (
+            purpose in ("ocsp", "scep-ra", "cmp", "tsa", "profile")
+            and present.issuer_id != wish.issuer.id
+        ):
             return False
         if not due:
             return True
@@ -413,7 +419,7 @@ class ServiceCertificates:
     async def _wish(self, purpose: Purpose, scope: str) -> _Wish:
         if purpose == "ocsp":
             return await self._wish_ocsp(scope)
-        if purpose in ("scep-ra", "cmp"):
+        if purpose in ("scep-ra", "cmp", "profile"):
             return await self._wish_ra(purpose, scope)
         if purpose == "tsa":
             return await self._wish_tsa(scope)
@@ -483,7 +489,7 @@ class ServiceCertificates:
             issuer=issuer,
             algorithm=algorithm,
             store=store,
-            subject=_subject(issuer, f"RA of {scope}"),
+            subject=_subject(issuer, f"{'Profiles' if purpose == 'profile' else 'RA'} of {scope}"),
         )
 
     async def _wish_tls(self, scope: str) -> _Wish:
@@ -643,6 +649,8 @@ def _purpose(text: str) -> Purpose:
         return "cmp"
     if text == "tsa":
         return "tsa"
+    if text == "profile":
+        return "profile"
     return "scep-ra" if text == "scep-ra" else "tls"
 
 
