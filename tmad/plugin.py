@@ -15,6 +15,7 @@ from tmad.wire.http import Request, Response
 
 if TYPE_CHECKING:
     # For the types only: Twisted imports this module to list plugins, before anything heavy.
+    from tmad.ca.agents import Agents
     from tmad.ca.crl import CRLs
     from tmad.ca.directory import Directories
     from tmad.ca.endpoint import Endpoints
@@ -78,6 +79,7 @@ class Services:
     alarms: Alarms
     snmp_targets: SNMPTargets
     log_collectors: LogCollectors
+    agents: Agents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from twisted.plugin import getPlugins
 from tmad.audit import Audit
 from tmad.ca import directory, endpoint
 from tmad.ca.adoption import Adoption
+from tmad.ca.agents import Agents
 from tmad.ca.approval import Requests
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.ceremony import Ceremony
@@ -309,6 +310,15 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         ),
         alarms=Alarms(database, journal, Audit(journal, keyring), now),
         snmp_targets=SNMPTargets(database, changes, journal, now),
+        agents=Agents(
+            database=database,
+            journal=journal,
+            hierarchy=hierarchy,
+            status=status,
+            endpoints=endpoints,
+            objects=objects,
+            now=now,
+        ),
     )
     return Core(
         settings=settings,

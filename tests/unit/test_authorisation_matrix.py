@@ -26,6 +26,9 @@ tmad.audit.Audit.explain                               audit.read            A  
 tmad.audit.Audit.export                                audit.verify          A  US
 tmad.audit.Audit.tail                                  audit.read            A  US
 tmad.audit.Audit.verify                                audit.verify          A  US
+tmad.ca.agents.Agents.forget                           agent.delete          AO
+tmad.ca.agents.Agents.list                             agent.read            AO US
+tmad.ca.agents.Agents.show                             agent.read            AO US
 tmad.ca.adoption.Adoption.cross_sign                   authority.create      A
 tmad.ca.adoption.Adoption.csr                          authority.install     A
 tmad.ca.adoption.Adoption.import_                      authority.import      A

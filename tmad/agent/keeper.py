@@ -21,13 +21,14 @@ from tmad.agent import reporting, sources, timing
 from tmad.agent import settings as settings_
 from tmad.agent.deployment import Deployment
 from tmad.agent.identity import Identity, PrivateKey
-from tmad.agent.reporting import Report
 from tmad.agent.settings import CertificateSettings
 from tmad.agent.source import Certificates, Source, Wait, Window
 from tmad.agent.store import State, Store
 from tmad.agent.transport import Trust
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
+from tmad.wire import reports
+from tmad.wire.reports import Report
 
 REVOKED: Final = "revoked"
 _AGAIN: Final = timedelta(hours=24)  # how often to look, where nothing is due before
@@ -318,7 +319,7 @@ class Keeper:
         """Tell the server how it is, when that is new to it."""
         if not self._settings.report or not self._state.current:
             return
-        digest = identities.fingerprint(self._told().encode())
+        digest = identities.fingerprint(reports.encode_report(self._told()))
         if digest == self._state.reported:
             return
         try:
@@ -333,7 +334,7 @@ class Keeper:
         url = self._settings.report
         trust = Trust(self._settings.trust, self._store.generation(self._state.current))
         told = reporting.send(url, trust, report)
-        digest = identities.fingerprint(report.encode())
+        digest = identities.fingerprint(reports.encode_report(report))
         self._change(reported=digest, reported_at=self._now())
         return told
 
@@ -341,14 +342,14 @@ class Keeper:
         state = self._state
         return Report(
             id=state.id,
-            host=platform.node()[:253],
+            host=platform.node(),
             label=self._store.name,
             version=own_version(),
             source=self._settings.source,
             state=condition(state),
             served=state.served,
             error=state.error,
-            renew_at="" if state.withdrawn else f"{self._renewal_at():%Y-%m-%dT%H:%M:%SZ}",
+            renew_at=None if state.withdrawn else self._renewal_at(),
         )
 
     def _next_at(self) -> datetime:

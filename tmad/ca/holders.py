@@ -210,7 +210,7 @@ class Holders:
     async def _check_owner(self, row: CertificateRow) -> None:
         """Refuse what belongs to a person or a device that may not have it any more."""
         if row.owner.startswith((PERSON, _DEVICE)) and not await self._database.lookup(
-            _is_usable, row.tenant, row.owner, self._now()
+            is_usable, row.tenant, row.owner, self._now()
         ):
             raise refuse(
                 "renewal.owner",
@@ -219,7 +219,8 @@ class Holders:
             )
 
 
-def _is_usable(connection: Connection, tenant: str, owner: str, now: datetime) -> bool:
+def is_usable(connection: Connection, tenant: str, owner: str, now: datetime) -> bool:
+    """Tell whether the person or the device that owns a certificate may still have it."""
     if owner.startswith(PERSON):
         person = people.by_name(connection, tenant, person_key(owner.removeprefix(PERSON)))
         return person is not None and person.is_usable(now)

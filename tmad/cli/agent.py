@@ -280,7 +280,7 @@ async def list_(
     core: Session, state: str | None, silent_for: timedelta | None, after: str, limit: int
 ) -> None:
     """List the agents that report to this appliance."""
-    rows = await core.agents.list(
+    rows = await core.services.agents.list(
         core.actor, core.tenant, state=state, silent_for=silent_for, after=after, limit=limit
     )
     columns = ("id", "host", "label", "state", "last_contact", "renew_at", "error")
@@ -294,7 +294,7 @@ async def list_(
 @with_core
 async def show(core: Session, id_: str) -> None:
     """Show what one agent said last."""
-    output.record(_row(await core.agents.show(core.actor, core.tenant, id_)), name="id")
+    output.record(_row(await core.services.agents.show(core.actor, core.tenant, id_)), name="id")
 
 
 @agent.command("forget")
@@ -302,7 +302,7 @@ async def show(core: Session, id_: str) -> None:
 @with_core
 async def forget(core: Session, id_: str) -> None:
     """Forget an agent; if it is alive, its next report brings it back."""
-    await core.agents.forget(core.actor, core.tenant, id_, dry_run=core.dry_run)
+    await core.services.agents.forget(core.actor, core.tenant, id_, dry_run=core.dry_run)
     output.say(f"{id_} {'would be ' if core.dry_run else ''}forgotten")
 
 

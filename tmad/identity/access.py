@@ -53,10 +53,20 @@ PERMISSIONS: frozenset[str] = frozenset(
     | {"person.password", "device.block", "session.read", "session.disconnect"}
     | {"radius-client.secret"}
     | {f"snmp-user.{verb}" for verb in ("read", "write", "delete")}
+    | {"agent.read", "agent.delete"}
 )
 
 # What an operator may do everything with.
-_OPERATED = ("certificate.", "secret.", "crl.", "person.", "device.", "token.", "session.")
+_OPERATED = (
+    "certificate.",
+    "secret.",
+    "crl.",
+    "person.",
+    "device.",
+    "token.",
+    "session.",
+    "agent.",
+)
 
 _READ = frozenset(p for p in PERMISSIONS if p.endswith(".read"))
 

@@ -1,0 +1,1 @@
+"""Agents' reports: the appliance's side of ``tmad agent``."""
