@@ -613,6 +613,22 @@ class NodeSettings(Section):
         return f"http://{self.node.host}" + ("" if port == 80 else f":{port}")
 
     @property
+    def https_url(self) -> str:
+        """Where clients reach the HTTPS doors; empty where there are none."""
+        return self._secure_url(self.listen.https)
+
+    @property
+    def https_client_url(self) -> str:
+        """Where clients reach the HTTPS doors that ask for a certificate; empty without any."""
+        return self._secure_url(self.listen.https_client)
+
+    def _secure_url(self, listeners: tuple[str, ...]) -> str:
+        if not listeners:
+            return ""
+        port = Address.parse(listeners[0]).port
+        return f"https://{self.node.host}" + ("" if port == 443 else f":{port}")
+
+    @property
     def master_file(self) -> Path:
         """The wrapped master key."""
         return self.node.data / "master.json"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tmad import documents
+from tmad.ca.device_profiles.rules import DeviceRules
 from tmad.ca.requests import EndpointID
 from tmad.errors import Fault, FaultCode
 from tmad.identity.credentials import ChallengePolicy, Door
@@ -129,6 +130,9 @@ class EndpointDocument(_Part):
         default=False, description="The appliance makes key pairs for applicants that ask for it."
     )
     webhook: Webhook | None = None
+    devices: DeviceRules = Field(
+        default=DeviceRules(), description="What configuration profiles for devices say."
+    )
     limits: EndpointLimits = EndpointLimits()
     idempotency_minutes: int = Field(
         default=60,
@@ -209,6 +213,8 @@ def kind(option_models: OptionModels) -> Kind:
         yield from (("profile", name) for name in document.renewal.profiles)
         yield from (("authority", name) for name in document.renewal.authorities)
         yield from (("trust-anchor", name) for name in document.manufacturers)
+        for network in document.devices.wifi:
+            yield from (("authority", name) for name in network.authorities)
         for each in document.registration_authorities:
             if not each.startswith(_SERIAL):
                 yield "profile", each

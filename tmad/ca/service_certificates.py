@@ -41,7 +41,9 @@ from tmad.storage.database import Database
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
-Purpose: TypeAlias = Literal["ocsp", "scep-ra", "cmp", "tsa", "tls", "tls-client", "eap", "profile"]
+Purpose: TypeAlias = Literal[
+    "ocsp", "scep-ra", "cmp", "cmc", "tsa", "tls", "tls-client", "eap", "profile"
+]
 
 LIFETIME = timedelta(days=30)
 # Supplicants without a configured name ask their user whenever the EAP server's certificate
@@ -56,6 +58,7 @@ _KEPT = {
     "ocsp": timedelta(days=1),
     "scep-ra": timedelta(days=30),
     "cmp": timedelta(days=1),
+    "cmc": timedelta(days=1),
     "tsa": timedelta(days=1),
     "tls": timedelta(days=1),
     "tls-client": timedelta(days=1),
@@ -67,6 +70,7 @@ _PROFILES = {
     "ocsp": "ocsp-responder",
     "scep-ra": "scep-ra",
     "cmp": "cmp-signer",
+    "cmc": "cmp-signer",
     "tls": "tls-self",
     "tls-client": "tls-client-self",
     "eap": "eap-self",
@@ -199,8 +203,8 @@ class ServiceCertificates:
     async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
         """Return the certificate in use; make one when there is none that fits.
 
-        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp", "tsa" and
-        "profile", a host name or address for "tls" and "tls-client", ``eap_scope`` for "eap".
+        ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp", "cmc", "tsa"
+        and         "profile", a host name or address for "tls" and "tls-client", ``eap_scope`` for "eap".
         Faults: NOT_FOUND for a scope that does not exist, UNAVAILABLE when the authority cannot
         sign now.
         """
@@ -351,7 +355,7 @@ class ServiceCertificates:
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
         if (
-            purpose in ("ocsp", "scep-ra", "cmp", "tsa", "profile")
+            purpose in ("ocsp", "scep-ra", "cmp", "cmc", "tsa", "profile")
             and present.issuer_id != wish.issuer.id
         ):
             return False
@@ -423,6 +427,8 @@ class ServiceCertificates:
             return await self._wish_ra(purpose, scope)
         if purpose == "tsa":
             return await self._wish_tsa(scope)
+        if purpose == "cmc":
+            return await self._wish_cmc(scope)
         if purpose == "eap":
             return await self._wish_eap(scope)
         return await self._wish_tls(scope)
@@ -462,18 +468,23 @@ class ServiceCertificates:
 
     async def _wish_tsa(self, scope: str) -> _Wish:
         endpoint, issuer = await self._endpoint(scope)
-        algorithm, store = fitting_algorithm(of(issuer.public_key)), None
-        if algorithm is KeyAlgorithm.ED448:
-            algorithm = KeyAlgorithm.P521  # CMS wants SHAKE256 beside Ed448 (RFC 8419, 2.3)
-        if isinstance(endpoint.options, SignerOptions):
-            algorithm = endpoint.options.signer_algorithm or algorithm
-            store = endpoint.options.signer_store
+        algorithm, store = _cms_signer(endpoint, issuer)
         return _Wish(
             issuer=issuer,
             algorithm=algorithm,
             store=store,
             subject=_subject(issuer, f"Time-stamping authority {scope}"),
             profile=endpoint.document.profile,
+        )
+
+    async def _wish_cmc(self, scope: str) -> _Wish:
+        endpoint, issuer = await self._endpoint(scope)
+        algorithm, store = _cms_signer(endpoint, issuer)
+        return _Wish(
+            issuer=issuer,
+            algorithm=algorithm,
+            store=store,
+            subject=_subject(issuer, f"CMC server {scope}"),
         )
 
     async def _wish_ra(self, purpose: str, scope: str) -> _Wish:
@@ -483,7 +494,7 @@ class ServiceCertificates:
         if purpose == "cmp":
             # Who can check what the authority issues can check what it says.
             algorithm = fitting_algorithm(of(issuer.public_key))
-        if isinstance(options, RAOptions):
+        if purpose != "profile" and isinstance(options, RAOptions):
             algorithm, store = options.ra_algorithm or algorithm, options.ra_store
         return _Wish(
             issuer=issuer,
@@ -609,6 +620,17 @@ def _serving(purpose: Purpose, life: timedelta) -> timedelta:
     return min(_TSA_KEY_PERIOD, life / 3) if purpose == "tsa" else life * 2 / 3
 
 
+def _cms_signer(endpoint: Endpoint, issuer: Issuer) -> tuple[KeyAlgorithm, str | None]:
+    """Return the kind and the store of a key that signs CMS messages."""
+    algorithm, store = fitting_algorithm(of(issuer.public_key)), None
+    if algorithm is KeyAlgorithm.ED448:
+        algorithm = KeyAlgorithm.P521  # CMS wants SHAKE256 beside Ed448 (RFC 8419, 2.3)
+    if isinstance(endpoint.options, SignerOptions):
+        algorithm = endpoint.options.signer_algorithm or algorithm
+        store = endpoint.options.signer_store
+    return algorithm, store
+
+
 def _in_use(found: tuple[ServiceCertificate, ...], now: datetime) -> bool:
     return found[0].superseded_at is None and now < found[0].not_after
 
@@ -647,6 +669,8 @@ def _purpose(text: str) -> Purpose:
         return "eap"
     if text == "cmp":
         return "cmp"
+    if text == "cmc":
+        return "cmc"
     if text == "tsa":
         return "tsa"
     if text == "profile":

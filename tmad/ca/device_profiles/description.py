@@ -68,6 +68,7 @@ class Description:
 
     identifier: str  # "test.example.ca.scep.phones"
     title: str
+    profile: str  # what Windows calls the template
     organisation: str
     subject: tuple[tuple[str, str], ...]
     names: tuple[tuple[str, str], ...]

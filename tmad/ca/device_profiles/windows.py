@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
+from cryptography import x509
+
 from tmad.ca.device_profiles.description import Description, Network, der, need_network
 from tmad.ca.device_profiles.xml import Element, text
 
@@ -94,7 +96,7 @@ def _eap(description: Description, network: Network) -> Element:
 
 def _tls(description: Description, network: Network) -> Element:
     # Of several certificates on the machine, the one that this authority has issued.
-    issuers = [Element("IssuerHash", _thumbprint(der(each))) for each in description.issuers]
+    issuers = [Element("IssuerHash", thumbprint(each)) for each in description.issuers]
     hashes = Element("CAHashList", issuers, {"Enabled": "true"})
     filtering = Element("FilteringInfo", [hashes], namespace=f"{_EAP_TLS}3")
     return Element(
@@ -109,7 +111,7 @@ def _tls(description: Description, network: Network) -> Element:
                 (
                     Element("DisableUserPromptForServerValidation", "true"),
                     Element("ServerNames", ";".join(network.servers)),
-                    *(Element("TrustedRootCA", _thumbprint(der(root))) for root in network.roots),
+                    *(Element("TrustedRootCA", thumbprint(root)) for root in network.roots),
                 ),
             ),
             Element("DifferentUsername", "false"),
@@ -121,9 +123,9 @@ def _tls(description: Description, network: Network) -> Element:
     )
 
 
-def _thumbprint(certificate_der: bytes) -> str:
+def thumbprint(certificate: x509.Certificate) -> str:
     """Return what Windows finds a certificate in its stores by: SHA-1, and no other."""
-    return hashlib.sha1(certificate_der, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(der(certificate), usedforsecurity=False).hexdigest()
 
 
 def _boolean(value: bool) -> str:
