@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.errors import Fault, FaultCode
-from tmad.storage import certificates, issuers
+from tmad.storage import certificates, enroll_secrets, issuers
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.issuers import IssuerRow
 
@@ -55,6 +55,36 @@ def find(
             "there is no such certificate that the signer may revoke",
             rule="revocation.not-yours",
             values={"serial": f"{serial:x}", "signer": f"{holder.serial:x}"},
+        )
+    return target
+
+
+def find_by_secret(
+    connection: Connection,
+    endpoint: Endpoint,
+    digest: bytes,
+    issuer_der: bytes,
+    serial: int,
+) -> CertificateRow:
+    """Return the certificate that was enrolled with the secret of a digest (RFC 10002, 6.11).
+
+    Whoever still knows the one-time secret, and has nothing else left, may give it up. Which of
+    secret and serial number is wrong is not told.
+    """
+    secret = enroll_secrets.by_digest(connection, str(endpoint.id), digest)
+    target = _target(connection, endpoint, issuer_der, serial)
+    if (
+        secret is None
+        or target is None
+        or secret.tenant != endpoint.tenant
+        # A static secret is known to more than one holder.
+        or secret.uses_left is None
+        or secret.revoked_at is not None
+        or target.endpoint != str(endpoint.id)
+        or target.owner != f"secret:{secret.id}"
+    ):
+        raise _not_believed(
+            "revocation.passphrase", "the passphrase is not that of such a certificate"
         )
     return target
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tmad.ca.endpoint import Endpoint
+    from tmad.storage.certificates import CertificateRow
 
 # What says since when a key was in wrong hands may lie in the past.
 COMPROMISES = frozenset({Reason.KEY_COMPROMISE, Reason.CA_COMPROMISE, Reason.AA_COMPROMISE})
@@ -184,6 +185,8 @@ class Revocation:
         issuer_der: bytes,
         serial: int,
         reason: int,
+        *,
+        invalidity_date: datetime | None = None,
     ) -> Effect:
         """Revoke a certificate for whoever has shown to hold ``signer`` (RFC 9810, 5.3.9).
 
@@ -192,35 +195,71 @@ class Revocation:
         a signer that is not good here, NOT_FOUND also for what belongs to others, and REJECTED
         for reasons that only the CA may give.
         """
+        now = self._now()
+        wish = Wish(reason=reason, invalidity_date=invalidity_date)
+        return await self._by_holder(
+            endpoint,
+            serial,
+            wish,
+            lambda connection: holding.find(connection, endpoint, signer, issuer_der, serial, now),
+        )
+
+    async def revoke_by_secret(
+        self,
+        endpoint: Endpoint,
+        digest: bytes,
+        issuer_der: bytes,
+        serial: int,
+        reason: int,
+        *,
+        invalidity_date: datetime | None = None,
+    ) -> Effect:
+        """Revoke a certificate for whoever knows the one-time secret it was enrolled with.
+
+        ``digest`` is the secret's (RFC 10002, 6.11: the passphrase). Otherwise as
+        ``revoke_by_holder``.
+        """
+        wish = Wish(reason=reason, invalidity_date=invalidity_date)
+        return await self._by_holder(
+            endpoint,
+            serial,
+            wish,
+            lambda connection: holding.find_by_secret(
+                connection, endpoint, digest, issuer_der, serial
+            ),
+        )
+
+    async def _by_holder(
+        self,
+        endpoint: Endpoint,
+        serial: int,
+        wish: Wish,
+        find: Callable[[Connection], CertificateRow],
+    ) -> Effect:
         actor = Actor(str(endpoint.id))
         try:
-            return await self._database.write(
-                self._by_holder, actor, endpoint, signer, issuer_der, serial, reason
-            )
+            return await self._database.write(self._for_holder, actor, endpoint, wish, find)
         except Fault as fault:
             if fault.rule:
                 await self._journal_refusal(fault, actor, endpoint.tenant, f"{serial:x}")
             raise
 
-    def _by_holder(
+    def _for_holder(
         self,
         connection: Connection,
         actor: Actor,
         endpoint: Endpoint,
-        signer: x509.Certificate,
-        issuer_der: bytes,
-        serial: int,
-        reason: int,
+        wish: Wish,
+        find: Callable[[Connection], CertificateRow],
     ) -> Effect:
-        found = holding.find(connection, endpoint, signer, issuer_der, serial, self._now())
-        if reason in _NOT_FOR_HOLDERS:
+        found = find(connection)
+        if wish.reason in _NOT_FOR_HOLDERS:
             raise Fault(
                 FaultCode.REJECTED,
                 "only the CA itself may revoke for this reason",
                 rule="revocation.reason",
-                values={"reason": str(int(reason))},
+                values={"reason": str(wish.reason)},
             )
-        wish = Wish(reason=reason)
         return self._apply(connection, actor, endpoint.tenant, _by_id(found.tenant, found.id), wish)
 
     def change_in(

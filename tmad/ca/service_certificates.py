@@ -204,7 +204,7 @@ class ServiceCertificates:
         """Return the certificate in use; make one when there is none that fits.
 
         ``scope`` is an issuer's id for "ocsp", an endpoint's id for "scep-ra", "cmp", "cmc", "tsa"
-        and         "profile", a host name or address for "tls" and "tls-client", ``eap_scope`` for "eap".
+        and "profile", a host name or address for "tls" and "tls-client", ``eap_scope`` for "eap".
         Faults: NOT_FOUND for a scope that does not exist, UNAVAILABLE when the authority cannot
         sign now.
         """

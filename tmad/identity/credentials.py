@@ -245,6 +245,16 @@ class EnrollSecrets:
         """Give back a claimed secret: the request failed, and not because of the secret."""
         rows.release(connection, secret_id, request_id)
 
+    # -- what a message is given to bring back ----------------------------------------------
+
+    def stamp(self, about: str, message: bytes) -> Secret:
+        """Return what only this appliance can compute about a message: 32 octets.
+
+        Any worker computes the same, so that a challenge needs no row; ``about`` says what it is
+        for, and since when if it shall end.
+        """
+        return Secret(self._seal.digest(f"stamp {about}", Secret(message)))
+
     # -- guessing ---------------------------------------------------------------------------
 
     def admit(self, endpoint: str, peer: str, policy: ChallengePolicy) -> None:

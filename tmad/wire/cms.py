@@ -307,6 +307,7 @@ def sign(
     digest: Digest,
     attributes: Iterable[tuple[bytes, bytes]] = (),
     certificates: Sequence[bytes] = (),
+    crls: Sequence[bytes] = (),
     content_type: bytes = DATA,
     plain_rsa: bool = True,
 ) -> bytes:
@@ -339,6 +340,7 @@ def sign(
             der.tlv(der.SET, digest.algorithm.encode()),
             der.sequence(content_type, *encapsulated),
             *((der.explicit(0, *certificates),) if certificates else ()),
+            *((der.explicit(1, *crls),) if crls else ()),
             der.tlv(der.SET, signer),
         ),
     )

@@ -292,6 +292,15 @@ def sign(
     raise Fault(FaultCode.BAD_ALGORITHM, "this kind of key does not sign messages here")
 
 
+def fitting_digest(key: CertificatePublicKeyTypes) -> Digest:
+    """Return the digest of a CMS content that is no weaker than the key which signs it."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        size = key.curve.key_size
+        return SHA256 if size <= 256 else SHA384 if size <= 384 else SHA512
+    # RFC 8419, 2.3; RFC 9882, 3.3: one that does for each of them
+    return SHA512 if isinstance(key, PureKey) else SHA256
+
+
 def algorithm_for(key: CertificatePublicKeyTypes, digest: Digest) -> Algorithm:
     """Return how :func:`sign` names a signature of this key's private half, ``plain_rsa`` off."""
     if isinstance(key, rsa.RSAPublicKey):

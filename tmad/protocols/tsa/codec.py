@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
     PrivateKeyTypes,
@@ -22,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from tmad.errors import Fault, FaultCode
 from tmad.wire import cms, der
 from tmad.wire.cms import IssuerAndSerial
-from tmad.wire.signatures import SHA256, SHA384, SHA512, Digest
+from tmad.wire.signatures import Digest, fitting_digest
 
 QUERY_TYPE = "application/timestamp-query"
 REPLY_TYPE = "application/timestamp-reply"
@@ -209,26 +208,11 @@ def signer(
     name = der.explicit(0, der.explicit(4, cms.subject_of(certificate_der)))
     return Signer(
         certificate_der=certificate_der,
-        digest=digest_for(public_key),
+        digest=fitting_digest(public_key),
         attribute_der=der.sequence(der.sequence(certificate_id)),
         name_der=name if is_named else b"",
         certificates=tuple(certificates),
     )
-
-
-def digest_for(public_key: CertificatePublicKeyTypes) -> Digest:
-    """Return the digest of the content, no weaker than the key."""
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        size = public_key.curve.key_size
-        return SHA256 if size <= 256 else SHA384 if size <= 384 else SHA512
-    # RFC 8419, 2.3; RFC 9882, 3.3: one that does for each of them
-    whole = (
-        ed25519.Ed25519PublicKey
-        | mldsa.MLDSA44PublicKey
-        | mldsa.MLDSA65PublicKey
-        | mldsa.MLDSA87PublicKey
-    )
-    return SHA512 if isinstance(public_key, whole) else SHA256
 
 
 def generalized_time(instant: datetime, digits: int) -> bytes:
