@@ -109,6 +109,11 @@ class Node(Section):
         description="Start of the CRL, OCSP and CA addresses that go into certificates;"
         " default: http://HOST and the port of the first HTTP listener.",
     )
+    https_url: str = Field(
+        default="",
+        description="Start of the https addresses that clients are told, behind a proxy too;"
+        " default: https://HOST and the port of the first HTTPS listener.",
+    )
     data: FilePath = Field(
         default=Path("data"), description="Directory for the database and the master key."
     )
@@ -129,6 +134,10 @@ class Node(Section):
             if parts.scheme != "http" or not parts.netloc or parts.query or parts.fragment:
                 # TLS in front of revocation information would be circular (RFC 5280, 8).
                 raise ValueError("public_url must be http://HOST[:PORT][/PATH]")
+        if self.https_url:
+            parts = urlsplit(self.https_url)
+            if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment:
+                raise ValueError("https_url must be https://HOST[:PORT][/PATH]")
         return self
 
 
@@ -615,6 +624,8 @@ class NodeSettings(Section):
     @property
     def https_url(self) -> str:
         """Where clients reach the HTTPS doors; empty where there are none."""
+        if self.node.https_url:
+            return self.node.https_url.rstrip("/")
         return self._secure_url(self.listen.https)
 
     @property

@@ -15,6 +15,7 @@ from tmad.wire.http import Request, Response
 
 if TYPE_CHECKING:
     # For the types only: Twisted imports this module to list plugins, before anything heavy.
+    from tmad.ca.acme.service import ACME
     from tmad.ca.agents import Agents
     from tmad.ca.crl import CRLs
     from tmad.ca.directory import Directories
@@ -67,6 +68,7 @@ class Services:
     revocation: Revocation
     status: StatusSource
     exchanges: Exchanges
+    acme: ACME
     crls: CRLs
     logins: Logins
     radius_clients: RadiusClients

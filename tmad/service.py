@@ -17,6 +17,7 @@ from twisted.plugin import getPlugins
 
 from tmad.audit import Audit
 from tmad.ca import directory, endpoint
+from tmad.ca.acme.service import ACME
 from tmad.ca.adoption import Adoption
 from tmad.ca.agents import Agents
 from tmad.ca.approval import Requests
@@ -36,6 +37,7 @@ from tmad.ca.requests import EndpointID
 from tmad.ca.revocation import Revocation
 from tmad.ca.service_certificates import ServiceCertificates
 from tmad.ca.status import StatusSource
+from tmad.ca.validation.validators import Validators
 from tmad.config import NodeSettings
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
@@ -286,6 +288,21 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         authority=authority,
         revocation=revocation,
         exchanges=Exchanges(database, journal, revocation, now),
+        acme=ACME(
+            database=database,
+            journal=journal,
+            endpoints=endpoints,
+            objects=objects,
+            hierarchy=hierarchy,
+            status=status,
+            revocation=revocation,
+            secrets=secrets,
+            seal=seal,
+            validator=Validators(reactor),
+            now=now,
+            later=lambda work: reactor.callLater(0, _run, work),
+            base_url=settings.https_url,
+        ),
         status=status,
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor

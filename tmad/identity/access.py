@@ -51,7 +51,7 @@ PERMISSIONS: frozenset[str] = frozenset(
     | {f"{noun}.{verb}" for noun in ("person", "device") for verb in ("read", "write", "delete")}
     | {f"token.{verb}" for verb in ("read", "write", "delete", "import", "reset")}
     | {"person.password", "device.block", "session.read", "session.disconnect"}
-    | {"radius-client.secret"}
+    | {"radius-client.secret", "acme.read", "acme.write"}
     | {f"snmp-user.{verb}" for verb in ("read", "write", "delete")}
     | {"agent.read", "agent.delete"}
 )
@@ -64,6 +64,7 @@ _OPERATED = (
     "person.",
     "device.",
     "token.",
+    "acme.",
     "session.",
     "agent.",
 )

@@ -75,6 +75,10 @@ class Binding(BaseModel):
                 ipaddress.ip_network(value, strict=False)
         return patterns
 
+    def names_of(self, kind: str) -> bool:
+        """Tell whether it says which names of a kind it is good for."""
+        return any(pattern.partition(":")[0] == kind for pattern in self.names)
+
     def violation(
         self, subject: x509.Name, names: Iterable[x509.GeneralName], profile: str
     ) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from tmad.storage.tables import acme_accounts as accounts
 from tmad.storage.tables import acme_authorizations as authorizations
 from tmad.storage.tables import acme_nonces as nonces
 from tmad.storage.tables import acme_orders as orders
+from tmad.storage.tables import requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +273,21 @@ def order_of_request(connection: sa.Connection, endpoint: str, order_id: str) ->
     """Return an order of an endpoint that the pipeline has recorded a request of."""
     row = connection.execute(
         _SELECT_ORDER.where(orders.c.id == order_id, orders.c.endpoint == endpoint)
+    ).one_or_none()
+    return None if row is None else _order(tuple(row))
+
+
+def order_of_certificate(
+    connection: sa.Connection, request_id: str, account: str
+) -> OrderRow | None:
+    """Return the order of an account that the pipeline served with this request."""
+    row = connection.execute(
+        _SELECT_ORDER.join(requests, requests.c.transaction == orders.c.id).where(
+            requests.c.id == request_id,
+            requests.c.endpoint == orders.c.endpoint,
+            orders.c.request_id == request_id,
+            orders.c.account == account,
+        )
     ).one_or_none()
     return None if row is None else _order(tuple(row))
 

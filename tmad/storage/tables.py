@@ -820,7 +820,7 @@ acme_authorizations = sa.Table(
     sa.Column("due_at", Instant),  # of the next attempt, and of the one that is under way
     sa.Column("error", sa.Text),  # JSON: the problem of the last attempt
     sa.Column("record", sa.Text),  # JSON: how it was validated
-    sa.Column("attested_key", sa.LargeBinary),  # SubjectPublicKeyInfo
+    sa.Column("attested_key", sa.LargeBinary),  # SHA-256 of the SubjectPublicKeyInfo
     sa.Column("validated_at", Instant),
     sa.Column("expires_at", Instant, nullable=False),
     sa.Column("created_at", Instant, nullable=False),

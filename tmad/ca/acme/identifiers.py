@@ -68,7 +68,7 @@ def named(
 
     Fault(REJECTED) for any other name in it. A common name repeats one (RFC 8555, 7.4).
     """
-    found = {_identifier(name) for name in names}
+    found = {of_name(name) for name in names}
     by_text = {each.value.lower(): each for each in ordered}
     for attribute in subject:
         same = by_text.get(str(attribute.value).lower())
@@ -80,7 +80,8 @@ def named(
     return frozenset(found)
 
 
-def _identifier(name: x509.GeneralName) -> Identifier:
+def of_name(name: x509.GeneralName) -> Identifier:
+    """Return an alternative name as an identifier; Fault(REJECTED) for one of another kind."""
     if isinstance(name, x509.DNSName):
         return Identifier("dns", name.value.lower())
     if isinstance(name, x509.IPAddress):
