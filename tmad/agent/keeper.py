@@ -156,17 +156,18 @@ class Keeper:
     def _heed(self, window: Window | None, told: Window | None) -> None:
         """Remember what the servers said; a certificate that either calls bad is not renewed."""
         status = next((w.status for w in (told, window) if w and w.status != "good"), "good")
+        withdrawn = "" if status in ("good", "expired") else status
+        if withdrawn and withdrawn != self._state.withdrawn:
+            self._done.append(f"the server says: {withdrawn}")
         wish = window or told
         now = self._now()
         seconds = wish.seconds if wish else timing.ASK.total_seconds()
         self._change(
-            withdrawn="" if status in ("good", "expired") else status,
+            withdrawn=withdrawn,
             window_start=wish.start if wish else None,
             window_end=wish.end if wish else None,
             ask_at=now + timedelta(seconds=seconds),
         )
-        if self._state.withdrawn:
-            self._done.append(f"the server says: {status}")
 
     # -- a new certificate
 
@@ -185,7 +186,7 @@ class Keeper:
             answer = self._fetch(key, request_der, old)
         except Fault as fault:
             if fault.code not in _BUSY:
-                self._store.drop_request()  # the next one is made from the settings as they are
+                self._drop_request()
             raise
         self._state = self._store.load()  # a source may have kept something there
         if isinstance(answer, Wait):
@@ -234,7 +235,7 @@ class Keeper:
         try:
             identities.check_answer(key, self._settings.names, answer.certificate)
         except Fault:
-            self._store.drop_request()
+            self._drop_request()
             raise
         found = Identity(
             key=key,
@@ -243,7 +244,7 @@ class Keeper:
         )
         now = self._now()
         if not found.not_before - _SKEW <= now < found.not_after:
-            self._store.drop_request()
+            self._drop_request()
             raise Fault(
                 FaultCode.BAD_TIME,
                 "the server's certificate is not valid now; look at the clocks",
@@ -253,6 +254,12 @@ class Keeper:
         self._change(waits=False, order="", error="", rule="", failures=0, retry_at=None)
         self._store.drop_request()
         self._done.append(f"got a certificate until {found.not_after:%Y-%m-%d %H:%M} UTC")
+
+    def _drop_request(self) -> None:
+        """Begin anew at the next attempt, from the settings as they are then."""
+        self._store.drop_request()
+        self._state = self._store.load()
+        self._change(order="")
 
     # -- in place
 

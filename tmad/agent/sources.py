@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from tmad.agent.acme import ACMESource
 from tmad.agent.est import ESTSource
 from tmad.agent.settings import CertificateSettings
 from tmad.agent.source import Source
@@ -23,6 +24,14 @@ def source_of(store: Store, settings: CertificateSettings, state: State, current
             user=est.user or store.name,
             secret=partial(read_secret, est.secret_file),
             identity=store.generation(current) if current else None,
+        )
+    if settings.acme is not None:
+        return ACMESource(
+            store,
+            settings.acme,
+            settings.names,
+            settings.trust,
+            partial(read_secret, settings.acme.eab_key_file),
         )
     raise Fault(FaultCode.UNSUPPORTED, "this source is not known", rule="agent.source")
 
