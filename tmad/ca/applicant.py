@@ -10,6 +10,7 @@ from cryptography import x509
 
 from tmad.ca.record import Standing
 from tmad.errors import Fault, FaultCode
+from tmad.identity.active_directory import Account
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.enroll_secrets import EnrollSecret
 from tmad.storage.people import PersonRow
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from tmad.ca.acme.control import Control
 
 PERSON = "person:"  # begins the owner of a certificate that is a person's
-_OWNERS = (PERSON, "device:")
+ACCOUNT = "account:"  # the same, of a directory: "account:DIRECTORY/objectGUID"
+_OWNERS = (PERSON, "device:", ACCOUNT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +37,13 @@ class Applicant:
 
     ``person`` is the name of who logged in, and ``account`` what is known of them; ``device``
     the serialNumber in a manufacturer's certificate, "" where it has none. ``control`` is the order
-    of an ACME account.
+    of an ACME account. ``listed`` is what a directory says of the applicant, whose names it
+    decides.
     """
 
     name: str
     # "challenge", "password", "webhook", "certificate", "manufacturer",
-    # "registration-authority", "acme", "operator", "nobody"
+    # "registration-authority", "acme", "kerberos", "directory", "operator", "nobody"
     method: str
     is_proven: bool
     secret: EnrollSecret | None = None
@@ -50,6 +53,7 @@ class Applicant:
     account: PersonRow | None = None
     device: str | None = None
     control: Control | None = None
+    listed: Account | None = None
 
     @property
     def owner(self) -> str:

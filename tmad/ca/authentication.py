@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tmad.ca.accounts import Accounts, owner_of
 from tmad.ca.acme import control
 from tmad.ca.applicant import PERSON, Applicant, refuse
 from tmad.ca.holders import Holders, Manufacturers
@@ -20,9 +21,11 @@ from tmad.ca.names import kind_of, text_of
 from tmad.ca.record import spki_der
 from tmad.ca.requests import (
     Challenge,
+    Credential,
     DomainControl,
     EnrollmentRequest,
     Intent,
+    Kerberos,
     NoCredential,
     Password,
     SharedKey,
@@ -30,9 +33,12 @@ from tmad.ca.requests import (
 )
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
+from tmad.identity.active_directory import Account, Principal
 from tmad.identity.credentials import EnrollSecrets, refusal
 from tmad.identity.login import Accepted, Logins
+from tmad.identity.naming import person_key
 from tmad.identity.webhook import Question, Webhooks
+from tmad.storage import people
 from tmad.storage.database import Database
 from tmad.storage.enroll_secrets import EnrollSecret
 from tmad.storage.people import PersonRow
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.status import StatusSource
 
-_BY_PASSWORD = frozenset({"password", "challenge", "webhook"})
+_BY_PASSWORD = frozenset({"password", "challenge", "directory", "webhook"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,8 @@ class Proven:
     identity: str = ""
     secret: EnrollSecret | None = None
     person: PersonRow | None = None
+    listed: Account | None = None
+    method: str = "password"
 
 
 _NOTHING = Proven()
@@ -80,18 +88,21 @@ class Authenticator:
         now: Clock,
         logins: Logins | None = None,
         manufacturers: Manufacturers | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._database = database
         self._now = now
         self._secrets = secrets
         self._webhooks = webhooks
         self._logins = logins
+        self._accounts = accounts
         self._holders = Holders(
             database=database,
             hierarchy=hierarchy,
             status=status,
             now=now,
             manufacturers=manufacturers,
+            accounts=accounts,
         )
 
     @property
@@ -109,16 +120,18 @@ class Authenticator:
         """
         credential = request.credential
         password = _password(request, endpoint)
-        if password is None and not isinstance(credential, SharedKey):
+        if password is None and not isinstance(credential, SharedKey | Kerberos):
             return _NOTHING
         self._secrets.admit(str(endpoint.id), request.peer, endpoint.document.challenge)
         try:
             if isinstance(credential, SharedKey):
                 return await self._shared_key(credential, endpoint)
+            if isinstance(credential, Kerberos):
+                return await self._ticket(credential, endpoint)
             assert password is not None
-            return await self._basic(password, request, endpoint)
+            return await self._basic(password, request.peer, endpoint)
         except Fault as fault:
-            await self._count(fault, request, endpoint)
+            await self._count(fault, request.peer, endpoint)
             raise
 
     async def _shared_key(self, credential: SharedKey, endpoint: Endpoint) -> Proven:
@@ -138,9 +151,34 @@ class Authenticator:
             raise refusal("secret.wrong", endpoint=str(endpoint.id))
         return Proven(identity=f"secret:{found[0].id}", secret=found[0])
 
-    async def _basic(
-        self, password: Password, request: EnrollmentRequest, endpoint: Endpoint
-    ) -> Proven:
+    async def _ticket(self, ticket: Kerberos, endpoint: Endpoint) -> Proven:
+        document = endpoint.document
+        if "kerberos" not in document.authenticate:
+            raise refuse("credential.kind", "this kind of credential is not accepted here")
+        principal = Principal(name=ticket.principal, sid=ticket.sid)
+        if document.directory and self._accounts is not None:
+            found = await self._accounts.by_principal(endpoint, principal)
+            return Proven(identity=owner_of(endpoint, found), listed=found, method="kerberos")
+        if principal.realm not in document.people.realms:
+            raise refuse(
+                "kerberos.realm",
+                "the ticket is of another realm",
+                principal=principal.name[:255],
+                accepted=", ".join(document.people.realms),
+            )
+        person = await self._database.lookup(
+            people.by_name, endpoint.tenant, person_key(principal.user)
+        )
+        if person is None or not person.is_usable(self._now()):
+            raise refuse(
+                "kerberos.person",
+                "the credential was not accepted",
+                principal=principal.name[:255],
+            )
+        _check_groups(person, endpoint)
+        return Proven(identity=f"{PERSON}{person.name}", person=person, method="kerberos")
+
+    async def _basic(self, password: Password, peer: str, endpoint: Endpoint) -> Proven:
         accepted = endpoint.document.authenticate
         door = str(endpoint.id)
         digest = self._secrets.digest(door, password.password)
@@ -154,17 +192,40 @@ class Authenticator:
                 name=password.user,
                 password=password.password,
                 rules=endpoint.document.login,
-                source=request.peer,
+                source=peer,
                 via=door,
             )
             # The endpoint's rules have no mode that asks a second question.
             assert isinstance(outcome, Accepted)
             _check_groups(outcome.person, endpoint)
             return Proven(identity=f"{PERSON}{outcome.person.name}", person=outcome.person)
+        if "directory" in accepted and self._accounts is not None:
+            listed = await self._accounts.by_password(endpoint, password.user, password.password)
+            return Proven(identity=owner_of(endpoint, listed), listed=listed, method="directory")
         if "webhook" in accepted:
             # The outside service is asked once; until then nobody is believed.
             return Proven(identity=f"claimed:{digest.hex()}")
         raise refusal("secret.wrong", endpoint=door)
+
+    # -- where no certificate is asked for ----------------------------------------------------
+
+    async def identify(self, credential: Credential, peer: str, endpoint: Endpoint) -> str:
+        """Return who shows a credential, "nobody" without one; Fault(UNAUTHENTICATED)."""
+        match credential:
+            case NoCredential():
+                return "nobody"
+            case SignedBy():
+                return await self._holders.recognise(credential, endpoint)
+            case Password() | Kerberos():
+                self._secrets.admit(str(endpoint.id), peer, endpoint.document.challenge)
+                try:
+                    if isinstance(credential, Kerberos):
+                        return (await self._ticket(credential, endpoint)).identity
+                    return (await self._basic(credential, peer, endpoint)).identity
+                except Fault as fault:
+                    await self._count(fault, peer, endpoint)
+                    raise
+        raise refuse("credential.kind", "this kind of credential is not accepted here")
 
     # -- afterwards ---------------------------------------------------------------------------
 
@@ -201,11 +262,19 @@ class Authenticator:
         if proven.person is not None:
             return Applicant(
                 name=f"{PERSON}{proven.person.name}",
-                method="password",
+                method=proven.method,
                 is_proven=True,
                 person=proven.person.name,
                 account=proven.person,
                 renews=renews,
+            )
+        if proven.listed is not None:
+            return Applicant(
+                name=proven.identity,
+                method=proven.method,
+                is_proven=True,
+                sid=proven.listed.sid,
+                listed=proven.listed,
             )
         if proven.secret is not None:
             self._secrets.check_usable(proven.secret)
@@ -215,7 +284,7 @@ class Authenticator:
         try:
             return await self._ask_outside(password.password, request, endpoint)
         except Fault as fault:
-            await self._count(fault, request, endpoint)
+            await self._count(fault, request.peer, endpoint)
             raise
 
     def _nobody(self, request: EnrollmentRequest, endpoint: Endpoint) -> Applicant:
@@ -244,14 +313,14 @@ class Authenticator:
         try:
             return await self._believe(secret, request, endpoint)
         except Fault as fault:
-            await self._count(fault, request, endpoint)
+            await self._count(fault, request.peer, endpoint)
             raise
 
-    async def _count(self, fault: Fault, request: EnrollmentRequest, endpoint: Endpoint) -> None:
+    async def _count(self, fault: Fault, peer: str, endpoint: Endpoint) -> None:
         """Count what was not believed: whoever fails too often has to wait."""
         if fault.code is FaultCode.UNAUTHENTICATED:
             await self._secrets.note_failure(
-                str(endpoint.id), endpoint.tenant, request.peer, endpoint.document.challenge
+                str(endpoint.id), endpoint.tenant, peer, endpoint.document.challenge
             )
 
     async def _believe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -81,10 +81,23 @@ class PeopleRules(_Part):
         description="own: CN and UID are the person's name, every address the person's. any: "
         "whatever the profile allows, for accounts that set up devices.",
     )
+    realms: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9][A-Z0-9.-]{0,252}$")], ...] = Field(
+        default=(),
+        description="Kerberos realms whose principals are people of the same name: with "
+        "CORP.TEST, bob@CORP.TEST is bob. Not together with directory.",
+    )
 
 
 Method = Literal[
-    "challenge", "password", "certificate", "manufacturer", "webhook", "acme", "manual"
+    "challenge",
+    "password",
+    "directory",
+    "kerberos",
+    "certificate",
+    "manufacturer",
+    "webhook",
+    "acme",
+    "manual",
 ]
 
 
@@ -112,6 +125,11 @@ class EndpointDocument(_Part):
         default=LoginRules(), description="What a person's password must be, and when it locks."
     )
     people: PeopleRules = PeopleRules()
+    directory: str = Field(
+        default="",
+        description="The Active Directory whose accounts enrol here, by password (directory) or "
+        "ticket (kerberos): their names and their SID are what it says, whatever is asked for.",
+    )
     manufacturers: tuple[str, ...] = Field(
         default=(),
         description="Trust anchors whose devices enrol with the certificate that they were made "
@@ -153,6 +171,14 @@ class EndpointDocument(_Part):
         if ("acme" in self.authenticate) != (self.protocol == "acme"):
             # An order is an ACME account's, and an ACME endpoint takes nothing else.
             raise ValueError('authenticate says ["acme"] where the protocol is acme')
+        if "directory" in self.authenticate:
+            if not self.directory:
+                raise ValueError("authenticate says directory, but directory names none")
+            if not {"password", "webhook"}.isdisjoint(self.authenticate):
+                # One field, two meanings: a wrong guess at the one would be tried on the other.
+                raise ValueError("authenticate: directory goes with neither password nor webhook")
+        if "kerberos" in self.authenticate and bool(self.directory) == bool(self.people.realms):
+            raise ValueError("authenticate says kerberos: set either directory or people.realms")
         modes = {self.login.mode, *(rule.mode for rule in self.login.by_group)}
         if any("-then-" in mode for mode in modes):
             raise ValueError("login: there is no second question here; use a mode of one field")
@@ -213,6 +239,8 @@ def kind(option_models: OptionModels) -> Kind:
         yield from (("profile", name) for name in document.renewal.profiles)
         yield from (("authority", name) for name in document.renewal.authorities)
         yield from (("trust-anchor", name) for name in document.manufacturers)
+        if document.directory:
+            yield "active-directory", document.directory
         for network in document.devices.wifi:
             yield from (("authority", name) for name in network.authorities)
         for each in document.registration_authorities:

@@ -95,6 +95,21 @@ class History:
             values={"endpoint": str(door), "transaction": transaction[:255]},
         )
 
+    async def of(self, endpoint: Endpoint, request_id: str, holder: str) -> Outcome:
+        """Return what became of a request to whoever made it; Fault(NOT_FOUND)."""
+        row = await self._database.lookup(requests.by_id, endpoint.tenant, request_id)
+        outcome = None
+        if row is not None and (row.endpoint, row.applicant) == (str(endpoint.id), holder):
+            outcome = await self.answer(row)
+        if outcome is None:
+            raise Fault(
+                FaultCode.NOT_FOUND,
+                "there is no such request",
+                rule="request.absent",
+                values={"endpoint": str(endpoint.id), "request": request_id, "holder": holder},
+            )
+        return outcome
+
     async def _rows(self, door: str, transaction: str) -> tuple[RequestRow, ...]:
         return await self._database.lookup(
             requests.find_of_transaction, door, transaction, _RETRIES

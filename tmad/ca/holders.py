@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca import names
-from tmad.ca.applicant import PERSON, Applicant, Renewed, check_window, refuse
+from tmad.ca.applicant import ACCOUNT, PERSON, Applicant, Renewed, check_window, refuse
 from tmad.ca.belonging import serial_number_of
 from tmad.ca.requests import Intent, SignedBy
 from tmad.events import Clock
@@ -28,9 +28,11 @@ from tmad.storage.people import PersonRow
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from tmad.ca.accounts import Accounts
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.status import StatusSource
+    from tmad.identity.active_directory import Account
 
 _DEVICE = "device:"
 _PAGE = 200
@@ -65,12 +67,14 @@ class Holders:
         status: StatusSource,
         now: Clock,
         manufacturers: Manufacturers | None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._database = database
         self._hierarchy = hierarchy
         self._status = status
         self._now = now
         self._manufacturers = manufacturers
+        self._accounts = accounts
 
     async def of(self, shown: SignedBy, intent: Intent, endpoint: Endpoint) -> Applicant:
         """Return who holds a certificate, as far as that helps here."""
@@ -97,6 +101,7 @@ class Holders:
         await self._check_authority(row, endpoint)
         await self._check_good(row, timedelta(days=endpoint.document.renewal.grace_days))
         await self._check_owner(row)
+        await self.listed(row.owner, endpoint)
         return f"certificate:{row.id}"
 
     async def is_registration_authority(self, shown: SignedBy, endpoint: Endpoint) -> bool:
@@ -177,9 +182,31 @@ class Holders:
         await self._check_owner(row)
         renews = Renewed(row=row, certificate=certificate)
         check_window(renews, renewal.window_days, _NO_GRACE, self._now())
+        listed = await self.listed(row.owner, endpoint)
         return Applicant(
-            name=f"certificate:{row.id}", method="certificate", is_proven=True, renews=renews
+            name=f"certificate:{row.id}",
+            method="certificate",
+            is_proven=True,
+            renews=renews,
+            sid="" if listed is None else listed.sid,
+            listed=listed,
         )
+
+    async def listed(self, owner: str, endpoint: Endpoint) -> Account | None:
+        """Return what the directory says now of an owner, None for one that is in none.
+
+        Fault(UNAUTHENTICATED) for an account that is gone or disabled, and where the endpoint
+        has another directory than the owner, or none.
+        """
+        if not owner.startswith(ACCOUNT):
+            return None
+        if self._accounts is None or not endpoint.document.directory:
+            raise refuse(
+                "directory.none",
+                "the certificate belongs to an account of a directory that is not known here",
+                owner=owner,
+            )
+        return await self._accounts.by_owner(endpoint, owner)
 
     async def _check_authority(self, row: CertificateRow, endpoint: Endpoint) -> None:
         document = endpoint.document

@@ -28,6 +28,7 @@ from tmad.ca.keycheck import Blocklist
 from tmad.ca.keymaking import KeyMaker, check_allowed
 from tmad.ca.ordering import Ordering, Permission, check_road, forbid
 from tmad.ca.requests import (
+    Credential,
     EndpointID,
     EnrollmentRequest,
     GeneratedKey,
@@ -58,6 +59,7 @@ from tmad.storage.requests import RequestRow
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from tmad.ca.accounts import Accounts
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.holders import Manufacturers
@@ -91,6 +93,7 @@ class Authority:
         webhooks: Webhooks | None = None,
         logins: Logins | None = None,
         manufacturers: Manufacturers | None = None,
+        accounts: Accounts | None = None,
         blocklist: Blocklist | None = None,
         reactor: Reactor | None = None,
     ) -> None:
@@ -108,6 +111,7 @@ class Authority:
             webhooks=webhooks,
             logins=logins,
             manufacturers=manufacturers,
+            accounts=accounts,
             now=now,
         )
         self._history = History(database, now)
@@ -365,6 +369,10 @@ class Authority:
         """Tell whether somebody may ask for others at this endpoint."""
         return await self._authenticator.holders.is_registration_authority(shown, endpoint)
 
+    async def identify(self, endpoint: Endpoint, credential: Credential, peer: str) -> str:
+        """Return who shows a credential, "nobody" without one; Fault(UNAUTHENTICATED)."""
+        return await self._authenticator.identify(credential, peer, endpoint)
+
     # -- polling ------------------------------------------------------------------------------
 
     async def poll(
@@ -377,6 +385,13 @@ class Authority:
         door = await self._endpoints.by_id(endpoint)
         return await self._history.poll(door.id, transaction, public_key)
 
+    async def outcome(self, endpoint: Endpoint, request_id: str, holder: str) -> Outcome:
+        """Return what became of a request, to whoever made it; Faults as of :meth:`poll`.
+
+        ``holder`` is what :meth:`identify` has said.
+        """
+        return await self._history.of(endpoint, request_id, holder)
+
     # -- pending requests, decided ------------------------------------------------------------
 
     async def issue_pending(
@@ -385,7 +400,7 @@ class Authority:
         """Issue what a person has approved, by the rules of today (tmad/ca/approval.py)."""
         request, standing = record.restore(row)
         endpoint = await self._endpoints.by_id(request.endpoint)
-        applicant = await self._applicant(row.tenant, standing)
+        applicant = await self._applicant(endpoint, standing)
         if standing.method == "acme":
             applicant = await self._authenticator.holder_of(row, endpoint)
         profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
@@ -402,23 +417,30 @@ class Authority:
         order = replace(order, actor=actor.name, request=row, was_pending=True)
         return await self._issue(order, dry_run=dry_run)
 
-    async def _applicant(self, tenant: str, standing: record.Standing) -> Applicant:
+    async def _applicant(self, endpoint: Endpoint, standing: record.Standing) -> Applicant:
         renews = secret = None
+        tenant = endpoint.tenant
+        owner = standing.applicant
         if standing.renews_id:
             found = await self._database.lookup(certificates.by_id, tenant, standing.renews_id)
             if found is not None and found.certificate_der is not None:
+                owner = found.owner
                 renews = Renewed(
                     row=found,
                     certificate=x509.load_der_x509_certificate(found.certificate_der),
                 )
         if standing.secret_id:
             secret = await self._database.lookup(enroll_secrets.by_id, tenant, standing.secret_id)
+        # An account may have been disabled since, or renamed.
+        listed = await self._authenticator.holders.listed(owner, endpoint)
         return Applicant(
             name=standing.applicant,
             method=standing.method,
             is_proven=True,
             secret=secret,
             renews=renews,
+            sid="" if listed is None else listed.sid,
+            listed=listed,
         )
 
     # -- by hand, and for the appliance itself ------------------------------------------------

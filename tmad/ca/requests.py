@@ -116,6 +116,17 @@ class DomainControl:
 
 
 @dataclass(frozen=True, slots=True)
+class Kerberos:
+    """A ticket for this service, which the security library has accepted (RFC 4120, RFC 4559).
+
+    ``principal`` is "bob@CORP.TEST", ``sid`` the account's SID in the ticket, if any.
+    """
+
+    principal: str
+    sid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """A person or service of this appliance, already authenticated, issues by hand."""
 
@@ -123,7 +134,14 @@ class Operator:
 
 
 Credential: TypeAlias = (
-    NoCredential | Challenge | Password | SharedKey | SignedBy | DomainControl | Operator
+    NoCredential
+    | Challenge
+    | Password
+    | SharedKey
+    | SignedBy
+    | DomainControl
+    | Kerberos
+    | Operator
 )
 
 

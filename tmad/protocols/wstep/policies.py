@@ -31,7 +31,6 @@ _REUSES_NAMES: Final = 0x8
 _DNS_AS_NAME: Final = 0x10000000 | 0x08000000
 _CN_AND_UPN: Final = 0x40000000 | 0x02000000
 _MACHINE: Final = 0x40
-_AUTOENROL: Final = 0x20
 _SIGNS_RENEWALS: Final = 0x40
 _DELETES_OLD: Final = 0x400
 _EXPORTABLE: Final = 0x10
@@ -243,7 +242,7 @@ def _policy(template: Template, number: int, references: _References) -> Node:
             _nil("supersededPolicies"),
             _text("privateKeyFlags", str(_EXPORTABLE if template.is_exportable else 0)),
             _text("subjectNameFlags", str(_subject_flags(template))),
-            _text("enrollmentFlags", str(_enrolment_flags(template))),
+            _text("enrollmentFlags", str(_SIGNS_RENEWALS | _DELETES_OLD)),
             _text("generalFlags", str(_MACHINE if template.is_machine else 0)),
             _text(
                 "hashAlgorithmOIDReference",
@@ -276,11 +275,6 @@ def _subject_flags(template: Template) -> int:
     if template.is_named_by_client:
         return _ALL_OF_A_REQUEST | _REUSES_NAMES
     return _DNS_AS_NAME if template.is_machine else _CN_AND_UPN
-
-
-def _enrolment_flags(template: Template) -> int:
-    by_itself = _AUTOENROL if template.enrols_by_itself else 0
-    return by_itself | _SIGNS_RENEWALS | _DELETES_OLD
 
 
 def _extension(extension: Extension, references: _References) -> Node:
