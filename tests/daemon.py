@@ -10,13 +10,12 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.warm import COMMANDS
+from tests.warm import COMMANDS, Forked
 
 START_SECONDS = 30
 
@@ -62,7 +61,7 @@ class Daemon:
         self.directory = directory
         self.config = directory / "tmad.toml"
         self.workers = workers
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         # Each worker has the ops port after the one before it: the last ones stay free.
         (
             self.http_port, self.https_port, self.client_port,
@@ -143,13 +142,10 @@ class Daemon:
     def start(self, *, wait: bool = True) -> Daemon:
         """Start the daemon and, if asked to, wait until it answers."""
         assert self.process is None
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tmad.cli.main", "--config", str(self.config), "run",
-                 *(("--workers", str(self.workers)) if self.workers > 1 else ())],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                env=self.environment,
-            )  # fmt: skip
+        workers = ("--workers", str(self.workers)) if self.workers > 1 else ()
+        self.process = COMMANDS.start(
+            ("--config", str(self.config), "run", *workers), self.environment, self.log
+        )
         if not wait:
             return self
         deadline = time.monotonic() + START_SECONDS

@@ -1,24 +1,70 @@
 """``tmad`` commands that start warm: each runs in a fork of a process that imported it all.
 
-What is saved is Python's start and the imports, half a second each and hundreds of times a run;
+What is saved is Python's start and the imports, a second each and hundreds of times a run;
 settings, keys, database and reactor are opened anew by every command, as they always are.
+The daemon is one of these commands. A supervisor's workers are started as they always are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 # What Python or the loader reads when a process starts: these need a start of their own.
 _COLD = ("PYTHON", "LD_", "FAKETIME", "COVERAGE")
+
+
+class Forked:
+    """A process that was started warm, as subprocess.Popen shows one."""
+
+    def __init__(self, pid: int, ended: Path) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._ended = ended
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        if self.returncode is None and self._ended.exists():
+            self.returncode = int(self._ended.read_text())
+        return self.returncode
+
+    def wait(self, timeout: float = 120) -> int:
+        """Wait for the end; raise subprocess.TimeoutExpired."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("tmad", timeout)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Signal it unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Warm:
@@ -27,6 +73,25 @@ class Warm:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
+        self._ends = tempfile.TemporaryDirectory(prefix="tmad-ends-")
+        self._started = 0
+
+    def start(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], log: Path
+    ) -> Forked | subprocess.Popen[bytes]:
+        """Start one command in a session of its own; what it prints goes to ``log``."""
+        if _needs_start(environment):
+            with log.open("ab") as file:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "tmad.cli.main", *arguments],
+                    stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                    env=environment,
+                )  # fmt: skip
+        with self._lock:
+            self._started += 1
+            ended = Path(self._ends.name) / str(self._started)
+            files = {"log": str(log), "ended": str(ended)}
+            return Forked(self._ask(arguments, environment, files), ended)
 
     def run(
         self, arguments: tuple[str, ...], environment: Mapping[str, str], text: str | None
@@ -39,17 +104,22 @@ class Warm:
                 env=environment,
             )  # fmt: skip
         try:
-            return self._ask(arguments, environment, text)
+            answer = self._ask(arguments, environment, {"text": text or ""})
+        finally:
+            self._lock.release()
+        return subprocess.CompletedProcess(["tmad", *arguments], *answer)
+
+    def _ask(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], how: dict[str, str]
+    ) -> Any:
+        try:
+            return self._answer(json.dumps([arguments, dict(environment), os.getcwd(), how]))
         except BaseException:
             # It may still be busy: nobody else must get this command's answer.
             self._end()
             raise
-        finally:
-            self._lock.release()
 
-    def _ask(
-        self, arguments: tuple[str, ...], environment: Mapping[str, str], text: str | None
-    ) -> subprocess.CompletedProcess[str]:
+    def _answer(self, request: str) -> Any:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.warm"],
@@ -58,13 +128,13 @@ class Warm:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([arguments, dict(environment), os.getcwd(), text]) + "\n")
+        process.stdin.write(request + "\n")
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], 70)
         line = process.stdout.readline() if ready else ""
         if not line:
-            raise AssertionError(f"tmad {' '.join(arguments)}: no answer")
-        return subprocess.CompletedProcess(["tmad", *arguments], *json.loads(line))
+            raise AssertionError(f"no answer to {request[:200]}")
+        return json.loads(line)
 
     def _end(self) -> None:
         if self._process is not None:
@@ -82,28 +152,28 @@ def _needs_start(environment: Mapping[str, str]) -> bool:
 
 
 def _serve() -> None:
-    # What takes long is imported before the first fork.
-    import tmad.cli.main
-    import tmad.service
-
-    # A reactor from before the fork would share its epoll descriptor with every command.
-    assert "twisted.internet.reactor" not in sys.modules
+    command = _import_everything()
     answers = os.dup(1)
     for line in sys.stdin:
+        arguments, environment, directory, how = json.loads(line)
+        if "log" in how:
+            if os.fork() == 0:
+                run = functools.partial(_run, command, arguments, environment, directory)
+                _mind(how, answers, run)
+            continue
         with (
             tempfile.TemporaryFile() as given,
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
         ):
-            arguments, environment, directory, text = json.loads(line)
-            given.write((text or "").encode())
+            given.write(how["text"].encode())
             given.seek(0)
             child = os.fork()
             if child == 0:
                 os.close(answers)
                 for number, file in enumerate((given, out, err)):
                     os.dup2(file.fileno(), number)
-                os._exit(_run(tmad.cli.main.exit_code, arguments, environment, directory))
+                os._exit(_run(command, arguments, environment, directory))
             _, status = os.waitpid(child, 0)
             texts = []
             for file in (out, err):
@@ -111,6 +181,54 @@ def _serve() -> None:
                 texts.append(file.read().decode(errors="replace"))
         answer = json.dumps([os.waitstatus_to_exitcode(status), *texts])
         os.write(answers, answer.encode() + b"\n")
+
+
+def _import_everything() -> Any:
+    """Import before the first fork what takes long; return the command line."""
+    import tmad.cli.main
+    import tmad.service
+
+    ours = [found.name for found in pkgutil.walk_packages(tmad.__path__, "tmad.")]
+    others = ["alembic.command", "badkeys.allkeys", "twisted.internet.epollreactor"]
+    for module in [name for name in ours if ".migrations." not in name] + others:
+        # What one module lacks is told by the command that needs it.
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    tmad.service.installed()
+    # A reactor from before the fork would share its epoll descriptor with every command.
+    assert "twisted.internet.reactor" not in sys.modules
+    # No collection in a fork copies what it shares with this process.
+    gc.collect()
+    gc.freeze()
+    return tmad.cli.main.exit_code
+
+
+def _mind(how: dict[str, str], answers: int, command: Callable[[], int]) -> None:
+    """Fork once more, for a command that goes on; tell its process id now and its end later."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.write(answers, f"{os.getpid()}\n".encode())
+        os.close(answers)
+        _redirect(how["log"])
+        os._exit(command())
+    os.close(answers)
+    _redirect(os.devnull)
+    _, status = os.waitpid(child, 0)
+    ended = Path(how["ended"])
+    scratch = ended.with_suffix(".new")
+    try:
+        scratch.write_text(str(os.waitstatus_to_exitcode(status)))
+        scratch.rename(ended)
+    finally:
+        os._exit(0)
+
+
+def _redirect(output: str) -> None:
+    with open(os.devnull, "rb") as given, open(output, "ab") as file:
+        os.dup2(given.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _run(command: Any, arguments: list[str], environment: dict[str, str], directory: str) -> int:
