@@ -213,8 +213,9 @@ def _make_master_key(settings: NodeSettings, report: Report) -> None:
     if isinstance(source, PassphraseFile) and not path.exists():
         write_private(path, secrets.token_urlsafe(32).encode() + b"\n")
         report.wrote(path, "opens the master key: keep a copy apart from the database")
-        # A random passphrase needs no slow stretching; what a person writes there does.
-        source = PassphraseFile(path, work=1 << 14)
+        # What a person writes there needs slow stretching; 256 random bits need none, and each
+        # command and worker would wait for it (50 ms with 1 << 14).
+        source = PassphraseFile(path, work=1 << 10)
     settings.node.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     Seal.create(settings.master_file, source)
     report.wrote(settings.master_file, "master key, sealed")
