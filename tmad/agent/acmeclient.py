@@ -13,7 +13,7 @@ from tmad.agent import jws
 from tmad.agent.transport import Answer, Trust, ask
 from tmad.errors import Fault, FaultCode
 
-_ATTEMPTS: Final = 4  # with nonces that the server does not take
+_ATTEMPTS: Final = 10  # with nonces that the server does not take
 _JOSE: Final = {"Content-Type": "application/jose+json"}
 _PROBLEM: Final = "urn:ietf:params:acme:error:"
 
@@ -131,7 +131,7 @@ def problem(answer: Answer) -> Fault:
     detail = describe(found) or answer.text
     if answer.status == 429 or word == "rateLimited":
         code = FaultCode.RATE_LIMITED
-    elif answer.status >= 500 or word == "serverInternal":
+    elif answer.status >= 500 or word in ("serverInternal", "badNonce"):
         code = FaultCode.UNAVAILABLE
     else:
         code = FaultCode.FORBIDDEN
