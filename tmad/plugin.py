@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoints
     from tmad.ca.exchanges import Exchanges
     from tmad.ca.hierarchy import Hierarchy
+    from tmad.ca.numbers import RequestNumbers
     from tmad.ca.pipeline import Authority
     from tmad.ca.revocation import Revocation
     from tmad.ca.service_certificates import ServiceCertificates
@@ -68,6 +69,7 @@ class Services:
     revocation: Revocation
     status: StatusSource
     exchanges: Exchanges
+    request_numbers: RequestNumbers
     acme: ACME
     crls: CRLs
     logins: Logins

@@ -18,6 +18,7 @@ from twisted.plugin import getPlugins
 from tmad.audit import Audit
 from tmad.ca import directory, endpoint
 from tmad.ca.acme.service import ACME
+from tmad.ca.accounts import ACTIVE_DIRECTORY, Accounts
 from tmad.ca.adoption import Adoption
 from tmad.ca.agents import Agents
 from tmad.ca.approval import Requests
@@ -31,6 +32,7 @@ from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.importing import CertificateImport
 from tmad.ca.inventory import Inventory
 from tmad.ca.keycheck import Blocklist
+from tmad.ca.numbers import RequestNumbers
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
 from tmad.ca.requests import EndpointID
@@ -41,6 +43,7 @@ from tmad.ca.validation.validators import Validators
 from tmad.config import NodeSettings
 from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
+from tmad.identity.active_directory import ActiveDirectories
 from tmad.identity.codes import Codes
 from tmad.identity.credentials import Door, EnrollSecrets
 from tmad.identity.delivery.mail import MailDelivery
@@ -97,6 +100,7 @@ class Core:
     objects: Objects
     secrets: EnrollSecrets
     webhooks: Webhooks
+    active_directories: ActiveDirectories
     requests: Requests
     ceremony: Ceremony
     adoption: Adoption
@@ -185,6 +189,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
             AUTHORITY,
             PROFILE,
             endpoint.kind(option_models),
+            ACTIVE_DIRECTORY,
             RADIUS_CLIENT,
             anchors.kind(),
             policy.kind(),
@@ -233,6 +238,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         pause=lambda seconds: deferLater(reactor, seconds),
     )
     trust_anchors = TrustAnchors(database, journal, changes, now, Fetcher(reactor).get)
+    active_directories = ActiveDirectories(reactor, seal, now)
     authority = Authority(
         database=database,
         journal=journal,
@@ -245,6 +251,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         now=now,
         webhooks=webhooks,
         logins=logins,
+        accounts=Accounts(objects, active_directories),
         manufacturers=DeviceMakers(trust_anchors, changes, () if blocklist is None else blocklist),
         blocklist=blocklist,
         reactor=reactor,
@@ -288,6 +295,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         authority=authority,
         revocation=revocation,
         exchanges=Exchanges(database, journal, revocation, now),
+        request_numbers=RequestNumbers(database, now),
         acme=ACME(
             database=database,
             journal=journal,
@@ -345,6 +353,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         objects=objects,
         secrets=secrets,
         webhooks=webhooks,
+        active_directories=active_directories,
         requests=Requests(
             database=database, journal=journal, authority=authority, secrets=secrets, now=now
         ),

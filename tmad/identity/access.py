@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "tenant",
+    "active-directory",
     "authority",
     "directory",
     "profile",

@@ -864,3 +864,15 @@ device_links = sa.Table(
     sa.Index("ix_device_links_tenant_id", "tenant", "id"),
     sa.Index("ix_device_links_expires_at", "expires_at"),
 )
+
+# A number of 31 bits for a request that waits, for clients that have no room for its id.
+request_numbers = sa.Table(
+    "request_numbers",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.UniqueConstraint("endpoint", "number"),
+    sa.Index("ix_request_numbers_created_at", "created_at"),
+)

@@ -162,3 +162,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_device_links_expires_at", "device_links", ["expires_at"], unique=False)
     op.create_index("ix_device_links_tenant_id", "device_links", ["tenant", "id"], unique=False)
+    op.create_table(
+        "request_numbers",
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_request_numbers")),
+        sa.UniqueConstraint("endpoint", "number", name=op.f("uq_request_numbers_endpoint_number")),
+    )
+    op.create_index(
+        "ix_request_numbers_created_at", "request_numbers", ["created_at"], unique=False
+    )
