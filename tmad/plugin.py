@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tmad.ca.acme.service import ACME
     from tmad.ca.agents import Agents
     from tmad.ca.crl import CRLs
+    from tmad.ca.device_profiles.profiles import DeviceProfiles
     from tmad.ca.directory import Directories
     from tmad.ca.endpoint import Endpoints
     from tmad.ca.exchanges import Exchanges
@@ -72,6 +73,7 @@ class Services:
     request_numbers: RequestNumbers
     acme: ACME
     crls: CRLs
+    device_profiles: DeviceProfiles
     logins: Logins
     radius_clients: RadiusClients
     admission: Admission

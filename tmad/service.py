@@ -25,6 +25,8 @@ from tmad.ca.approval import Requests
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.ceremony import Ceremony
 from tmad.ca.crl import CRLs
+from tmad.ca.device_profiles.maker import DoorURLs, ProfileMaker
+from tmad.ca.device_profiles.profiles import DeviceProfiles
 from tmad.ca.directory import Directories
 from tmad.ca.endpoint import Endpoints
 from tmad.ca.exchanges import Exchanges
@@ -269,6 +271,18 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
     )
     # A key that another process has destroyed is not kept in this one's memory.
     changes.listen("service_certificates", lambda key: keyring.forget("*"))
+    service_certificates = ServiceCertificates(
+        database,
+        changes,
+        journal,
+        keyring,
+        hierarchy,
+        endpoints,
+        authority,
+        now,
+        holder=holder,
+        pause=lambda seconds: deferLater(reactor, seconds),
+    )
     services = Services(
         host=settings.node.host,
         now=now,
@@ -280,18 +294,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         endpoints=endpoints,
         secrets=secrets,
         hierarchy=hierarchy,
-        service_certificates=ServiceCertificates(
-            database,
-            changes,
-            journal,
-            keyring,
-            hierarchy,
-            endpoints,
-            authority,
-            now,
-            holder=holder,
-            pause=lambda seconds: deferLater(reactor, seconds),
-        ),
+        service_certificates=service_certificates,
         authority=authority,
         revocation=revocation,
         exchanges=Exchanges(database, journal, revocation, now),
@@ -314,6 +317,28 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         status=status,
         crls=CRLs(
             database, changes, hierarchy, keyring, journal, now, holder=holder, reactor=reactor
+        ),
+        device_profiles=DeviceProfiles(
+            database=database,
+            journal=journal,
+            seal=seal,
+            endpoints=endpoints,
+            enroll_secrets=secrets,
+            maker=ProfileMaker(
+                objects=objects,
+                hierarchy=hierarchy,
+                service_certificates=service_certificates,
+                keyring=keyring,
+                authority=authority,
+                urls=DoorURLs(
+                    host=settings.node.host,
+                    http=settings.public_url,
+                    https=settings.https_url,
+                    https_client=settings.https_client_url,
+                ),
+                now=now,
+            ),
+            now=now,
         ),
         logins=logins,
         radius_clients=RadiusClients(database, journal, changes, seal, now),

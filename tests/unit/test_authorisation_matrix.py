@@ -46,6 +46,10 @@ tmad.ca.ceremony.Ceremony.renew                        authority.renew       A  
 tmad.ca.ceremony.Ceremony.withdraw                     authority.withdraw    A
 tmad.ca.crl.CRLs.build                                 crl.build             AO   S
 tmad.ca.crl.CRLs.show                                  crl.read              AO U S
+tmad.ca.device_profiles.profiles.DeviceProfiles.link   secret.create         AO
+tmad.ca.device_profiles.profiles.DeviceProfiles.links  secret.read           AO U S
+tmad.ca.device_profiles.profiles.DeviceProfiles.make   secret.create         AO
+tmad.ca.device_profiles.profiles.DeviceProfiles.withdraw secret.revoke       AO
 tmad.ca.hierarchy.Hierarchy.list                       authority.read        AOPUS
 tmad.ca.hierarchy.Hierarchy.show                       authority.read        AOPUS
 tmad.ca.importing.CertificateImport.import_            certificate.import    AO

@@ -128,7 +128,7 @@ def unable(platform: str, why: str, **values: str) -> Fault:
     return Fault(
         FaultCode.REJECTED,
         f"no profile for {platform}: {why}",
-        rule="profile.platform",
+        rule="device-profile.platform",
         values={"platform": platform, **values},
     )
 

@@ -10,7 +10,7 @@ import re
 
 from tmad.ca.device_profiles.description import Description, Network, need_network
 
-KEYFILE_TYPE = "text/plain; charset=utf-8"
+MEDIA_TYPE = "text/plain; charset=utf-8"
 
 CERTIFICATE = "certificate.pem"
 KEY = "key.pem"

@@ -1,0 +1,1 @@
+"""Links that hand configuration profiles to devices."""
