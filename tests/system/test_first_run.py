@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.postgres import Cluster, start_cluster
 from tests.softhsm import create_token
+from tests.warm import COMMANDS
 
 ADDRESSES = [f"--{name}=127.0.0.1:1" for name in ("http", "https", "https-client", "ops")]
 ORGANISATION = ["--name", "Example GmbH", "--host", "pki.example.test"]
@@ -27,15 +27,7 @@ def tmad(tmp_path: Path) -> Tmad:
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         settings = str(tmp_path / "node" / "tmad.toml")
-        return subprocess.run(
-            [sys.executable, "-m", "tmad.cli.main", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "TMAD_CONFIG": settings, **environment},
-        )
+        return COMMANDS.run(arguments, {**os.environ, "TMAD_CONFIG": settings, **environment}, None)
 
     return call
 
