@@ -148,12 +148,14 @@ class Edge(Protocol):
         hot: bool = False,
         limits: Limits = Limits(),
         judges: bool = False,
+        private: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Serve every path below ``prefix`` with ``handler``, on HTTPS and, if ``plain``, HTTP.
 
         ``hot`` answers it on the fast lane. With ``judges`` the handler gets ``Request.tls``, and
-        whatever certificate a client showed there is for it to judge. A Fault that escapes the
+        whatever certificate a client showed there is for it to judge. With ``private`` the path
+        below the prefix is a secret, and the log does not show it. A Fault that escapes the
         handler becomes a plain text answer; any other exception a 500 whose text is withheld.
         """
 

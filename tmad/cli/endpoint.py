@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from tmad.cli import objects, output
+from tmad.cli import device_profiles, objects, output
 from tmad.cli.context import Session, nothing_to_do, usage, with_core
 
 
@@ -180,3 +180,6 @@ objects.attach(
     columns=("authority", "profile", "authenticate", "approval", "enabled"),
     named=named,
 )
+endpoint.add_command(device_profiles.profile)
+endpoint.add_command(device_profiles.links)
+endpoint.add_command(device_profiles.withdraw_link)

@@ -65,6 +65,7 @@ class Door:
     hot: bool
     limits: Limits
     judges: bool
+    private: bool
     methods: tuple[str, ...]
     buckets: Buckets
     meter: observe.DoorMeter
@@ -92,6 +93,7 @@ class Doors:
         hot: bool = False,
         limits: Limits = _DEFAULT_LIMITS,
         judges: bool = False,
+        private: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Add a door; Fault(CONFLICT) when its prefix is taken."""
@@ -103,6 +105,7 @@ class Doors:
             hot,
             limits,
             judges,
+            private,
             methods,
             Buckets(limits, self._seconds),
             self._metrics.door(protocol, prefix),
@@ -279,7 +282,7 @@ class Site(Factory):
         if door is None:
             self.doors.unknown.count(404)
             response = Response(status=404, body=b"there is nothing here\n")
-            self._note(channel, head, response, 0.0, "", hot=False)
+            self._note(channel, head, head.path, response, 0.0, "")
             return response
         begin = 0.0 if door.hot else time.perf_counter()
         refused = self._refusal_of(door, channel, head)
@@ -393,28 +396,28 @@ class Site(Factory):
             seconds = time.perf_counter() - begin
             door.meter.time(seconds)
         if not door.hot or self.access_hot:
-            self._note(channel, head, response, seconds, mark, hot=door.hot)
+            path = door.prefix if door.private else head.path
+            self._note(channel, head, path, response, seconds, "hot" if door.hot else mark)
         return response
 
     def _note(
         self,
         channel: Channel,
         head: Head,
+        path: bytes,
         response: Response,
         seconds: float,
         mark: str,
-        *,
-        hot: bool,
     ) -> None:
         if self.access is not None:
             self.access.add(
                 channel.peer,
                 head.method,
-                head.path,
+                path,
                 response.status,
                 len(response.body),
                 seconds,
-                "hot" if hot else mark,
+                mark,
             )
 
     def broken(self, head: Head) -> Response:

@@ -109,6 +109,7 @@ class ProtocolEdge:
         hot: bool = False,
         limits: Limits = _DEFAULT_LIMITS,
         judges: bool = False,
+        private: bool = False,
         methods: tuple[str, ...] = ("GET", "HEAD", "POST"),
     ) -> None:
         """Serve every path below ``prefix``."""
@@ -120,6 +121,7 @@ class ProtocolEdge:
             hot=hot,
             limits=limits,
             judges=judges,
+            private=private,
             methods=methods,
         )
 

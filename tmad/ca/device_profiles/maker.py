@@ -170,7 +170,7 @@ class ProfileMaker:
         label = f"{document.protocol}-{document.label}"
         return Description(
             identifier=".".join([*_reversed(self.urls.host), label]),
-            title=document.description or f"{organisation}: {endpoint.id}",
+            title=f"{organisation}: {document.label}",
             profile=document.profile,
             organisation=organisation,
             subject=wish.attributes,
@@ -245,7 +245,7 @@ class ProfileMaker:
                 public_key=KeyWish((description.key,)),
                 subject=_subject(description),
                 names=tuple([_general_name(kind, text) for kind, text in description.names]),
-                proof=Proof.NONE,
+                proof=Proof.GENERATED_HERE,
                 credential=Challenge(credential.secret),
                 transaction=transaction,
                 peer=peer,

@@ -28,6 +28,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     edge.http(
         "/enroll/",
         EnrollResponder(services).respond,
+        private=True,
         limits=Limits(body=1_024, url=1_024, rate=settings.rate, burst=settings.burst),
     )
     edge.every(_FORGET_SECONDS, services.device_profiles.forget, name="device links", lease=True)
