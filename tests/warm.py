@@ -15,7 +15,9 @@ import json
 import os
 import pkgutil
 import select
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -74,6 +76,7 @@ class Warm:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._ends = tempfile.TemporaryDirectory(prefix="tmad-ends-")
+        self._socket = f"{self._ends.name}/socket"
         self._started = 0
 
     def start(
@@ -90,21 +93,34 @@ class Warm:
         with self._lock:
             self._started += 1
             ended = Path(self._ends.name) / str(self._started)
-            files = {"log": str(log), "ended": str(ended)}
-            return Forked(self._ask(arguments, environment, files), ended)
+            how = {"log": str(log), "ended": str(ended), "in": str(Path.cwd())}
+            return Forked(self._ask(arguments, environment, how), ended)
+
+    def shell(self) -> str:
+        """Return lines for bash after which ``tmad`` is a command that starts warm."""
+        with self._lock:
+            self._begin()
+        client = Path(__file__).with_name("warm_client.py")
+        words = shlex.join([sys.executable, "-IS", str(client), self._socket])
+        return f'tmad() {{ {words} "$@"; }}\nset -euo pipefail\n'
 
     def run(
-        self, arguments: tuple[str, ...], environment: Mapping[str, str], text: str | None
+        self,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        text: str | None = None,
+        directory: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run one command as subprocess.run would, with its output captured."""
+        where = directory or Path.cwd()
         if _needs_start(environment) or not self._lock.acquire(blocking=False):
             return subprocess.run(
                 [sys.executable, "-m", "tmad.cli.main", *arguments],
                 capture_output=True, text=True, input=text, timeout=60, check=False,
-                env=environment,
+                env=environment, cwd=where,
             )  # fmt: skip
         try:
-            answer = self._ask(arguments, environment, {"text": text or ""})
+            answer = self._ask(arguments, environment, {"text": text or "", "in": str(where)})
         finally:
             self._lock.release()
         return subprocess.CompletedProcess(["tmad", *arguments], *answer)
@@ -113,19 +129,27 @@ class Warm:
         self, arguments: tuple[str, ...], environment: Mapping[str, str], how: dict[str, str]
     ) -> Any:
         try:
-            return self._answer(json.dumps([arguments, dict(environment), os.getcwd(), how]))
+            return self._answer(json.dumps([arguments, dict(environment), how]))
         except BaseException:
             # It may still be busy: nobody else must get this command's answer.
             self._end()
             raise
 
-    def _answer(self, request: str) -> Any:
+    def _begin(self) -> subprocess.Popen[str]:
         if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-            )  # fmt: skip
-        process = self._process
+            # Bound here, so that a client may call while the process still imports.
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(self._socket)
+                listener.listen()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.warm", str(listener.fileno())],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    start_new_session=True, pass_fds=[listener.fileno()],
+                )  # fmt: skip
+        return self._process
+
+    def _answer(self, request: str) -> Any:
+        process = self._begin()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(request + "\n")
@@ -141,6 +165,7 @@ class Warm:
             self._process.kill()
             self._process.communicate()
             self._process = None
+            os.unlink(self._socket)
 
 
 COMMANDS = Warm()
@@ -151,36 +176,68 @@ def _needs_start(environment: Mapping[str, str]) -> bool:
     return any(environment.get(name) != os.environ.get(name) for name in names)
 
 
-def _serve() -> None:
+def _serve(listener: socket.socket) -> None:
     command = _import_everything()
     answers = os.dup(1)
-    for line in sys.stdin:
-        arguments, environment, directory, how = json.loads(line)
+    while True:
+        ready, _, _ = select.select([sys.stdin, listener], [], [])
+        if listener in ready:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                _call(connection, command)
+            connection.close()
+        if sys.stdin not in ready:
+            continue
+        line = sys.stdin.readline()
+        if not line:
+            return
+        arguments, environment, how = json.loads(line)
+        run = functools.partial(_run, command, arguments, environment, how["in"])
         if "log" in how:
             if os.fork() == 0:
-                run = functools.partial(_run, command, arguments, environment, directory)
                 _mind(how, answers, run)
-            continue
-        with (
-            tempfile.TemporaryFile() as given,
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-        ):
-            given.write(how["text"].encode())
-            given.seek(0)
-            child = os.fork()
-            if child == 0:
-                os.close(answers)
-                for number, file in enumerate((given, out, err)):
-                    os.dup2(file.fileno(), number)
-                os._exit(_run(command, arguments, environment, directory))
-            _, status = os.waitpid(child, 0)
-            texts = []
-            for file in (out, err):
-                file.seek(0)
-                texts.append(file.read().decode(errors="replace"))
-        answer = json.dumps([os.waitstatus_to_exitcode(status), *texts])
-        os.write(answers, answer.encode() + b"\n")
+        else:
+            os.write(answers, json.dumps(_captured(how["text"], answers, run)).encode() + b"\n")
+
+
+def _captured(text: str, answers: int, run: Callable[[], int]) -> list[Any]:
+    """Run a command in a fork; return its exit code, its output and its complaints."""
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
+        given.write(text.encode())
+        given.seek(0)
+        child = os.fork()
+        if child == 0:
+            os.close(answers)
+            for number, file in enumerate((given, out, err)):
+                os.dup2(file.fileno(), number)
+            os._exit(run())
+        _, status = os.waitpid(child, 0)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    return [os.waitstatus_to_exitcode(status), *texts]
+
+
+def _call(connection: socket.socket, command: Any) -> None:
+    """Run a command with the files of whoever called; tell how it ended."""
+    try:
+        request, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+                os.close(file)
+            os._exit(_run(command, *json.loads(request)))
+        _, status = os.waitpid(child, 0)
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    finally:
+        os._exit(0)
 
 
 def _import_everything() -> Any:
@@ -254,4 +311,4 @@ def _run(command: Any, arguments: list[str], environment: dict[str, str], direct
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(socket.socket(fileno=int(sys.argv[1])))

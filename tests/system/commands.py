@@ -33,7 +33,7 @@ class Commands:
 
     def run(self, *arguments: str, expect: int | None = 0) -> Done:
         """Run one command; fail on another exit code than expected."""
-        ended = COMMANDS.run(arguments, self._environment, None)
+        ended = COMMANDS.run(arguments, self._environment)
         done = Done(ended.returncode, ended.stdout, ended.stderr)
         if expect is not None and done.code != expect:
             raise AssertionError(

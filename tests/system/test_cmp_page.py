@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from cryptography import x509
 
 from tests.daemon import Daemon
+from tests.warm import COMMANDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "cmp.md"
-_TMAD = f'tmad() {{ {sys.executable} -m tmad.cli.main "$@"; }}\nset -euo pipefail\n'
 
 
 def test_a_device_gets_its_certificate_and_the_next_one(tmp_path: Path) -> None:
@@ -22,7 +21,9 @@ def test_a_device_gets_its_certificate_and_the_next_one(tmp_path: Path) -> None:
     folder.mkdir()
     try:
         script = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
-        script = _TMAD + script.replace("ca.example.test:8080", f"127.0.0.1:{node.http_port}")
+        script = COMMANDS.shell() + script.replace(
+            "ca.example.test:8080", f"127.0.0.1:{node.http_port}"
+        )
         done = subprocess.run(
             ["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120,
             check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},

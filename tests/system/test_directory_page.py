@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.daemon import free_ports
+from tests.warm import COMMANDS, Forked
 
 PAGE = Path(__file__).parents[2] / "docs" / "directory.md"
 
@@ -46,11 +46,7 @@ def test_from_nothing_to_encrypted_mail(
         if words[1] == "init":
             words += [f"--http=127.0.0.1:{http}", f"--https=127.0.0.1:{https}"]
             words += [f"--https-client=127.0.0.1:{client}", f"--ops=127.0.0.1:{ops}"]
-        done = subprocess.run(
-            [sys.executable, "-m", "tmad.cli.main", *words[1:]],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-            env=environment,
-        )  # fmt: skip
+        done = COMMANDS.run(tuple(words[1:]), environment, directory=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         said += done.stdout
     password = re.search(r"^password +(\S+)$", said, re.MULTILINE)
@@ -60,10 +56,7 @@ def test_from_nothing_to_encrypted_mail(
     with (node / "tmad.toml").open("a") as settings:
         settings.write("\n[protocols.snmp]\nenabled = false\n")
         settings.write("\n[protocols.radius]\nenabled = false\n")
-    log = (tmp_path / "log").open("wb")
-    daemon = subprocess.Popen(
-        [sys.executable, "-m", "tmad.cli.main", "run"], stdout=log, stderr=log, env=environment
-    )
+    daemon = COMMANDS.start(("run",), environment, tmp_path / "log")
     try:
         _wait(ldaps, daemon)
         answers = []
@@ -79,14 +72,13 @@ def test_from_nothing_to_encrypted_mail(
     finally:
         daemon.terminate()
         daemon.wait(30)
-        log.close()
     assert "userCertificate;binary:: " in answers[0]
     assert "certificateRevocationList;binary:: " in answers[1]
     assert answers[2] == answers[3] == "dn:uid=alice,ou=people,o=example\n"
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def _wait(port: int, daemon: subprocess.Popen[bytes]) -> None:
+def _wait(port: int, daemon: subprocess.Popen[bytes] | Forked) -> None:
     import socket
 
     deadline = time.monotonic() + 60

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from cryptography import x509
 
 from tests.daemon import Daemon
+from tests.warm import COMMANDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "est.md"
-_TMAD = f'tmad() {{ {sys.executable} -m tmad.cli.main "$@"; }}\nset -euo pipefail\n'
 
 
 def blocks() -> list[str]:
@@ -27,7 +26,7 @@ def test_a_device_gets_its_certificate_and_the_next_one(tmp_path: Path) -> None:
     folder.mkdir()
     try:
         appliance, first, following, _ = blocks()
-        script = (_TMAD + appliance + first + following).replace(
+        script = (COMMANDS.shell() + appliance + first + following).replace(
             "ca.example.test:8443", f"127.0.0.1:{node.https_port}"
         )
         script = script.replace("ca.example.test:8444", f"127.0.0.1:{node.client_port}")
@@ -53,8 +52,8 @@ def test_the_lines_about_manufacturers_are_understood(tmp_path: Path) -> None:
     script = blocks()[-1].replace("tmad trust-anchor refresh maker\n", "")  # there is no such host
     (tmp_path / "maker-ca.pem").write_text(node.pem("root").read_text())
     done = subprocess.run(
-        ["bash", "-c", _TMAD + script], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},
+        ["bash", "-c", COMMANDS.shell() + script], cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     shown = node.json("endpoint", "show", "est/factory")

@@ -27,7 +27,7 @@ def tmad(tmp_path: Path) -> Tmad:
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         settings = str(tmp_path / "node" / "tmad.toml")
-        return COMMANDS.run(arguments, {**os.environ, "TMAD_CONFIG": settings, **environment}, None)
+        return COMMANDS.run(arguments, {**os.environ, "TMAD_CONFIG": settings, **environment})
 
     return call
 

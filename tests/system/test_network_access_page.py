@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm import COMMANDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "network-access.md"
 
@@ -26,15 +26,8 @@ def test_from_nothing_to_wifi(tmp_path: Path) -> None:
         if "SERIAL" in words:
             assert serial is not None, said
             words[words.index("SERIAL")] = serial[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "tmad.cli.main", *words[1:]],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "TMAD_CONFIG": str(tmp_path / "node" / "tmad.toml")},
-        )
+        environment = {**os.environ, "TMAD_CONFIG": str(tmp_path / "node" / "tmad.toml")}
+        done = COMMANDS.run(tuple(words[1:]), environment, directory=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         said += done.stdout
     assert "secret" in said

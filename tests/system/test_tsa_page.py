@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.daemon import Daemon
+from tests.warm import COMMANDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "tsa.md"
-_TMAD = f'tmad() {{ {sys.executable} -m tmad.cli.main "$@"; }}\nset -euo pipefail\n'
 
 
 def test_a_file_is_stamped_and_checked(tmp_path: Path) -> None:
@@ -20,7 +19,9 @@ def test_a_file_is_stamped_and_checked(tmp_path: Path) -> None:
     folder.mkdir()
     try:
         script = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
-        script = _TMAD + script.replace("ca.example.test:8080", f"127.0.0.1:{node.http_port}")
+        script = COMMANDS.shell() + script.replace(
+            "ca.example.test:8080", f"127.0.0.1:{node.http_port}"
+        )
         done = subprocess.run(
             ["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120,
             check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},
