@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from tests.login_world import LoginWorld
 from tests.support import Clock, drive
 from tmad.ca import endpoint as endpoints
+from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.hierarchy import Hierarchy
 from tmad.ca.pipeline import Authority
@@ -33,6 +34,7 @@ from tmad.managed.objects import Objects
 from tmad.network import anchors
 from tmad.network.anchors import TrustAnchors
 from tmad.network.manufacturers import DeviceMakers
+from tmad.protocols.cmc.visit import EndpointOptions as CMCOptions
 from tmad.protocols.cmp.visit import EndpointOptions as CMPOptions
 from tmad.protocols.est.responder import EndpointOptions as ESTOptions
 from tmad.protocols.tsa.responder import EndpointOptions as TSAOptions
@@ -59,7 +61,9 @@ PROTOCOLS: dict[str, type[BaseModel] | None] = {
     "scep": Options,
     "est": ESTOptions,
     "cmp": CMPOptions,
+    "cmc": CMCOptions,
     "tsa": TSAOptions,
+    "acme": ACMEOptions,
 }
 
 

@@ -19,6 +19,7 @@ _DOORS = {
     "scep": "/scep/",
     "est": "/.well-known/est/",
     "cmp": "/.well-known/cmp/p/",
+    "cmc": "/cmc/",
     "tsa": "/tsa/",
 }
 

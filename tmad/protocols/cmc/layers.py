@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import codec
 from tmad.protocols.cmc.codec import PKI_DATA
-from tmad.wire import authenticated, ber, cms, der, signatures
+from tmad.wire import authenticated, ber, cms, der, envelopes, signatures
 from tmad.wire.authenticated import AUTHENTICATED_DATA, AuthenticatedData
 from tmad.wire.cms import ENVELOPED_DATA, SIGNED_DATA, SignedData, SignerInfo
 from tmad.wire.signatures import Policy
@@ -27,7 +27,7 @@ _MOST_CERTIFICATES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Enveloped:
-    """An EnvelopedData; ``der`` is its ContentInfo. ``is_signed``: a signature was around it."""
+    """An EnvelopedData; ``der`` is its ContentInfo."""
 
     der: bytes = field(repr=False)
 
@@ -67,11 +67,17 @@ def inner_envelope(layer: SignedData) -> Enveloped | None:
 
 
 def within_envelope(content_type: bytes, content: bytes) -> bytes:
-    """Return the ContentInfo that an envelope held, without its own; Fault(MALFORMED)."""
-    if content_type != SIGNED_DATA:
-        raise der.malformed("there is no SignedData in the envelope", "cmc.layer")
-    # What follows the padding's end, or BER in it, is for the next reader to refuse.
-    return normalise(der.sequence(SIGNED_DATA, der.explicit(0, content)))
+    """Return the ContentInfo that an envelope held; Fault(BAD_INTEGRITY) for anything else.
+
+    RFC 10002, 5, has SignedData there without a ContentInfo; OpenSSL writes one, as data. What is
+    no CMS is told like a wrong key, whoever sent it.
+    """
+    try:
+        if content_type == SIGNED_DATA:
+            content = der.sequence(SIGNED_DATA, der.explicit(0, normalise(content)))
+        return normalise(content)
+    except Fault as fault:
+        raise envelopes.cannot_open(fault.detail) from None
 
 
 def the_signer(layer: SignedData) -> SignerInfo | None:

@@ -39,7 +39,8 @@ class Wish:
     """One certificate that is asked for.
 
     ``proof`` is None where possession must yet be shown by decryption. ``link`` is the POP Link
-    Witness, ``tagged`` the TaggedRequest as received.
+    Witness, ``tagged`` the TaggedRequest as received, and ``shape`` a digest of what is asked for
+    after all changes.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Wish:
     selector: str
     evidence: bytes = field(repr=False)
     tagged: bytes = field(repr=False)
+    shape: bytes = field(repr=False)
     link: Witness | None
     is_old_link: bool
 
@@ -212,6 +214,7 @@ def _wish(
         selector=content.template,
         evidence=evidence,
         tagged=request.der,
+        shape=_digest(parts.subject, parts.key, parts.extensions or b""),
         link=link,
         is_old_link=is_old_link,
     )
@@ -294,9 +297,13 @@ def _join(extensions: Mapping[bytes, bytes]) -> bytes | None:
     return der.sequence(*extensions.values()) if extensions else None
 
 
-def transaction_of(request_der: bytes, sender: bytes, transaction: bytes) -> bytes:
+def transaction_of(wish: Wish, sender: bytes, transaction: bytes) -> bytes:
     """Return the pipeline's id for a request: the same for each copy of it."""
+    return _digest(wish.tagged, wish.shape, sender, transaction)
+
+
+def _digest(*parts: bytes) -> bytes:
     digest = hashlib.sha256()
-    for part in (request_der, sender, transaction):
+    for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.digest()

@@ -85,6 +85,11 @@ def decode_request(body: bytes, policy: Policy, *, is_proof: bool = True) -> CSR
     return csr.decode(_octets(body), policy, is_proof=is_proof)
 
 
+def decode_full_request(body: bytes) -> bytes:
+    """Return the CMS message in the body of fullcmc, which CMC reads (RFC 8951, 3)."""
+    return _octets(body)
+
+
 def _octets(body: bytes) -> bytes:
     if body[:1] == b"\x30":
         # The base64 of a DER sequence begins with M, so a zero is a sequence itself.
@@ -95,7 +100,7 @@ def _octets(body: bytes) -> bytes:
     except binascii.Error as error:
         raise Fault(
             FaultCode.MALFORMED,
-            "the body is not a certification request in base64",
+            "the body is not a request in base64",
             private=str(error),
             rule="est.base64",
         ) from None

@@ -34,6 +34,10 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     Certificates of manufacturers, and ours that have ended, get an answer that says what is
     wrong with them: so they are judged behind the door.
     """
-    responder = ESTResponder(services, default_label=settings.default_label)
+    responder = ESTResponder(
+        services,
+        default_label=settings.default_label,
+        full_cmc=lambda: edge.provided("fullcmc"),
+    )
     limits = Limits(body=settings.body_limit, rate=settings.rate, burst=settings.burst)
     edge.http("/.well-known/est/", responder.respond, limits=limits, judges=True)

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
@@ -48,7 +48,7 @@ from tmad.wire.signatures import Age, Policy
 if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Issuer
-    from tmad.plugin import Services
+    from tmad.plugin import Provision, Services
 
 _GRACE: Final = 10  # seconds after which to come again, where a Fault does not say
 _PASSWORDS: Final = frozenset({"password", "challenge", "webhook"})
@@ -90,6 +90,12 @@ class EndpointOptions(BaseModel):
     )
     legacy: bool = Field(
         default=False, description="Accept requests signed with SHA-1, for old devices."
+    )
+    full_cmc: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9-]{0,50})?$",
+        description="The label of the CMC endpoint behind fullcmc, whose rules hold there; empty: "
+        "the same label.",
     )
 
     @property
@@ -139,9 +145,16 @@ class ESTResponder:
     """Answers every EST operation at every endpoint."""
 
     def __init__(
-        self, services: Services, *, default_label: str = "default", random: Random = os.urandom
+        self,
+        services: Services,
+        *,
+        default_label: str = "default",
+        random: Random = os.urandom,
+        full_cmc: Callable[[], Provision | None] = lambda: None,
     ) -> None:
+        """``full_cmc`` returns what answers full requests, where CMC is served."""
         self._services = services
+        self._full_cmc_provided = full_cmc
         self._default_label = default_label
         self._random = random
         # An allow-list: what is not in here does not exist.
@@ -367,11 +380,26 @@ class ESTResponder:
         )
 
     async def _full_cmc(self, visit: _Visit) -> Response:
-        raise Fault(
-            FaultCode.UNSUPPORTED,
-            "fullcmc is not served here; use simpleenroll",
-            rule="est.fullcmc",
-        )
+        """Hand a full request to the CMC endpoint behind this one (RFC 7030, 4.3)."""
+        provision = self._full_cmc_provided()
+        label = visit.options.full_cmc or visit.endpoint.id.label
+        try:
+            behind = await self._services.endpoints.by_id(EndpointID("cmc", label))
+        except Fault:
+            behind = None
+        if provision is None or behind is None or behind.tenant != visit.endpoint.tenant:
+            raise Fault(
+                FaultCode.UNSUPPORTED,
+                "fullcmc is not served here; use simpleenroll",
+                rule="est.fullcmc",
+                values={"endpoint": f"cmc/{label}"},
+            )
+        body = codec.decode_full_request(visit.request.body)
+        answer = await provision(replace(visit.request, body=body), label)
+        if answer.content_type.startswith("text/"):
+            return answer
+        encoded = visit.answer(answer.content_type, answer.body)
+        return replace(encoded, status=answer.status, headers=answer.headers + encoded.headers)
 
 
 def _credential(visit: _Visit, password: codec.Basic | None, request: CSR) -> Credential:
