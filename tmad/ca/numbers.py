@@ -30,7 +30,9 @@ class RequestNumbers:
     async def of(self, endpoint: str, request_id: str) -> int:
         """Return the number of a request, the same each time."""
         found = await self._database.lookup(rows.of_request, endpoint, request_id)
-        return found or await self._database.write(self._give, endpoint, request_id)
+        if found is None:
+            found = await self._database.write(self._give, endpoint, request_id)
+        return found
 
     async def find(self, endpoint: str, number: int) -> str:
         """Return the id of the request with a number; Fault(NOT_FOUND)."""

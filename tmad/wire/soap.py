@@ -28,7 +28,7 @@ XML: Final = "http://www.w3.org/XML/1998/namespace"
 _OLD_ENVELOPE: Final = "http://schemas.xmlsoap.org/soap/envelope/"
 _ANONYMOUS: Final = f"{ADDRESSING}/anonymous"
 _PASSWORD_TEXT: Final = f"{_WSS}username-token-profile-1.0#PasswordText"
-_FAULT_ACTION: Final = f"{ADDRESSING}/soap/fault"
+FAULT_ACTION: Final = f"{ADDRESSING}/soap/fault"
 
 _DEPTH: Final = 32
 _NODES: Final = 1_500
@@ -313,7 +313,7 @@ def encode_fault(
         element(ENVELOPE, "Reason", element(ENVELOPE, "Text", reason, attributes=language)),
         *([] if detail is None else [element(ENVELOPE, "Detail", detail)]),
     )
-    return encode(_FAULT_ACTION, relates_to, body)
+    return encode(FAULT_ACTION, relates_to, body)
 
 
 _PREFIXES: Final = {ENVELOPE: "s", ADDRESSING: "a", SCHEMA_INSTANCE: "i", XML: "xml"}
