@@ -43,6 +43,8 @@ NAMES = {
     "user": (x509.RFC822Name("alice@example.test"),),
     "smartcard-logon": (UPN_NAME,),
     "domain-controller": (x509.DNSName("dc1.example.test"),),
+    "windows-machine": (x509.DNSName("pc1.example.test"),),
+    "windows-user": (UPN_NAME,),
 }
 COMMON = {
     "tls-server": "www.example.test",
@@ -64,7 +66,7 @@ def _make(b: Bench, profile: str) -> x509.Certificate:
         return issuer.certificate
     key = (
         rsa.generate_private_key(65537, 3072)
-        if profile in ("scep-ra", "code-signing", "device")
+        if profile in ("scep-ra", "profile-signer", "code-signing", "device")
         else ec.generate_private_key(ec.SECP256R1())
     )
     document = drive(b.objects.load("default", "profile", profile)).document
