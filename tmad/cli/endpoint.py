@@ -21,6 +21,7 @@ _DOORS = {
     "cmp": "/.well-known/cmp/p/",
     "cmc": "/cmc/",
     "tsa": "/tsa/",
+    "wstep": "/xcep/",
 }
 
 
@@ -38,7 +39,16 @@ def named(text: str) -> str:
     "--authenticate",
     multiple=True,
     type=click.Choice(
-        ["challenge", "password", "certificate", "manufacturer", "webhook", "manual"]
+        [
+            "challenge",
+            "password",
+            "directory",
+            "kerberos",
+            "certificate",
+            "manufacturer",
+            "webhook",
+            "manual",
+        ]
     ),
     help="What proves a first enrolment (default: challenge); may be repeated.",
 )
@@ -48,6 +58,11 @@ def named(text: str) -> str:
     multiple=True,
     metavar="TRUST-ANCHOR",
     help="Devices enrol with the certificate of this maker; may be repeated.",
+)
+@click.option(
+    "--directory",
+    metavar="ACTIVE-DIRECTORY",
+    help="Accounts of this domain enrol, under the names that it has for them.",
 )
 @click.option("--approval", type=click.Choice(["automatic", "manual"]), default="automatic")
 @click.option("--webhook", metavar="URL", help="Ask this service whether a challenge is good.")
@@ -61,6 +76,7 @@ async def create(
     profile: str,
     authenticate: tuple[str, ...],
     manufacturers: tuple[str, ...],
+    directory: str | None,
     approval: str,
     webhook: str | None,
     settings: tuple[str, ...],
@@ -79,6 +95,9 @@ async def create(
     if manufacturers:
         document["manufacturers"] = list(manufacturers)
         authenticate = tuple(dict.fromkeys((*authenticate, "manufacturer")))
+    if directory:
+        document["directory"] = directory
+        authenticate = authenticate or ("kerberos",)
     if authenticate:
         document["authenticate"] = list(authenticate)
     for setting in settings:

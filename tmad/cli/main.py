@@ -34,6 +34,11 @@ NOUNS = {
     "device": ("device", "device", "Devices: owners, MAC addresses, blocking."),
     "log-collector": ("log_collector", "log_collector", "Log collectors: syslog servers, SIEMs."),
     "directory": ("directory", "directory", "Directories: what LDAP shows, and to whom."),
+    "active-directory": (
+        "active_directory",
+        "active_directory",
+        "Active Directories: domains whose accounts get certificates.",
+    ),
     "grant": ("grant", "grant", "Grants: who may do what."),
     "cert": ("cert", "cert", "Certificates: issue, find, revoke, export."),
     "crl": ("crl", "crl", "Certificate revocation lists."),

@@ -195,6 +195,14 @@ class ActiveDirectories:
             wanted = ldap.equal("sAMAccountName", principal.user.encode())
         return await self._found(domain, about, wanted, with_groups=with_groups)
 
+    async def by_login(self, domain: ActiveDirectory, about: str, login: str) -> Account:
+        """Return the account with a sAMAccountName, with its groups; Faults as above.
+
+        For administrators who want to know what a certificate would say.
+        """
+        wanted = ldap.equal("sAMAccountName", login.encode())
+        return await self._found(domain, about, wanted, with_groups=True)
+
     async def by_id(
         self,
         domain: ActiveDirectory,
