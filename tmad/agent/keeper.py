@@ -66,6 +66,7 @@ class Keeper:
         self._deployment = Deployment(store, settings)
         self._state = State()
         self._done: list[str] = []
+        self._is_placed = False
 
     def run(self, *, is_forced: bool = False) -> Result:
         """Do what is due; with ``is_forced`` renew whatever the time is.
@@ -101,7 +102,7 @@ class Keeper:
         elif not state.current or self._store.request() is not None:
             self._obtain()
         else:
-            self._ask()
+            self._ask(is_forced=is_forced)
             if is_forced or self._is_due():
                 self._obtain()
         self._watch()
@@ -133,13 +134,14 @@ class Keeper:
         found = self._store.identity(self._state.current)
         return timing.renewal_at(found, self._state, self._settings.renewal)
 
-    def _ask(self) -> None:
+    def _ask(self, *, is_forced: bool) -> None:
         """Ask the server when it would like to see us, and whether the certificate still holds.
 
         Before a renewal it is asked anew: what was revoked a minute ago must not be renewed.
         """
         state, now = self._state, self._now()
-        if state.ask_at is not None and now < state.ask_at and not self._is_due():
+        is_early = state.ask_at is not None and now < state.ask_at
+        if is_early and not is_forced and not self._is_due():
             return
         old = self._store.identity(state.current)
         window = told = None
@@ -291,6 +293,7 @@ class Keeper:
         self._deployment.tidy(number)
         self._store.prune(self._state)
         self._done.append("put it in place")
+        self._is_placed = True
 
     def _restore(self) -> None:
         """Put the old files back and let the service read them."""
@@ -303,8 +306,11 @@ class Keeper:
         self._deployment.forget()
 
     def _watch(self) -> None:
-        """Look what the service shows."""
-        if self._state.current:
+        """Look what the service shows, unless that was just done.
+
+        While a service changes over, the old one may answer for a moment.
+        """
+        if self._state.current and not self._is_placed:
             found = self._deployment.glance(self._store.identity(self._state.current))
             if found != self._state.served:
                 self._change(served=found)
@@ -331,8 +337,10 @@ class Keeper:
             return
         try:
             told = self._tell()
-        except Fault:
-            return  # whoever does not hear from us misses us: `tmad agent list --silent-for`
+        except Fault as fault:
+            # Whoever does not hear from us misses us: `tmad agent list --silent-for`.
+            self._done.append(fault.detail)
+            return
         window = Window(self._state.window_start, self._state.window_end, told.seconds)
         self._heed(window if self._settings.acme else None, told)
 

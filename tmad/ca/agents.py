@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tmad.managed.objects import Objects
 
 _MOST_OF_ONE: Final = 64  # agents that say they keep a certificate with one subject
+_OWNERS: Final = ("person:", "device:")
 _HOLD: Final = 6  # RFC 5280, 5.3.1
 
 
@@ -147,7 +148,7 @@ class Agents:
             return "hold" if status.reason == _HOLD else "revoked"
         if not row.not_before <= self._now() <= row.not_after:
             return "expired"
-        if row.owner.startswith(("person:", "device:")) and not await self._database.lookup(
+        if row.owner.startswith(_OWNERS) and not await self._database.lookup(
             is_usable, row.tenant, row.owner, self._now()
         ):
             return "withdrawn"
@@ -205,7 +206,7 @@ class Agents:
             rows.insert(connection, new)
             self._note(connection, "agent.registered", new)
             return
-        if (old.subject, old.owner) != (row.subject, row.owner):
+        if (old.subject, _lasting(old.owner)) != (row.subject, _lasting(row.owner)):
             raise Fault(
                 FaultCode.CONFLICT,
                 "an agent with another subject has this id",
@@ -258,6 +259,14 @@ def window(
     if opens is not None:
         start = max(start, not_after - opens)
     return start, start + min(life / 12, (not_after - start) / 2)
+
+
+def _lasting(owner: str) -> str:
+    """Return an owner that the successors of a certificate have, too.
+
+    Who enrolled with a secret owns the next one by the certificate before it.
+    """
+    return owner if owner.startswith(_OWNERS) else ""
 
 
 def _stranger(why: str) -> Fault:
