@@ -26,6 +26,11 @@ tmad.audit.Audit.explain                               audit.read            A  
 tmad.audit.Audit.export                                audit.verify          A  US
 tmad.audit.Audit.tail                                  audit.read            A  US
 tmad.audit.Audit.verify                                audit.verify          A  US
+tmad.ca.acme.service.ACME.deactivate_account           acme.write            AO
+tmad.ca.acme.service.ACME.list_accounts                acme.read             AO US
+tmad.ca.acme.service.ACME.list_orders                  acme.read             AO US
+tmad.ca.acme.service.ACME.show_account                 acme.read             AO US
+tmad.ca.acme.service.ACME.show_order                   acme.read             AO US
 tmad.ca.agents.Agents.forget                           agent.delete          AO
 tmad.ca.agents.Agents.list                             agent.read            AO US
 tmad.ca.agents.Agents.show                             agent.read            AO US

@@ -298,6 +298,7 @@ class Site(Factory):
             peer=channel.peer,
             secure=self.secure,
             tail=head.path[len(door.prefix) :],
+            is_head=head.method == "HEAD",
         )
         if door.hot and self.verifier is None:
             return self._answer_hot(door, request, channel, head)

@@ -43,7 +43,8 @@ class Request:
     holds no "?". Header names are lower case; a repeated header is joined with ", ".
     ``tail`` is what follows the mounted prefix, still raw. ``client_certificate`` is DER and
     only present on a listener that asks for one, after the chain was verified. ``tls`` is there
-    for doors that judge certificates themselves.
+    for doors that judge certificates themselves. ``is_head`` tells a HEAD, whose ``method`` is
+    GET: the body is left out by the edge.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Request:
     tail: bytes = b""
     client_certificate: bytes | None = None
     tls: TLSSession | None = None
+    is_head: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from tmad.ca.acme import control
 from tmad.ca.acme.control import Standing
-from tmad.ca.acme.faults import absent, refuse
+from tmad.ca.acme.faults import absent, deny
 from tmad.ca.acme.options import ACMEOptions
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event, Secret
@@ -81,7 +81,7 @@ class Accounts:
         """Return an account, in whatever state: its key is still needed to hear it."""
         account = await self._database.lookup(rows.account_by_id, str(endpoint.id), account_id)
         if account is None:
-            raise refuse(
+            raise deny(
                 FaultCode.UNAUTHENTICATED,
                 "accountDoesNotExist",
                 "there is no such account",
@@ -101,7 +101,7 @@ class Accounts:
             await self.stand(found)
             return found, False
         if new.only_existing:
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "accountDoesNotExist",
                 "there is no account with this key",
@@ -109,7 +109,7 @@ class Accounts:
             )
         options = cast("ACMEOptions", endpoint.options)
         if options.terms_of_service and not new.agrees:
-            raise refuse(
+            raise deny(
                 FaultCode.FORBIDDEN,
                 "userActionRequired",
                 "the terms of service must be agreed to",
@@ -151,7 +151,7 @@ class Accounts:
         """Return the enrolment secret that a client has shown to know."""
         if new.binding is None:
             if options.needs_binding:
-                raise refuse(
+                raise deny(
                     FaultCode.FORBIDDEN,
                     "externalAccountRequired",
                     "an account needs an external account binding here",
@@ -185,11 +185,11 @@ class Accounts:
                 connection, account.endpoint, account.peer, now - _HOUR, per_hour
             )
             if made >= per_hour:
-                fault = refuse(
+                fault = deny(
                     FaultCode.RATE_LIMITED,
                     "rateLimited",
                     "too many accounts were made from this address",
-                    "acme.limit.accounts",
+                    "acme.limit",
                     limit=str(per_hour),
                     peer=account.peer,
                 )
@@ -252,7 +252,7 @@ class Accounts:
             key=new.key,
         )
         if not done:
-            raise refuse(
+            raise deny(
                 FaultCode.CONFLICT,
                 "malformed",
                 "the account was changed at the same time",
@@ -295,7 +295,7 @@ class Accounts:
 
 
 def _unbound(limit: str, reference: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.FORBIDDEN,
         "unauthorized",
         "the external account binding was not accepted",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from tmad.ca.acme.faults import refuse
+from tmad.ca.acme.faults import deny
 from tmad.errors import Fault, FaultCode
 
 _LONGEST = 64  # octets of either part
@@ -46,7 +46,7 @@ def _octets(part: str, whole: str) -> bytes:
 
 
 def _malformed(text: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.MALFORMED,
         "malformed",
         "not the name of a certificate",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from cryptography import x509
 
 from tmad.ca.acme import identifiers
-from tmad.ca.acme.faults import refuse
+from tmad.ca.acme.faults import deny
 from tmad.ca.validation.contract import Identifier
 from tmad.errors import Fault, FaultCode
 from tmad.identity.binding import Binding
@@ -50,7 +50,7 @@ class Standing:
             )
             if violation is not None:
                 rule, value = violation
-                raise refuse(
+                raise deny(
                     FaultCode.REJECTED,
                     "rejectedIdentifier",
                     "the account's enrolment secret is not for this",
@@ -90,7 +90,7 @@ class Control:
         ordered = _ordered(self.order)
         asked = identifiers.named(subject, names, ordered)
         if asked != ordered:
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "badCSR",
                 "the request leaves out names of the order",
@@ -99,7 +99,7 @@ class Control:
             )
         digest = sha256(spki_der).digest()
         if self.keys and self.keys != {digest}:
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "badCSR",
                 "the device has attested another key",
@@ -108,7 +108,7 @@ class Control:
             )
         if digest == sha256(self.standing.account.key).digest():
             # RFC 8555, 11.1: whoever gets the one key must not have the other.
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "badCSR",
                 "the key is the account's own",
@@ -147,7 +147,7 @@ def profile_of(endpoint: Endpoint, chosen: str) -> str:
         return endpoint.document.profile
     choice = options.profiles.get(chosen or options.default_profile)
     if choice is None:
-        raise refuse(
+        raise deny(
             FaultCode.REJECTED,
             "invalidProfile",
             "this profile is not offered here",
@@ -167,7 +167,7 @@ def stand(connection: Connection, endpoint: str, account_id: str, now: datetime)
     """Return an account that may act; Fault(UNAUTHENTICATED) with the reason why it may not."""
     account = rows.account_by_id(connection, endpoint, account_id)
     if account is None:
-        raise refuse(
+        raise deny(
             FaultCode.UNAUTHENTICATED,
             "accountDoesNotExist",
             "there is no such account",
@@ -253,7 +253,7 @@ def _ordered(order: OrderRow) -> frozenset[Identifier]:
 
 
 def _not_ready(detail: str, state: str, order_id: str, **values: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.FORBIDDEN,
         "orderNotReady",
         detail,
@@ -265,7 +265,7 @@ def _not_ready(detail: str, state: str, order_id: str, **values: str) -> Fault:
 
 
 def _used(order_id: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.FORBIDDEN,
         "orderNotReady",
         "the order was used for another request",
@@ -275,6 +275,6 @@ def _used(order_id: str) -> Fault:
 
 
 def _gone(detail: str, rule: str, account: Account, **values: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.UNAUTHENTICATED, "unauthorized", detail, rule, account=account.id, **values
     )

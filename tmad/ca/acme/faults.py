@@ -10,7 +10,7 @@ from tmad.errors import Fault, FaultCode
 PROBLEM: Final = "problem"
 
 
-def refuse(
+def deny(
     code: FaultCode,
     problem: str,
     detail: str,
@@ -28,6 +28,6 @@ def refuse(
 
 def absent(what: str) -> Fault:
     """Return the one answer for what is not there and for what belongs to others."""
-    return refuse(
+    return deny(
         FaultCode.NOT_FOUND, "malformed", f"there is no such {what}", "acme.absent", what=what
     )

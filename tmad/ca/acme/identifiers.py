@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from tmad.ca import names as spelling
-from tmad.ca.acme.faults import refuse
+from tmad.ca.acme.faults import deny
 from tmad.ca.validation.contract import Identifier
 from tmad.errors import Fault, FaultCode
 from tmad.wire import der
@@ -35,7 +35,7 @@ def parse(kind: str, value: str) -> Identifier:
             if not _TEXT.match(value):
                 raise _malformed("not a permanent identifier", value)
             return Identifier(PERMANENT, value)
-    raise refuse(
+    raise deny(
         FaultCode.UNSUPPORTED,
         "unsupportedIdentifier",
         "this kind of identifier is not known here",
@@ -115,7 +115,7 @@ def _host(value: str) -> str:
     else:
         raise _malformed("an address is of the type ip", value)
     if "_" in bare:
-        raise refuse(
+        raise deny(
             FaultCode.REJECTED,
             "rejectedIdentifier",
             "a host name has no underscore",
@@ -141,11 +141,11 @@ def _address(value: str) -> str:
 
 
 def _malformed(detail: str, value: str) -> Fault:
-    return refuse(FaultCode.MALFORMED, "malformed", detail, "acme.identifier.value", value=value)
+    return deny(FaultCode.MALFORMED, "malformed", detail, "acme.identifier.value", value=value)
 
 
 def _not_ordered(kind: str, value: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.REJECTED,
         "badCSR",
         "the request holds a name that was not ordered",

@@ -13,7 +13,7 @@ import secrets as randomness
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tmad.ca.acme.faults import refuse
+from tmad.ca.acme.faults import deny
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.signer.seal import Seal
@@ -69,4 +69,4 @@ class Nonces:
 
 
 def _bad(detail: str) -> Fault:
-    return refuse(FaultCode.BAD_INTEGRITY, "badNonce", detail, "acme.nonce")
+    return deny(FaultCode.BAD_INTEGRITY, "badNonce", detail, "acme.nonce")

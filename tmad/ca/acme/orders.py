@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
+from cryptography import x509
+
 from tmad.ca.acme import identifiers
 from tmad.ca.acme.control import Standing, profile_of
-from tmad.ca.acme.faults import absent, refuse
+from tmad.ca.acme.faults import absent, deny
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.acme.renewal import Renewals
 from tmad.ca.validation.contract import ChallengeKind, Identifier
@@ -21,7 +23,7 @@ from tmad.events import JSON, Clock, Event
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal
 from tmad.storage import acme as rows
-from tmad.storage import requests
+from tmad.storage import certificates, requests
 from tmad.storage.acme import Authorization, OrderRow
 from tmad.storage.database import Database
 from tmad.storage.requests import RequestRow
@@ -84,7 +86,7 @@ class Orders:
         wanted = _unique(new.identifiers)
         if new.not_before is not None or new.not_after is not None:
             # RFC 8555, 7.4: what is not granted exactly is refused; the profile decides.
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "malformed",
                 "the period of a certificate cannot be chosen here: leave notBefore and "
@@ -120,7 +122,7 @@ class Orders:
         now = order.created_at
         self._check_rate(connection, order.account, options.new_orders_per_3_hours, now)
         if order.replaces and rows.is_replaced(connection, order.tenant, order.replaces):
-            raise refuse(
+            raise deny(
                 FaultCode.CONFLICT,
                 "alreadyReplaced",
                 "another order has replaced this certificate already",
@@ -226,7 +228,7 @@ class Orders:
                 expires_at=now.replace(microsecond=0) + options.authorization_lifetime,
             )
         if not kinds:
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "rejectedIdentifier",
                 "no challenge of this endpoint can show control of this",
@@ -244,6 +246,15 @@ class Orders:
         if found is None:
             raise absent("order")
         return found
+
+    async def certificate(self, order: Order) -> tuple[x509.Certificate, int]:
+        """Return what was issued for an order, and its issuer's id; Fault(NOT_FOUND)."""
+        row = await self._database.lookup(
+            certificates.by_id, order.row.tenant, order.certificate_id or 0
+        )
+        if row is None or row.certificate_der is None:
+            raise absent("certificate")
+        return x509.load_der_x509_certificate(row.certificate_der), row.issuer_id
 
     async def of_account(self, account_id: str, before: str) -> tuple[OrderRow, ...]:
         """Return a page of an account's orders, newest first; "" begins."""
@@ -272,7 +283,7 @@ class Orders:
         wanted = identifiers.parse(kind, value)
         if identifiers.split(wanted)[1]:
             # RFC 8555, 7.4.1: not for wildcards.
-            raise refuse(
+            raise deny(
                 FaultCode.MALFORMED,
                 "malformed",
                 "a wildcard cannot be authorised before it is ordered",
@@ -468,7 +479,7 @@ def _problem(problem: str, detail: str) -> dict[str, JSON]:
 def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:
     """Return the identifiers of an order, each once, sorted; Fault for one that is none."""
     if not 1 <= len(asked) <= identifiers.MOST:
-        raise refuse(
+        raise deny(
             FaultCode.MALFORMED,
             "malformed",
             f"an order has 1 to {identifiers.MOST} identifiers",
@@ -479,7 +490,7 @@ def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:
 
 
 def _limited(what: str, limit: int, window: timedelta, **values: str) -> Fault:
-    fault = refuse(
+    fault = deny(
         FaultCode.RATE_LIMITED,
         "rateLimited",
         f"too many {what} in {window}",
@@ -493,7 +504,7 @@ def _limited(what: str, limit: int, window: timedelta, **values: str) -> Fault:
 
 
 def _unchangeable(found: Authorization) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.CONFLICT,
         "malformed",
         f"the authorization is {found.state}",

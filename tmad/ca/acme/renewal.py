@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from cryptography import x509
 
 from tmad.ca.acme import certid
-from tmad.ca.acme.faults import absent, refuse
+from tmad.ca.acme.faults import absent, deny
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.profile import ProfileDocument
 from tmad.ca.status import StatusSource
@@ -157,7 +157,7 @@ def _key_identifier(issuer: Issuer) -> bytes:
 
 
 def _not_replaceable(detail: str, certificate_id: str) -> Fault:
-    return refuse(
+    return deny(
         FaultCode.REJECTED,
         "malformed",
         detail,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tmad.ca.acme import identifiers
 from tmad.ca.acme.control import Standing
-from tmad.ca.acme.faults import refuse
+from tmad.ca.acme.faults import deny
 from tmad.ca.revocation import Effect, Revocation, Wish
 from tmad.ca.status import Reason
 from tmad.ca.validation.contract import Identifier
@@ -73,7 +73,7 @@ class Revoking:
         spki_der: bytes,
     ) -> Effect:
         if reason not in _REASONS:
-            raise refuse(
+            raise deny(
                 FaultCode.REJECTED,
                 "badRevocationReason",
                 "this reason cannot be given here: 0, 1, 3, 4 and 5 can",
@@ -97,7 +97,7 @@ class Revoking:
             connection, endpoint.tenant, certificate.fingerprint(hashes.SHA256())
         )
         if row is None or not _is_of(connection, endpoint, row):
-            raise refuse(
+            raise deny(
                 FaultCode.NOT_FOUND,
                 "malformed",
                 "the certificate was not issued here",
@@ -111,7 +111,7 @@ class Revoking:
         else:
             may = self._may(connection, standing, row, certificate)
         if not may:
-            raise refuse(
+            raise deny(
                 FaultCode.FORBIDDEN,
                 "unauthorized",
                 "neither the account's certificate nor its names, nor signed with its key",
@@ -119,7 +119,7 @@ class Revoking:
                 serial=f"{row.serial:x}",
             )
         if row.revoked_at is not None:
-            raise refuse(
+            raise deny(
                 FaultCode.CONFLICT,
                 "alreadyRevoked",
                 "the certificate is revoked already",

@@ -1,0 +1,1 @@
+"""ACME: certificates by themselves, for whoever controls the names (RFC 8555)."""

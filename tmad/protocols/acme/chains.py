@@ -1,0 +1,81 @@
+"""Certificates as they are fetched: with one way up, or another (RFC 8555, 7.4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tmad.ca.acme.orders import Order
+from tmad.errors import Fault, FaultCode
+from tmad.protocols.acme import codec
+from tmad.protocols.acme.visit import Visit
+from tmad.wire.http import Response
+
+if TYPE_CHECKING:
+    from tmad.ca.hierarchy import Issuer
+    from tmad.plugin import Services
+
+
+class Chains:
+    """Answers with certificates."""
+
+    def __init__(self, services: Services) -> None:
+        self._acme = services.acme
+        self._hierarchy = services.hierarchy
+
+    async def answer(self, visit: Visit, order: Order, number: str) -> Response:
+        """Return an order's certificate; ``number`` "" is the chain of the hierarchy."""
+        if order.state != "valid":
+            raise _absent()
+        certificate, issuer_id = await self._acme.orders.certificate(order)
+        issuer = await self._hierarchy.by_id(issuer_id)
+        if codec.PKIX_CERT in visit.request.headers.get("accept", ""):
+            return self._alone(certificate, issuer)
+        chains = [_without_root(issuer.chain), *_alternates(visit, issuer)]
+        chosen = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
+        if number and not 1 <= chosen < len(chains):
+            raise _absent()
+        headers = tuple(
+            ("Link", f'<{visit.at.certificate(order.row.id, each)}>;rel="alternate"')
+            for each in range(len(chains))
+            if each != chosen
+        )
+        body = codec.pem_chain((certificate, *chains[chosen]))
+        return Response(headers=headers, body=body, content_type=codec.PEM_CHAIN)
+
+    def _alone(self, certificate: x509.Certificate, issuer: Issuer) -> Response:
+        above = self._hierarchy.urls(issuer).ca_issuers
+        return Response(
+            headers=(("Link", f'<{above}>;rel="up"'),) if above else (),
+            body=certificate.public_bytes(Encoding.DER),
+            content_type=codec.PKIX_CERT,
+        )
+
+
+def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    # RFC 8555, 9.1: whoever trusts the root has it. But below a root alone it is all there is
+    # above, and certbot takes no chain of one.
+    return tuple(each for each in chain if each.issuer != each.subject) or chain
+
+
+def _alternates(visit: Visit, issuer: Issuer) -> list[tuple[x509.Certificate, ...]]:
+    """Return the configured chains that begin with the issuer's own name and key."""
+    own = issuer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    found = []
+    for text in visit.options.alternate_chains:
+        chain = tuple(x509.load_pem_x509_certificates(text.encode()))
+        first = chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if first == own and chain[0].subject.public_bytes() == issuer.subject_der:
+            found.append(_without_root(chain))
+    return found
+
+
+def _absent() -> Fault:
+    return Fault(
+        FaultCode.NOT_FOUND,
+        "there is no such certificate",
+        rule="acme.absent",
+        values={"problem": "malformed", "what": "certificate"},
+    )
