@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint, Endpoints
 
 _TOKEN_OCTETS: Final = 24  # 192 bits
+_USUAL: Final = timedelta(days=1)  # of a link without a secret
 _LONGEST: Final = timedelta(days=30)
 _REMEMBERED: Final = timedelta(days=90)
 _PAGE: Final = 500
@@ -170,7 +171,7 @@ class DeviceProfiles:
             else self._seal.seal(credential.secret.reveal(), about=_about(link_id, endpoint)),
             created_by=actor.name,
             created_at=now,
-            expires_at=expires_at or now + _checked(lifetime or timedelta(days=1)),
+            expires_at=expires_at or now + _checked(_USUAL if lifetime is None else lifetime),
         )
         event = _event("device-link.created", found, actor.name, kind, wish, link=row.id)
         await self._database.write(self._insert, row, self._digest(token), event, dry_run=dry_run)

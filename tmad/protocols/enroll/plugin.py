@@ -29,6 +29,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         "/enroll/",
         EnrollResponder(services).respond,
         private=True,
+        # No HEAD: programs that look at links in messages ask so, and would use one up.
+        methods=("GET", "POST"),
         limits=Limits(body=1_024, url=1_024, rate=settings.rate, burst=settings.burst),
     )
     edge.every(_FORGET_SECONDS, services.device_profiles.forget, name="device links", lease=True)
