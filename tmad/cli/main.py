@@ -42,6 +42,8 @@ NOUNS = {
     "grant": ("grant", "grant", "Grants: who may do what."),
     "cert": ("cert", "cert", "Certificates: issue, find, revoke, export."),
     "crl": ("crl", "crl", "Certificate revocation lists."),
+    "acme-account": ("acme_account", "acme_account", "ACME accounts: list, show, deactivate."),
+    "acme-order": ("acme_account", "acme_order", "ACME orders: names, states, failures."),
     "request": ("request", "request", "Requests that wait for a person."),
     "export": ("configuration", "export", "Write all managed objects as TOML."),
     "apply": ("configuration", "apply", "Bring the managed objects to what a TOML file says."),

@@ -34,6 +34,7 @@ def enroll_secret() -> None:
     is_flag=True,
     help="Keep it sealed: the client shows by a MAC that it knows it (CMP, CMC).",
 )
+@click.option("--person", default="", help="What is had with it is this person's (ACME).")
 @click.option("--grouped", is_flag=True, help="In groups of four, to be typed by people.")
 @with_core
 async def create(
@@ -46,6 +47,7 @@ async def create(
     static: bool,
     secret_file: BinaryIO | None,
     recoverable: bool,
+    person: str,
     grouped: bool,
 ) -> None:
     """Make a secret and print it, this one time.
@@ -58,10 +60,16 @@ async def create(
     from tmad.identity import credentials
     from tmad.identity.binding import Binding
 
+    # RFC 8555, 7.3.4: an account is bound by a MAC.
+    is_binding = endpoint.startswith("acme/")
+    if person and not is_binding:
+        raise click.UsageError("--person is for ACME accounts: --endpoint acme/LABEL")
+    recoverable = recoverable or is_binding
     if grouped and recoverable:
         raise click.UsageError("a MAC is made with the secret as it is: not with --grouped")
     bound_to = documents.parse(
-        Binding, {"subject": list(subject), "names": list(names), "profile": profile}
+        Binding,
+        {"subject": list(subject), "names": list(names), "profile": profile, "person": person},
     )
     given = Secret(secret_file.read().rstrip(b"\r\n")) if secret_file else None
     row, secret = await core.secrets.create(
@@ -86,6 +94,7 @@ async def create(
             **({"reference": row.id} if recoverable else {}),
             "endpoint": row.endpoint,
             "secret": credentials.grouped(secret) if grouped and not given else shown,
+            **(_binding_key(row.id, secret) if is_binding and not given else {}),
             "expires_at": row.expires_at,
             "uses": row.uses_left,
         },
@@ -99,7 +108,10 @@ async def create(
     elif not (subject or names):
         output.say("advice: bind it with --subject CN=… or --name dns:…")
     output.next_step(
-        "give it to the device as its challenge password; it is not shown again",
+        "give eab_kid and eab_hmac_key to the client (--eab-kid, --eab-hmac-key); they are not "
+        "shown again"
+        if is_binding
+        else "give it to the device as its challenge password; it is not shown again",
         f"tmad enroll-secret revoke {row.id}   if it gets lost",
     )
 
@@ -143,6 +155,14 @@ async def revoke(core: Session, secret_id: str) -> None:
         nothing_to_do(f"secret {secret_id} was revoked before")
     output.say(f"secret {secret_id} {'would be ' if core.dry_run else ''}revoked")
     output.next_step("tmad enroll-secret create --endpoint …   for another one")
+
+
+def _binding_key(secret_id: str, secret: Any) -> dict[str, str]:
+    """Return the two words that an ACME client is given, as all of them take them."""
+    from base64 import urlsafe_b64encode
+
+    key = urlsafe_b64encode(secret.reveal()).rstrip(b"=").decode()
+    return {"eab_kid": secret_id, "eab_hmac_key": key}
 
 
 def _state(row: Any, now: Any) -> str:
