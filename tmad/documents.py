@@ -45,9 +45,13 @@ def rejection(mistakes: Mapping[str, str]) -> Fault:
 
 
 def canonical(document: BaseModel) -> str:
-    """Return the one JSON text of a document, with its defaults: equal text, equal meaning."""
+    """Return the one JSON text of a document, without its defaults: equal text, equal meaning.
+
+    A key that nobody has set does not stand there, so that a process of the version before,
+    which does not know it, can still read the document (docs/decisions/0025).
+    """
     return json.dumps(
-        document.model_dump(mode="json"),
+        document.model_dump(mode="json", exclude_defaults=True),
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,

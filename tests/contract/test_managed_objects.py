@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
 from twisted.internet.defer import DeferredList, ensureDeferred
 from twisted.python.failure import Failure
 
@@ -18,8 +20,9 @@ from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import EVERY_TENANT, Actor
 from tmad.identity.credentials import EnrollSecrets
 from tmad.journal import Journal
-from tmad.managed.objects import GRANT, TENANT, Objects
+from tmad.managed.objects import GRANT, TENANT, Kind, Objects
 from tmad.signer.seal import Seal
+from tmad.storage import tables
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 
@@ -131,3 +134,58 @@ def test_a_secret_is_listed_revoked_and_gone(world: World) -> None:
     assert sorted(row.id for row in (*page, *rest)) == sorted(row.id for row in made)
     assert world.run(world.secrets.revoke(ADMIN, "default", made[0].id)) is True
     assert world.run(world.secrets.revoke(ADMIN, "default", made[0].id)) is False
+
+
+class Before(BaseModel):
+    """A kind as the version before knows it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    colour: str = "grey"
+    size: int | None = 3
+
+
+class After(Before):
+    """The same kind with one more key."""
+
+    shape: str = "round"
+
+
+def test_nodes_of_two_versions_share_what_says_nothing_new(
+    database: Database, loop: Any, clock: Clock
+) -> None:
+    journal = Journal(database, "test", clock)
+    old, new = (
+        Objects(
+            database, journal, Changes(database), clock, (TENANT, Kind(name="profile", model=model))
+        )
+        for model in (Before, After)
+    )
+    loop.run(new.put(ADMIN, EVERY_TENANT, "tenant", "default", {}))
+    loop.run(new.put(ADMIN, "default", "profile", "plain", {"colour": "red", "size": None}))
+    read = loop.run(old.load("default", "profile", "plain"))
+    assert read.document == Before(colour="red", size=None)
+    # What the old one changes keeps what it cannot say, for nobody has said it.
+    loop.run(old.put(ADMIN, "default", "profile", "plain", {"colour": "blue"}))
+    assert loop.run(new.load("default", "profile", "plain")).document == After(colour="blue")
+    # A document that uses the new key is refused, not read without it.
+    loop.run(new.put(ADMIN, "default", "profile", "shaped", {"shape": "square"}))
+    with pytest.raises(ValidationError, match="shape"):
+        loop.run(old.load("default", "profile", "shaped"))
+    assert loop.run(old.load("default", "profile", "plain")).document == Before(colour="blue")
+
+
+def test_a_document_with_its_defaults_is_the_same_without_them(
+    database: Database, loop: Any, clock: Clock
+) -> None:
+    """As the versions before stored them all."""
+    journal = Journal(database, "test", clock)
+    kinds = (TENANT, Kind(name="profile", model=After))
+    objects = Objects(database, journal, Changes(database), clock, kinds)
+    loop.run(objects.put(ADMIN, EVERY_TENANT, "tenant", "default", {}))
+    loop.run(objects.put(ADMIN, "default", "profile", "full", {"colour": "red"}))
+    everything = '{"colour":"red","shape":"round","size":3}'
+    whole = sa.update(tables.objects).where(tables.objects.c.name == "full")
+    loop.run(database.write(lambda c: c.execute(whole.values(document=everything))))
+    same = loop.run(objects.put(ADMIN, "default", "profile", "full", {"colour": "red"}))
+    assert (same.action, same.stored.revision) == ("unchanged", 1)
