@@ -212,6 +212,37 @@ def test_a_certificate_made_by_hand_is_adopted(site: Site, tmp_path: Path) -> No
     assert after.subject == x509.load_pem_x509_certificate(before).subject
 
 
+def test_an_adopted_certificate_is_renewed_by_scep(site: Site, tmp_path: Path) -> None:
+    url = site.daemon.endpoint("web", "--profile", "tls-server")
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    site.daemon.tmad("cert", "issue", site.name, "--algorithm", "rsa-2048", "--out", str(folder))
+    key, certificate = folder / f"{site.name}.key", folder / f"{site.name}.crt"
+    before = same_pair(key, certificate)
+    site.machine.run(
+        "adopt", str(certificate), "--key", str(key), "--scep", url, "--name", "old",
+        "--chain", str(folder / f"{site.name}.chain.pem"),
+        "--trust", str(site.daemon.pem("root")), "--report", f"{site.base}/agent",
+    )  # fmt: skip
+    site.machine.run("once", "--now")
+    after = same_pair(key, certificate)
+    assert after.serial_number != before.serial_number
+    assert after.public_key() != before.public_key()
+    assert after.subject == before.subject
+    # Whoever shows no certificate that leads to the root is not asked.
+    stranger = tmp_path / "stranger.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "/dev/null", "-out", str(stranger), "-subj", "/CN=x"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    settings = site.machine.state / "old/settings.toml"
+    text = settings.read_text()
+    settings.write_text(text.replace(str(site.daemon.pem("root")), str(stranger)))
+    refused = site.machine.run("once", "--now", expect=2)
+    assert "none of the server's certificates leads to the trust file" in refused.stdout
+
+
 def test_only_the_fingerprint_is_known_of_the_ca(site: Site) -> None:
     root = x509.load_pem_x509_certificate(site.daemon.pem("root").read_bytes())
     digits = root.fingerprint(hashes.SHA256()).hex()

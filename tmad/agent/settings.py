@@ -92,6 +92,9 @@ class SCEPSource(_Part):
     """A SCEP server (RFC 8894), for certificates that there are already: it renews them."""
 
     url: Web
+    legacy: bool = Field(
+        default=False, description="Take answers signed with SHA-1, as old servers sign them."
+    )
 
 
 class Places(_Part):

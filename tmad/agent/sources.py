@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tmad.agent.acme import ACMESource
 from tmad.agent.est import ESTSource
+from tmad.agent.scep import LEGACY, MODERN, SCEPSource
 from tmad.agent.settings import CertificateSettings
 from tmad.agent.source import Source
 from tmad.agent.store import State, Store
@@ -33,7 +34,10 @@ def source_of(store: Store, settings: CertificateSettings, state: State, current
             settings.trust,
             partial(read_secret, settings.acme.eab_key_file),
         )
-    raise Fault(FaultCode.UNSUPPORTED, "this source is not known", rule="agent.source")
+    assert settings.scep is not None  # the settings' own check
+    return SCEPSource(
+        settings.scep.url, settings.trust, policy=LEGACY if settings.scep.legacy else MODERN
+    )
 
 
 def read_secret(path: str) -> Secret | None:

@@ -44,6 +44,7 @@ _SOURCE = (
     click.option("--est", metavar="URL", help="EST: https://HOST:8444/.well-known/est/LABEL"),
     click.option("--acme", metavar="URL", help="ACME: its directory, https://HOST/…/directory"),
     click.option("--scep", metavar="URL", help="SCEP, for adopt: http://HOST/scep/LABEL"),
+    click.option("--scep-legacy", is_flag=True, help="SCEP: take answers signed with SHA-1."),
     click.option("--trust", type=_EXISTING, help="PEM file of the CA that the server is known by."),
     click.option("--fingerprint", metavar="SHA256", help="EST: fetch that CA, known by this."),
     click.option("--user", default="", help="EST: name for the first time; else NAME."),
@@ -349,7 +350,7 @@ def _document(name: str, given: dict[str, Any]) -> dict[str, Any]:
             "listen": given["listen"], "webroot": _path(given["webroot"]),
         }  # fmt: skip
     if given["scep"]:
-        document["scep"] = {"url": given["scep"]}
+        document["scep"] = {"url": given["scep"], "legacy": given["scep_legacy"]}
     document["report"] = given["report"] or ""
     user, _, group = given["owner"].partition(":")
     place = {kind: _path(given[option]) for option, kind in _FILES.items() if given[option]}

@@ -1,14 +1,17 @@
-"""The agent against Debian's pebble, an ACME server that refuses a fifth of all nonces."""
+"""The agent and servers that others wrote: pebble, which loses nonces, and micromdm."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
-from tests.agent_world import Machine, Nginx, Pebble, same_pair, sha256
+from tests.agent_world import Machine, Nginx, Pebble, same_pair, sha256, wait_for_port
+from tests.daemon import free_ports
 
 pytestmark = pytest.mark.interop
 
@@ -118,3 +121,41 @@ def test_a_server_that_was_never_trusted(pebble: Pebble, tmp_path: Path) -> None
     done = machine.run("enroll", "strange", "--acme", pebble.directory_url, "--san",
                        "dns:strange.example.test", "--listen", "127.0.0.1:0", expect=5)  # fmt: skip
     assert "cannot prove who it is" in done.stdout
+
+
+def test_scep_answers_in_broken_algorithms_are_refused(
+    require_client: Callable[[str], str], tmp_path: Path
+) -> None:
+    """micromdm 2.1 signs with SHA-1 and encrypts with single DES: the second is never taken."""
+    for program in ("scepserver", "scepclient"):
+        require_client(program)
+    machine = Machine(tmp_path)
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}/scep"
+    quiet: dict[str, Any] = {"cwd": tmp_path, "stdout": subprocess.DEVNULL,
+                             "stderr": subprocess.DEVNULL}  # fmt: skip
+    subprocess.run(["scepserver", "ca", "-init", "-keySize", "2048"], check=True, **quiet)
+    server = subprocess.Popen(
+        ["scepserver", "-port", str(port), "-capass", "", "-allowrenew", "0"], **quiet
+    )
+    try:
+        wait_for_port(port, server)
+        subprocess.run(
+            ["scepclient", "-server-url", url, "-private-key", "c.key", "-certificate", "c.pem",
+             "-cn", "dev1", "-keySize", "2048"],
+            check=True, **quiet,
+        )  # fmt: skip
+        before = same_pair(tmp_path / "c.key", tmp_path / "c.pem")
+        machine.run("adopt", machine.path("c.pem"), "--key", machine.path("c.key"), "--scep", url,
+                    "--trust", machine.path("depot/ca.pem"), "--name", "dev1")  # fmt: skip
+        refused = machine.run("once", "--now", expect=2)
+        assert "digest SHA-1 is not accepted" in refused.stdout
+        assert same_pair(tmp_path / "c.key", tmp_path / "c.pem") == before
+        settings = machine.state / "dev1/settings.toml"
+        settings.write_text(settings.read_text().replace("[scep]", "[scep]\nlegacy = true"))
+        refused = machine.run("once", "--now", expect=2)
+        assert "single DES is not accepted" in refused.stdout
+        assert same_pair(tmp_path / "c.key", tmp_path / "c.pem") == before
+    finally:
+        server.kill()
+        server.wait()
