@@ -214,17 +214,17 @@ class Client:
     def address(self, path: str) -> str:
         return path if path.startswith("https://") else f"{self.base}/{path}"
 
-    def header(self, url: str, **other: Any) -> dict[str, Any]:
+    def header(self, path: str, /, **other: Any) -> dict[str, Any]:
         found: dict[str, Any] = {
             "alg": algorithm(self.key),
             "nonce": self.world.nonce(),
-            "url": self.address(url),
+            "url": self.address(path),
         }
         found |= {"kid": self.kid} if self.kid else {"jwk": jwk(self.key)}
         found |= other
         return {name: value for name, value in found.items() if value is not None}
 
-    def post(self, path: str, payload: Any = "", **other: Any) -> Answer:
+    def post(self, path: str, payload: Any = "", /, **other: Any) -> Answer:
         """Post a payload, "" for POST-as-GET; ``other`` replaces parts of the header."""
         message = sign(self.key, self.header(path, **other), payload)
         return self.world.send(self.address(path), message)

@@ -202,6 +202,7 @@ class Accounts:
                 self._secrets.consume(connection, account.secret_id, account.id, now)
             except Fault as fault:
                 raise _unbound(fault.rule, account.secret_id) from fault
+            control.standing_of(connection, account, now)  # its person must be there
         self._note(
             connection,
             "acme.account-created",
