@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -25,10 +26,11 @@ class NameServer:
         self.records = records if records is not None else {}
         self.answer: Answerer | None = None
         self.asked: list[tuple[str, str, bool]] = []
+        self._tcp = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._tcp.getsockname()[1]
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", 0))
-        self.port: int = self._udp.getsockname()[1]
-        self._tcp = socket.create_server(("127.0.0.1", self.port))
+        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._udp.bind(("127.0.0.1", self.port))
         for loop in (self._serve_udp, self._serve_tcp):
             threading.Thread(target=loop, daemon=True).start()
 
@@ -39,8 +41,11 @@ class NameServer:
 
     def close(self) -> None:
         """Stop serving."""
-        self._udp.close()
-        self._tcp.close()
+        for each in (self._udp, self._tcp):
+            # Closing alone does not wake the thread that waits.
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
 
     def _serve_udp(self) -> None:
         while True:
@@ -48,9 +53,12 @@ class NameServer:
                 data, peer = self._udp.recvfrom(4096)
             except OSError:
                 return
+            if not data:
+                return
             answer = self._answer(data, is_tcp=False)
             if answer is not None:
-                self._udp.sendto(answer, peer)
+                with contextlib.suppress(OSError):
+                    self._udp.sendto(answer, peer)
 
     def _serve_tcp(self) -> None:
         while True:
@@ -97,7 +105,7 @@ KINDS = {1: "A", 5: "CNAME", 16: "TXT", 28: "AAAA", 257: "CAA"}
 
 def reply_to(question: dns.Message) -> dns.Message:
     """Return an answer without records."""
-    answer = dns.Message(id=question.id, answer=1, recDes=question.recDes, recAv=1)
+    answer = dns.Message(id=question.id, answer=1, recDes=question.recDes, recAv=1, maxSize=0)
     answer.queries = question.queries
     return answer
 

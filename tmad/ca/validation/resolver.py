@@ -21,7 +21,7 @@ from twisted.internet.defer import (
     ensureDeferred,
     gatherResults,
 )
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -159,9 +159,11 @@ class Resolver:
 
     async def _over_tcp(self, server: tuple[str, int], name: str, kind: dns.Kind) -> dns.Reply:
         question = _Question(name, kind)
-        endpoint: Any = HostnameEndpoint(self._reactor, server[0].encode(), server[1])
+        make: Any = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
+        endpoint = make(self._reactor, *server)
         conversation = _Stream(question)
         factory: Any = Factory.forProtocol(lambda: conversation)
+        factory.noisy = False
         await endpoint.connect(factory).addTimeout(self._patience(), self._reactor)
         try:
             return await conversation.answer.addTimeout(self._patience(), self._reactor)

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tmad.ca.validation.contract import Network, Problem, ValidationRules, refusal
 from tmad.ca.validation.resolver import Address, Resolver
 from tmad.errors import Fault
+
+# Twisted leaves it untyped.
+_over_tls: Callable[..., Any] = TLSMemoryBIOFactory
 
 _LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 # Where clouds tell a machine its secrets, apart from the link-local address of most of them.
@@ -97,9 +101,9 @@ class Reach:
         """Connect a protocol to one address; raise one of FAILURES."""
         kind: Any = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
         endpoint: Any = kind(self.reactor, str(address), port, timeout=min(_PATIENCE, self.left()))
-        if tls is not None:
-            endpoint = wrapClientTLS(tls, endpoint)
         factory: Any = Factory.forProtocol(lambda: protocol)
+        if tls is not None:
+            factory = _over_tls(tls, True, factory, self.reactor)
         # The log is not for how often strangers are asked.
         factory.noisy = False
         connecting: Deferred[Any] = endpoint.connect(factory)
