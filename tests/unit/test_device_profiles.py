@@ -45,6 +45,12 @@ def payloads(**others: Any) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+DEVICE_ONLY: dict[str, Any] = {
+    "subject": (("CN", "C02ABC"), ("SERIALNUMBER", "C02ABC")),
+    "names": (),
+}
+
+
 def scep(**others: Any) -> dict[str, Any]:
     return {"protocol": "scep", "key": KeyAlgorithm.RSA_2048, **others}
 
@@ -104,9 +110,10 @@ def test_an_apple_device_enrols_over_scep() -> None:
 def test_an_apple_device_enrols_over_acme(
     key: KeyAlgorithm, kind: str, size: int, in_hardware: bool
 ) -> None:
-    [payload] = payloads(protocol="acme", key=key)["security.acme"]
+    [payload] = payloads(protocol="acme", key=key, **DEVICE_ONLY)["security.acme"]
     assert payload["DirectoryURL"] == f"https://{HOST}/acme"
-    assert payload["ClientIdentifier"] == "alice-phone"
+    assert payload["ClientIdentifier"] == "C02ABC"
+    assert payload["Subject"] == [[["CN", "C02ABC"]], [["2.5.4.5", "C02ABC"]]]
     assert (payload["KeyType"], payload["KeySize"]) == (kind, size)
     assert (payload["HardwareBound"], payload["Attest"]) == (in_hardware, in_hardware)
     assert "Challenge" not in payload
@@ -132,7 +139,8 @@ def test_an_apple_device_joins_with_the_certificate_it_gets() -> None:
     [
         ({"protocol": "est"}, "not over est"),
         ({"protocol": "scep", "key": KeyAlgorithm.P256}, "RSA"),
-        ({"protocol": "acme", "key": KeyAlgorithm.ED25519}, "ed25519"),
+        ({"protocol": "acme", "key": KeyAlgorithm.ED25519, **DEVICE_ONLY}, "ed25519"),
+        ({"protocol": "acme"}, "no more"),
         (scep(names=(("ip", "192.0.2.1"),)), "ip"),
     ],
 )

@@ -127,14 +127,18 @@ def _scep(description: Description) -> dict[str, Any]:
 
 def _acme(description: Description) -> dict[str, Any]:
     in_hardware = description.key in _IN_HARDWARE
+    identifier = dict(description.subject).get("SERIALNUMBER", description.common_name)
+    if description.names or any(value != identifier for _, value in description.subject):
+        # RFC 8555, 7.4: what was not ordered may not stand in the request.
+        raise unable("apple", "over ACME a certificate names the device's identifier, and no more")
     size = RSA_BITS.get(description.key) or _CURVES.get(description.key)
     if size is None:
         raise unable("apple", f"they make no {description.key.value} keys")
     payload = _payload(description, "com.apple.security.acme", "acme", "Certificate (ACME)")
     payload |= {
         "DirectoryURL": description.door.url,
-        # The permanent-identifier that the device orders a certificate for.
-        "ClientIdentifier": description.common_name,
+        # The permanent-identifier that the device orders a certificate for, and attests.
+        "ClientIdentifier": identifier,
         "KeyType": "ECSECPrimeRandom" if description.key in _CURVES else "RSA",
         "KeySize": size,
         "HardwareBound": in_hardware,
@@ -144,8 +148,6 @@ def _acme(description: Description) -> dict[str, Any]:
         "UsageFlags": _SIGN_AND_ENCRYPT if description.key in RSA_BITS else 1,
         "ExtendedKeyUsage": [_CLIENT_AUTH],
     }
-    if description.names:
-        payload["SubjectAltName"] = _alternative(description)
     return payload
 
 

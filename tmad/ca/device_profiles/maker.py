@@ -59,11 +59,13 @@ _UTC_TIME: Final = 0x17
 _OIDS: Final = {name.upper(): oid for name, oid in ATTRIBUTES.items()} | {
     "EMAIL": NameOID.EMAIL_ADDRESS
 }
+# Where a person decides, and where the computer's own account in the domain tells who it is.
+_WITHOUT_SECRET: Final = {"scep": "manual", "wstep": "kerberos"}
 _PATHS: Final = {
     "scep": "/scep/{label}",
     "est": "/.well-known/est/{label}",
     "acme": "/acme/{label}/directory",
-    "xcep": "/xcep/{label}",
+    "wstep": "/xcep/{label}",
 }
 
 
@@ -293,16 +295,17 @@ class ProfileMaker:
 
 
 def takes_secret(endpoint: Endpoint, platform: Platform) -> bool:
-    """Tell whether the device shows an enrolment secret: not where a person decides, nor to ACME.
+    """Tell whether the device needs an enrolment secret.
 
-    A profile that has the certificate in it needs one in any case: it is made for the secret.
+    A profile that has the certificate in it does in any case: it is made for the secret.
     """
-    if platform.holds_identity or platform.name == "shell":
+    protocol = endpoint.id.protocol
+    if platform.holds_identity:
         return True
-    if not platform.protocols or endpoint.id.protocol == "acme":
+    if not platform.protocols or protocol == "acme":
         return False
     accepted = endpoint.document.authenticate
-    return "challenge" in accepted or not {"manual", "kerberos"}.intersection(accepted)
+    return "challenge" in accepted or _WITHOUT_SECRET.get(protocol) not in accepted
 
 
 def _renew_days(endpoint: Endpoint, profile: ProfileDocument) -> int:

@@ -117,7 +117,7 @@ PLATFORMS: Mapping[str, Platform] = {
             media_type=scripts.POWERSHELL_TYPE,
             suffix=".ps1",
             write=scripts.powershell,
-            protocols=("est", "xcep"),
+            protocols=("est", "wstep"),
             keys=(*_RSA, *_CURVES),
         ),
     )

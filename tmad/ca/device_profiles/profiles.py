@@ -343,7 +343,9 @@ class DeviceProfiles:
         link = rows.by_id(connection, tenant, link_id)
         if link is None:
             raise Fault(
-                FaultCode.NOT_FOUND, f"there is no link {link_id}", rule="device-profile.link.absent"
+                FaultCode.NOT_FOUND,
+                f"there is no link {link_id}",
+                rule="device-profile.link.absent",
             )
         now = self._now()
         changed = rows.revoke(connection, link_id, now)

@@ -81,7 +81,7 @@ def powershell(description: Description) -> bytes:
     settings = {
         "Label": _literal(description.identifier),
         "Title": _literal(description.title),
-        "Way": _literal(door.protocol),
+        "Way": _literal("est" if door.protocol == "est" else "xcep"),
         "Url": _literal(door.url),
         "RenewalUrl": _literal(door.renewal_url),
         "User": _literal(door.user),
