@@ -125,6 +125,10 @@ class Cluster:
             migrate(self._url("tmad_template"))
         return self._create("tmad_template")
 
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self._execute(f"DROP DATABASE {url.rsplit('/', 1)[1]} WITH (FORCE)")
+
     def standby(self, **settings: str) -> Cluster:
         """Start a hot standby of this server, with other settings than it."""
         other = Cluster(self._programs, self)

@@ -74,13 +74,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a fresh database with the schema."""
     if dialect == "postgresql":
         cluster: Cluster = request.getfixturevalue("postgres")
-        return cluster.database()
-    shutil.copy(request.getfixturevalue("migrated"), tmp_path / "tmad.db")
-    return f"sqlite:///{tmp_path}/tmad.db"
+        url = cluster.database()
+        yield url
+        cluster.drop(url)
+    else:
+        shutil.copy(request.getfixturevalue("migrated"), tmp_path / "tmad.db")
+        yield f"sqlite:///{tmp_path}/tmad.db"
 
 
 @pytest.fixture
