@@ -311,4 +311,4 @@ def _why(authorization: dict[str, Any]) -> str:
     for each in challenges if isinstance(challenges, list) else ():
         if isinstance(each, dict) and each.get("error"):
             return describe(each["error"])
-    return str(authorization.get("status"))[:20]
+    return ascii(authorization.get("status"))[:20]

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tmad.storage.statement import Statement
+from tmad.errors import Fault, FaultCode
+from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import agents as t
 
 
@@ -70,8 +71,15 @@ def count_of_subject(connection: sa.Connection, tenant: str, subject: str) -> in
 
 
 def insert(connection: sa.Connection, row: AgentRow) -> None:
-    """Add one; the caller has seen that there is none."""
-    _INSERT.run(connection, {name: getattr(row, name) for name in _NAMES})
+    """Add one; Fault(UNAVAILABLE) when another process has just done so."""
+    try:
+        _INSERT.run(connection, {name: getattr(row, name) for name in _NAMES})
+    except Exception as error:
+        if not is_integrity(connection, error):
+            raise
+        raise Fault(
+            FaultCode.UNAVAILABLE, "the agent is being added", retry_after=1.0, rule="agent.twice"
+        ) from None
 
 
 def update(connection: sa.Connection, row: AgentRow) -> None:
