@@ -142,6 +142,12 @@ class World:
         while self.later:
             ensureDeferred(self.later.pop(0))
 
+    def close(self) -> None:
+        """Leave undone what nobody waits for, as a worker that dies."""
+        for coroutine in self.later:
+            coroutine.close()
+        self.later.clear()
+
     def secret(self, endpoint: str = "acme/default", **bound: Any) -> tuple[str, str]:
         """Return the kid and the MAC key of an enrolment secret, as a person gets them."""
         uses = bound.pop("uses", 1)
