@@ -47,6 +47,7 @@ def named(text: str) -> str:
             "certificate",
             "manufacturer",
             "webhook",
+            "acme",
             "manual",
         ]
     ),
@@ -98,6 +99,9 @@ async def create(
     if directory:
         document["directory"] = directory
         authenticate = authenticate or ("kerberos",)
+    if protocol == "acme":
+        # Control of the names is what an account shows; there is no other way in.
+        authenticate = authenticate or ("acme",)
     if authenticate:
         document["authenticate"] = list(authenticate)
     for setting in settings:
