@@ -54,7 +54,7 @@ tmad.ca.crl.CRLs.show                                  crl.read              AO 
 tmad.ca.device_profiles.profiles.DeviceProfiles.link   secret.create         AO
 tmad.ca.device_profiles.profiles.DeviceProfiles.links  secret.read           AO U S
 tmad.ca.device_profiles.profiles.DeviceProfiles.make   secret.create         AO
-tmad.ca.device_profiles.profiles.DeviceProfiles.withdraw secret.revoke       AO
+tmad.ca.device_profiles.profiles.DeviceProfiles.revoke secret.revoke         AO
 tmad.ca.hierarchy.Hierarchy.list                       authority.read        AOPUS
 tmad.ca.hierarchy.Hierarchy.show                       authority.read        AOPUS
 tmad.ca.importing.CertificateImport.import_            certificate.import    AO

@@ -140,16 +140,16 @@ def test_a_link_ends() -> None:
 def test_a_link_is_withdrawn_with_its_secret() -> None:
     here = world()
     link_id, address = link(here)
-    assert drive(here.profiles.withdraw(OPERATOR, "default", link_id, dry_run=True))
+    assert drive(here.profiles.revoke(OPERATOR, "default", link_id, dry_run=True))
     assert here.get(address).status == 200
-    assert drive(here.profiles.withdraw(OPERATOR, "default", link_id))
-    assert not drive(here.profiles.withdraw(OPERATOR, "default", link_id))
+    assert drive(here.profiles.revoke(OPERATOR, "default", link_id))
+    assert not drive(here.profiles.revoke(OPERATOR, "default", link_id))
     assert here.get(f"{address}/file").status == 404
     assert rules(here) == ["device-profile.link.revoked"]
     # One that was opened: the device may still have to enrol.
     link_id, address = link(here)
     secret = Secret(challenge(here.get(f"{address}/file").body))
-    assert drive(here.profiles.withdraw(OPERATOR, "default", link_id))
+    assert drive(here.profiles.revoke(OPERATOR, "default", link_id))
     with pytest.raises(Fault) as caught:
         drive(here.authority.enroll(asked(
             common="alice-phone", names=(), endpoint=EndpointID("scep", "phones"),
@@ -259,7 +259,7 @@ def test_who_may_hand_out_no_secrets_may_make_no_profiles() -> None:
         assert caught.value.rule == "access.permission"
     link_id, _ = link(here)
     with pytest.raises(Fault) as caught:
-        drive(here.profiles.withdraw(AUDITOR, "default", link_id))
+        drive(here.profiles.revoke(AUDITOR, "default", link_id))
     assert caught.value.rule == "access.permission"
 
 
@@ -276,7 +276,7 @@ def test_another_tenants_endpoint_and_links_are_not_there() -> None:
             )
     link_id, address = link(here)
     with pytest.raises(Fault) as caught:
-        drive(here.profiles.withdraw(ADMIN, "other", link_id))
+        drive(here.profiles.revoke(ADMIN, "other", link_id))
     assert caught.value.rule == "device-profile.link.absent"
     assert drive(here.profiles.links(ADMIN, "other")) == ()
     assert here.get(address).status == 200

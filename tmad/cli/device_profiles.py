@@ -205,7 +205,7 @@ async def links(core: Session, name: str | None, after: str, limit: int) -> None
 @with_core
 async def withdraw_link(core: Session, link_id: str) -> None:
     """Make a link unusable at once, and the secret behind it."""
-    changed = await core.services.device_profiles.withdraw(
+    changed = await core.services.device_profiles.revoke(
         core.actor, core.tenant, link_id, dry_run=core.dry_run
     )
     if not changed:

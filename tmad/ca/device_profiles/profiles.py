@@ -191,11 +191,11 @@ class DeviceProfiles:
         return await self._database.read(rows.find, tenant, endpoint, after, limit)
 
     @guarded("secret.revoke")
-    async def withdraw(
+    async def revoke(
         self, actor: Actor, tenant: str, link_id: str, *, dry_run: bool = False
     ) -> bool:
         """Make a link unusable, and its secret; tell whether it was not so before."""
-        return await self._database.write(self._withdraw, actor, tenant, link_id, dry_run=dry_run)
+        return await self._database.write(self._revoke, actor, tenant, link_id, dry_run=dry_run)
 
     # -- for whoever has a link -------------------------------------------------------------------
 
@@ -339,7 +339,7 @@ class DeviceProfiles:
             raise _no_link("device-profile.link.used", link.id)
         self.journal.append(connection, event)
 
-    def _withdraw(self, connection: Connection, actor: Actor, tenant: str, link_id: str) -> bool:
+    def _revoke(self, connection: Connection, actor: Actor, tenant: str, link_id: str) -> bool:
         link = rows.by_id(connection, tenant, link_id)
         if link is None:
             raise Fault(
