@@ -28,6 +28,7 @@ from tmad.storage import (
     conditions,
     crls,
     deliveries,
+    device_links,
     devices,
     directory,
     enroll_secrets,
@@ -374,6 +375,16 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "device_links",
+        [
+            {"id": f"K{n:06}", "tenant": tenants[n % 2], "endpoint": "scep/door-0",
+             "digest": _digest(n), "platform": "apple", "wish": "{}", "secret_id": None,
+             "sealed": b"s", "created_by": "x", "created_at": now, "expires_at": now + n * day,
+             "revoked_at": None, "opened_at": None, "opened_by": None}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
         "login_failures",
         [
             {"tenant": tenants[n % 2], "subject": f"person:p-{n:06}", "failures": 1,
@@ -651,6 +662,12 @@ HOT: dict[str, Call] = {
     "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
+    # links to profiles
+    "link": call(device_links.by_digest, _digest(MIDDLE)),
+    "links, deep page": call(device_links.find, "default", None, f"K{MIDDLE:06}", PAGE),
+    "link, open": call(device_links.open_once, f"K{MIDDLE:06}", "192.0.2.1", NOW),
+    "link, revoke": call(device_links.revoke, f"K{MIDDLE:06}", NOW),
+    "links, forget": call(device_links.forget, NOW, NOW - timedelta(days=90), PAGE),
     "certificates that end and were not renewed": call(alarms.ending, "default", NOW, LATER, PAGE),
     # figures
     "alarms": call(alarms.find),
