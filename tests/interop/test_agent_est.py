@@ -194,6 +194,22 @@ def test_f30_what_was_revoked_stays_so(site: Site) -> None:
     assert site.machine.status(site.name)["state"] == "good"
 
 
+def test_f30_ocsp_tells_an_agent_that_reports_nothing(site: Site) -> None:
+    site.enroll("--report", "")
+    serial = site.machine.status(site.name)["serial"]
+    assert site.machine.run("once").returncode == 0
+    site.daemon.tmad("cert", "hold", serial)
+    done = site.machine.run("once", "--now", expect=2)
+    assert "the certificate is on hold; it is not renewed" in done.stdout
+    site.daemon.tmad("cert", "release", serial)
+    site.machine.run("once", "--now")
+    serial = site.machine.status(site.name)["serial"]
+    site.daemon.tmad("cert", "revoke", serial, "--reason", "superseded")
+    done = site.machine.run("once", "--now", expect=2)
+    assert "the certificate is revoked; it is not renewed" in done.stdout
+    assert site.machine.status(site.name)["withdrawn"] == "revoked"
+
+
 def test_a_certificate_made_by_hand_is_adopted(site: Site, tmp_path: Path) -> None:
     folder = tmp_path / "by-hand"
     folder.mkdir()

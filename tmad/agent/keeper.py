@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from cryptography import x509
 
 from tmad.agent import identity as identities
-from tmad.agent import reporting, sources, timing
+from tmad.agent import reporting, revocation, sources, timing
 from tmad.agent import settings as settings_
 from tmad.agent.deployment import Deployment
 from tmad.agent.identity import Identity, PrivateKey
@@ -31,10 +31,12 @@ from tmad.wire import reports
 from tmad.wire.reports import Report
 
 REVOKED: Final = "revoked"
+_WORDS: Final = {REVOKED: REVOKED, "hold": "on hold", "withdrawn": "withdrawn"}
 _AGAIN: Final = timedelta(hours=24)  # how often to look, where nothing is due before
 _SKEW: Final = timedelta(minutes=10)
 _SOON: Final = timedelta(minutes=10)  # after which a server that did not answer is asked again
 _BUSY: Final = frozenset({FaultCode.UNAVAILABLE, FaultCode.RATE_LIMITED})
+StatusOf: TypeAlias = Callable[[Identity, datetime], str]
 SourceOf: TypeAlias = Callable[[Store, CertificateSettings, State, int], Source]
 
 
@@ -58,11 +60,13 @@ class Keeper:
         *,
         now: Clock = utc_now,
         source_of: SourceOf = sources.source_of,
+        status_of: StatusOf = revocation.status,
     ) -> None:
         self._store = store
         self._settings = settings
         self._now = now
         self._source_of = source_of
+        self._status_of = status_of
         self._deployment = Deployment(store, settings)
         self._state = State()
         self._done: list[str] = []
@@ -152,6 +156,9 @@ class Keeper:
             # A server that does not say it says nothing; the renewal itself will tell.
             self._done.append(fault.detail)
             self._change(ask_at=now + _SOON)
+        if told is None:
+            found = self._status_of(old, now)
+            told = Window(None, None, timing.ASK.total_seconds(), found) if found else None
         if window is not None or told is not None:
             self._heed(window, told)
 
@@ -179,7 +186,7 @@ class Keeper:
         if state.withdrawn and not self._is_due():
             raise Fault(
                 FaultCode.FORBIDDEN,
-                f"the certificate is {state.withdrawn}; it is not renewed"
+                f"the certificate is {_WORDS[state.withdrawn]}; it is not renewed"
                 " (renewal.revoked=enroll would begin anew)",
                 rule="agent.withdrawn",
             )
