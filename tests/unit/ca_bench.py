@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from tests.login_world import LoginWorld
 from tests.support import Clock, drive
 from tmad.ca import endpoint as endpoints
+from tmad.ca.accounts import ACTIVE_DIRECTORY, Accounts
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.hierarchy import Hierarchy
@@ -38,6 +39,7 @@ from tmad.protocols.cmc.visit import EndpointOptions as CMCOptions
 from tmad.protocols.cmp.visit import EndpointOptions as CMPOptions
 from tmad.protocols.est.responder import EndpointOptions as ESTOptions
 from tmad.protocols.tsa.responder import EndpointOptions as TSAOptions
+from tmad.protocols.wstep.visit import EndpointOptions as WSTEPOptions
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import KeyHandle, Keyring
 from tmad.signer.seal import Seal
@@ -64,6 +66,7 @@ PROTOCOLS: dict[str, type[BaseModel] | None] = {
     "cmc": CMCOptions,
     "tsa": TSAOptions,
     "acme": ACMEOptions,
+    "wstep": WSTEPOptions,
 }
 
 
@@ -100,6 +103,7 @@ class Bench:
         database: Database | None = None,
         clock: Clock | None = None,
         keyring: Any = None,
+        directories: Any = None,
         **endpoint: Any,
     ) -> None:
         self.clock = clock or Clock()
@@ -118,7 +122,15 @@ class Bench:
             self.journal,
             self.changes,
             self.clock,
-            (TENANT, GRANT, PROFILE, AUTHORITY, endpoints.kind(PROTOCOLS), anchors.kind()),
+            (
+                TENANT,
+                GRANT,
+                PROFILE,
+                AUTHORITY,
+                endpoints.kind(PROTOCOLS),
+                anchors.kind(),
+                ACTIVE_DIRECTORY,
+            ),
         )
         self.endpoints = endpoints.Endpoints(self.objects, PROTOCOLS)
         self.hierarchy = Hierarchy(self.database, self.changes, base_url=BASE_URL)
@@ -144,6 +156,7 @@ class Bench:
             now=self.clock,
             logins=self.accounts.logins,
             manufacturers=DeviceMakers(self.anchors, self.changes),
+            accounts=None if directories is None else Accounts(self.objects, directories),
         )
         self._algorithm = algorithm
         self._endpoint = endpoint
