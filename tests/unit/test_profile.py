@@ -497,7 +497,7 @@ def test_every_preset_loads_and_says_what_it_is_for():
     from tmad.ca.extensions import usage_oid
 
     names = {path.stem for path in PRESETS.glob("*.toml")}
-    assert len(names) == 23
+    assert len(names) == 26
     for path in PRESETS.glob("*.toml"):
         document = documents.parse(ProfileDocument, tomllib.loads(path.read_text()))
         assert document.description

@@ -147,7 +147,8 @@ class WSTEPResponder:
             certificate_der = outcome.certificate.public_bytes(Encoding.DER)
             issuer = await self._services.hierarchy.by_id(outcome.issuer_id)
             chain = [each.public_bytes(Encoding.DER) for each in issuer.chain]
-            bundle = cms.degenerate((certificate_der, *chain))
+            # A SET OF in DER is sorted; the leaf alone stands in the answer as well.
+            bundle = cms.degenerate(tuple(sorted((certificate_der, *chain))))
             shown = number or outcome.certificate_id % codec.LARGEST_NUMBER
             return respond(visit, codec.ANSWER, codec.issued(shown, certificate_der, bundle))
         number = number or await self._services.request_numbers.of(
