@@ -49,11 +49,13 @@ def check_targets(turn: Turn) -> None:
     known = {request.id for request in turn.data.requests}
     for modification in turn.notes.changes:
         if not known.issuperset(modification.requests):
-            raise codec.bad_request(
+            fault = codec.bad_request(
                 "a registration authority changes a request that is not there",
                 "cmc.ra.reference",
                 requests=", ".join(str(each) for each in modification.requests)[:100],
             )
+            is_own = modification.path == (codec.THIS,)
+            raise Refused(fault, (modification.control if is_own else codec.THIS,))
 
 
 def _note_of(turn: Turn, control: Control) -> Notes:

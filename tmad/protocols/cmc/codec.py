@@ -123,11 +123,11 @@ _PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, Faul
 # Rules, ours and the core's, that CMC has a more telling value for. A rule stands for those
 # below it, too.
 FAULTS_BY_RULE: Mapping[str, FailInfo] = {
-    "cmc.authenticated": FailInfo.AUTH_DATA_FAIL,
     "cmc.identity": FailInfo.BAD_IDENTITY,
     "cmc.pop": FailInfo.POP_FAILED,
     "cmc.pop.missing": FailInfo.POP_REQUIRED,
-    "cmc.ra": FailInfo.BAD_IDENTITY,
+    "cmc.ra.control": FailInfo.BAD_IDENTITY,
+    "cmc.ra.purpose": FailInfo.BAD_IDENTITY,
     "key.duplicate": FailInfo.NO_KEY_REUSE,
     "key.reused": FailInfo.NO_KEY_REUSE,
     "manufacturer": FailInfo.BAD_IDENTITY,
