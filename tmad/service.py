@@ -17,8 +17,8 @@ from twisted.plugin import getPlugins
 
 from tmad.audit import Audit
 from tmad.ca import directory, endpoint
-from tmad.ca.acme.service import ACME
 from tmad.ca.accounts import ACTIVE_DIRECTORY, Accounts
+from tmad.ca.acme.service import ACME
 from tmad.ca.adoption import Adoption
 from tmad.ca.agents import Agents
 from tmad.ca.approval import Requests
@@ -37,7 +37,6 @@ from tmad.ca.keycheck import Blocklist
 from tmad.ca.numbers import RequestNumbers
 from tmad.ca.pipeline import Authority
 from tmad.ca.profile import PROFILE
-from tmad.ca.requests import EndpointID
 from tmad.ca.revocation import Revocation
 from tmad.ca.service_certificates import ServiceCertificates
 from tmad.ca.status import StatusSource
@@ -47,7 +46,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import utc_now
 from tmad.identity.active_directory import ActiveDirectories
 from tmad.identity.codes import Codes
-from tmad.identity.credentials import Door, EnrollSecrets
+from tmad.identity.credentials import EnrollSecrets
 from tmad.identity.delivery.mail import MailDelivery
 from tmad.identity.delivery.outbox import Outbox
 from tmad.identity.delivery.ways import ways
@@ -211,11 +210,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         threads=settings.keyring.threads,
     )
 
-    async def door(name: str) -> Door:
-        found = await endpoints.by_id(EndpointID.parse(name))
-        return Door(tenant=found.tenant, policy=found.document.challenge)
-
-    secrets = EnrollSecrets(database, journal, seal, now, door)
+    secrets = EnrollSecrets(database, journal, seal, now, endpoints.door)
     webhooks = Webhooks(reactor, seal, now)
     hierarchy = Hierarchy(database, changes, base_url=settings.public_url)
     status = StatusSource(database)

@@ -202,6 +202,13 @@ class EndpointDocument(_Part):
         return not {profile, f"{_SERIAL}{serial:x}"}.isdisjoint(self.registration_authorities)
 
     @property
+    def secrets(self) -> ChallengePolicy:
+        """Return which enrolment secrets may exist: ACME binds an account by a MAC only."""
+        if self.protocol != "acme":
+            return self.challenge
+        return self.challenge.model_copy(update={"recoverable": True})
+
+    @property
     def id(self) -> EndpointID:
         """Return protocol and label, as the URL names them."""
         return EndpointID(self.protocol, self.label)
@@ -308,7 +315,7 @@ class Endpoints:
             found = await self.by_id(EndpointID.parse(endpoint))
         except ValueError as error:
             raise Fault(FaultCode.NOT_FOUND, str(error), rule="endpoint.absent") from None
-        return Door(tenant=found.tenant, policy=found.document.challenge)
+        return Door(tenant=found.tenant, policy=found.document.secrets)
 
 
 def _options(option_models: OptionModels, document: EndpointDocument, *, at: str) -> BaseModel:
