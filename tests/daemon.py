@@ -194,3 +194,14 @@ class Daemon:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+            # Its workers are not our children: one that the kernel is still ending keeps the
+            # ports from the next start.
+            deadline = time.monotonic() + START_SECONDS
+            while self._listens() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        for port in (self.http_port, self.https_port, self.client_port):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        return False
