@@ -26,7 +26,7 @@ def test_a_first_certificate_is_in_all_its_places(tmp_path: Path) -> None:
     assert result.fault is None
     placed = bench.placed()
     assert placed.subject.rfc4514_string() == "CN=web"
-    assert bench.server.asked == ["first"]
+    assert bench.server.asked == ["first", "window"]
     assert (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "fullchain.pem").stat().st_mode & 0o777 == 0o644
     assert os.readlink(tmp_path / "live") == ".live.1"

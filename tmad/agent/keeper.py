@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,7 +109,10 @@ class Keeper:
             self._ask(is_forced=is_forced)
             if is_forced or self._is_due():
                 self._obtain()
-        self._watch()
+        if self._is_placed:
+            self._ask(is_forced=False)
+        else:
+            self._watch()
 
     def _recover(self) -> None:
         """Finish what an earlier process was in the middle of."""
@@ -313,11 +316,8 @@ class Keeper:
         self._deployment.forget()
 
     def _watch(self) -> None:
-        """Look what the service shows, unless that was just done.
-
-        While a service changes over, the old one may answer for a moment.
-        """
-        if self._state.current and not self._is_placed:
+        """Look what the service shows; just after a change the old one may answer, too."""
+        if self._state.current:
             found = self._deployment.glance(self._store.identity(self._state.current))
             if found != self._state.served:
                 self._change(served=found)
@@ -339,8 +339,7 @@ class Keeper:
         """Tell the server how it is, when that is new to it."""
         if not self._settings.report or not self._state.current:
             return
-        digest = identities.fingerprint(reports.encode_report(self._told()))
-        if digest == self._state.reported:
+        if self._digest(self._told()) == self._state.reported:
             return
         try:
             told = self._tell()
@@ -348,17 +347,21 @@ class Keeper:
             # Whoever does not hear from us misses us: `tmad agent list --silent-for`.
             self._done.append(fault.detail)
             return
-        window = Window(self._state.window_start, self._state.window_end, told.seconds)
-        self._heed(window if self._settings.acme else None, told)
+        if self._settings.acme is None:
+            self._heed(None, told)
 
     def _tell(self) -> Window:
         report = self._told()
         url = self._settings.report
         trust = Trust(self._settings.trust, self._store.generation(self._state.current))
         told = reporting.send(url, trust, report)
-        digest = identities.fingerprint(reports.encode_report(report))
-        self._change(reported=digest, reported_at=self._now())
+        self._change(reported=self._digest(report), reported_at=self._now())
         return told
+
+    @staticmethod
+    def _digest(report: Report) -> str:
+        """Return what tells a report from the last one; when it renews is said with the next."""
+        return identities.fingerprint(reports.encode_report(replace(report, renew_at=None)))
 
     def _told(self) -> Report:
         state = self._state
