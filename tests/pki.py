@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -84,8 +85,9 @@ class Authority:
         begins: timedelta = timedelta(hours=-1),
         ends: timedelta = timedelta(days=30),
         padding: int = 0,
+        addresses: Iterable[str] = (),
     ) -> Identity:
-        """Issue a certificate with ``name`` as common name and DNS name.
+        """Issue a certificate with ``name`` as common name and DNS name, and IP ``addresses``.
 
         ``begins`` and ``ends`` count from now; ``padding`` octets of comment make it large.
         """
@@ -101,7 +103,12 @@ class Authority:
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [x509.DNSName(name), *(x509.IPAddress(ip_address(each)) for each in addresses)]
+                ),
+                critical=False,
+            )
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                 critical=False,

@@ -1,0 +1,330 @@
+"""Windows' enrolment against a real Active Directory (Samba), by clients that nobody here wrote.
+
+Two workers, so that a ticket, a request that waits and a question about it meet different ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.daemon import Daemon
+from tests.samba_domain import ADDRESS, REALM, SYSTEM_PYTHON, Samba, require_samba
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+
+CLIENT = Path(__file__).with_name("windows_client.py")
+WORDS = {"bob": "Bob-word-1234", "eve": "Eve-word-1234", "pc1$": "Pc1-word-1234"}
+READER = "Tmad-word-1234"
+SID = x509.ObjectIdentifier("1.3.6.1.4.1.311.25.2")
+DENIED = str(0x8009030C - (1 << 32))
+ACCOUNTS = {
+    "people": {
+        "bob": {"password": WORDS["bob"], "displayName": "Bob Builder", "mail": "bob@corp.test",
+                "userPrincipalName": "bob@corp.test"},
+        "eve": {"password": WORDS["eve"], "displayName": "Eve", "userPrincipalName":
+                "eve@corp.test"},
+        "tmad": {"password": READER},
+        "http": {"password": "Http-word-1234"},
+    },
+    "computers": {"pc1$": {"password": WORDS["pc1$"], "dNSHostName": "pc1.corp.test"}},
+    "groups": {"staff": ["bob"], "everybody": ["staff"]},
+    "services": {"http": ["HTTP/127.0.0.1"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def domain(
+    require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Samba]:
+    require_samba()
+    for program in ("openssl", "curl"):
+        require_client(program)
+    samba = Samba(tmp_path_factory.mktemp("domain"))
+    samba.fill(ACCOUNTS)
+    samba.start()
+    yield samba
+    samba.stop()
+
+
+@pytest.fixture(scope="module")
+def node(domain: Samba, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    directory = tmp_path_factory.mktemp("node")
+    daemon = Daemon(directory, workers=2)
+    with daemon.config.open("a") as file:
+        file.write(
+            f'\n[protocols.wstep]\nrate = 0\nkeytab_file = "{domain.keytab}"\n'
+            f'certificate_url = "https://127.0.0.1:{daemon.client_port}"\n'
+        )
+    daemon.tmad(
+        "active-directory", "create", "corp", "--realm", REALM, "--server", ADDRESS,
+        "--bind", "tmad@corp.test", "--ca-file", str(domain.ca_file),
+    )  # fmt: skip
+    word = directory / "word"
+    word.write_text(READER)
+    daemon.tmad("active-directory", "password", "corp", "--password-file", str(word))
+    daemon.endpoint(
+        "users", "--profile", "windows-user", "--directory", "corp", "--authenticate", "kerberos",
+        "--authenticate", "directory", "--set", "options.subject=user",
+        "--set", 'people.groups=["everybody"]', "--set", "idempotency_minutes=1",
+        protocol="wstep",
+    )  # fmt: skip
+    daemon.endpoint(
+        "machines", "--profile", "windows-machine", "--directory", "corp",
+        "--set", 'options.together_with=["users"]',
+        "--set", "options.channel_binding=required", protocol="wstep",
+    )  # fmt: skip
+    daemon.endpoint(
+        "checked", "--profile", "windows-user", "--directory", "corp", "--approval", "manual",
+        protocol="wstep",
+    )  # fmt: skip
+    daemon.start()
+    yield daemon
+    daemon.kill()
+
+
+class Machine:
+    """Somebody in the domain, with a key of openssl."""
+
+    def __init__(self, domain: Samba, node: Daemon, folder: Path, user: str) -> None:
+        self.node, self.folder, self.user = node, folder, user
+        self.environment = domain.log_in(user, WORDS[user])
+        self.key = folder / "key.pem"
+        openssl(folder, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256",
+                "-out", "key.pem")  # fmt: skip
+
+    def request(self, subject: str = "/CN=Administrator") -> bytes:
+        return openssl(
+            self.folder, "req", "-new", "-key", str(self.key), "-subj", subject,
+            "-addext", "subjectAltName=DNS:dc1.corp.test", "-outform", "DER",
+        )  # fmt: skip
+
+    def ask(self, path: str, operation: str, **more: Any) -> dict[str, Any]:
+        """Let the foreign client ask; by Kerberos unless told otherwise."""
+        base = self.node.https_url if "identity" not in more else (
+            f"https://127.0.0.1:{self.node.client_port}"
+        )  # fmt: skip
+        given = {
+            "url": f"{base}{path}", "ca": str(self.node.pem("root")), "operation": operation,
+            "kerberos": "bound", **more,
+        }  # fmt: skip
+        if isinstance(given.get("request"), bytes):
+            given["request"] = base64.b64encode(given["request"]).decode()
+        done = subprocess.run(
+            [SYSTEM_PYTHON, str(CLIENT)], input=json.dumps(given), capture_output=True, text=True,
+            timeout=90, check=False, env=self.environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def enrol(self, label: str = "users", **more: Any) -> x509.Certificate:
+        answer = self.ask(f"/wstep/{label}", "issue", **({"request": self.request()} | more))
+        assert "found" in answer, answer
+        return certificate_of(answer)
+
+
+def openssl(folder: Path, *arguments: str, data: bytes = b"", expect: int = 0) -> bytes:
+    done = subprocess.run(
+        ["openssl", *arguments], cwd=folder, input=data, capture_output=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stderr
+    return done.stdout
+
+
+def certificate_of(answer: dict[str, Any]) -> x509.Certificate:
+    token = answer["found"]["RequestedSecurityToken"]["BinarySecurityToken"]
+    return x509.load_der_x509_certificate(base64.b64decode(token["_value_1"]))
+
+
+def sid_of(certificate: x509.Certificate) -> str:
+    value = certificate.extensions.get_extension_for_oid(SID).value.public_bytes()
+    return value[value.index(b"S-1-5") :].decode()
+
+
+@pytest.fixture(scope="module")
+def bob(domain: Samba, node: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(domain, node, tmp_path_factory.mktemp("bob"), "bob")
+
+
+def verify(node: Daemon, certificate: x509.Certificate, folder: Path) -> str:
+    """Let openssl judge a certificate; return its text."""
+    (folder / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    openssl(folder, "verify", "-x509_strict", "-CAfile", str(node.pem("root")), "-untrusted",
+            str(node.pem("issuing")), "leaf.pem")  # fmt: skip
+    return openssl(folder, "x509", "-noout", "-text", "-in", "leaf.pem").decode()
+
+
+def test_the_domain_is_asked(node: Daemon) -> None:
+    shown = node.json("active-directory", "check", "corp", "--user", "bob")
+    assert (shown["name"], shown["upn"]) == ("Bob Builder", "bob@corp.test")
+    assert shown["groups"] == ["everybody", "staff"]
+
+
+def test_a_computer_learns_its_templates_and_enrols(
+    domain: Samba, node: Daemon, tmp_path: Path
+) -> None:
+    machine = Machine(domain, node, tmp_path, "pc1$")
+    answer = machine.ask("/xcep/machines", "policies")
+    assert answer["mutual"] is True
+    policies = answer["found"]["response"]["policies"]["policy"]
+    assert [each["attributes"]["commonName"] for each in policies] == [
+        "windows-machine", "windows-user",
+    ]  # fmt: skip
+    # A computer is in no group of people.
+    assert [each["attributes"]["permission"]["enroll"] for each in policies] == [True, False]
+    [address, *_] = answer["found"]["cAs"]["cA"][0]["uris"]["cAURI"]
+    assert address["clientAuthentication"] == 2
+    certificate = machine.enrol(url=address["uri"])
+    shown = verify(node, certificate, tmp_path)
+    assert "DNS:pc1.corp.test" in shown
+    assert "dc1.corp.test" not in shown
+    assert sid_of(certificate) == node.json("active-directory", "check", "corp", "--user", "pc1$")[
+        "sid"
+    ]  # fmt: skip
+    # Where AD CS has its policies, clients that are told a host only look for them.
+    default = machine.ask("/ADPolicyProvider_CEP_Kerberos/service.svc/CEP", "policies")
+    assert "fault" in default  # there is no endpoint wstep/default here
+
+
+def test_a_ticket_must_be_tied_to_its_connection_where_that_is_said(
+    domain: Samba, node: Daemon, tmp_path: Path
+) -> None:
+    machine = Machine(domain, node, tmp_path, "pc1$")
+    free = machine.ask("/wstep/machines", "issue", request=machine.request(), kerberos="free")
+    assert free["detail"]["ErrorCode"] == DENIED
+
+
+def test_a_person_enrols_by_ticket_and_by_password(node: Daemon, bob: Machine) -> None:
+    first = bob.enrol()
+    shown = verify(node, first, bob.folder)
+    assert "CN = Bob Builder" in shown
+    assert "email:bob@corp.test" in shown
+    second = bob.enrol(kerberos="", user="CORP\\bob", password=WORDS["bob"])
+    assert second.subject == first.subject
+    assert sid_of(second) == sid_of(first)
+    wrong = bob.ask("/wstep/users", "issue", request=bob.request(), kerberos="", user="bob",
+                    password="Wrong-word-1234")  # fmt: skip
+    assert wrong["detail"]["ErrorCode"] == DENIED
+
+
+def test_who_is_not_in_the_group_gets_nothing(domain: Samba, node: Daemon, tmp_path: Path) -> None:
+    eve = Machine(domain, node, tmp_path, "eve")
+    answer = eve.ask("/wstep/users", "issue", request=eve.request())
+    assert answer["detail"]["InvalidRequest"] == "true"
+    assert "may not enrol" in answer["fault"]
+
+
+def test_a_ticket_is_good_once_whichever_worker_it_meets(bob: Machine, node: Daemon) -> None:
+    script = (
+        "import base64, gssapi; print(base64.b64encode(gssapi.SecurityContext("
+        "name=gssapi.Name('HTTP@127.0.0.1', gssapi.NameType.hostbased_service),"
+        "mech=gssapi.OID.from_int_seq('1.3.6.1.5.5.2'), usage='initiate').step()).decode())"
+    )
+    token = subprocess.run(
+        [SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=True, timeout=60,
+        env=bob.environment,
+    ).stdout.strip()  # fmt: skip
+    body = bob.folder / "policies.xml"
+    body.write_bytes(
+        (CLIENT.parents[1] / "vectors" / "wstep" / "cepces-get-policies.xml").read_bytes()
+    )
+    answers = [
+        subprocess.run(
+            ["curl", "-sS", "--cacert", str(node.pem("root")), "-H",
+             "Content-Type: application/soap+xml", "-H", f"Authorization: Negotiate {token}",
+             "--data-binary", f"@{body}", f"{node.https_url}/xcep/users"],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout
+        for _ in range(6)
+    ]  # fmt: skip
+    assert ["windows-user" in answer for answer in answers] == [True] + [False] * 5
+
+
+def test_curl_negotiates_too(bob: Machine, node: Daemon) -> None:
+    body = CLIENT.parents[1] / "vectors" / "wstep" / "cepces-get-policies.xml"
+    done = subprocess.run(
+        ["curl", "-sS", "--negotiate", "-u", ":", "--cacert", str(node.pem("root")), "-H",
+         "Content-Type: application/soap+xml", "--data-binary", f"@{body}",
+         f"{node.https_url}/xcep/users"],
+        capture_output=True, text=True, check=True, timeout=60, env=bob.environment,
+    )  # fmt: skip
+    assert "windows-user" in done.stdout
+
+
+def test_an_account_that_is_disabled_gets_nothing_with_the_ticket_that_it_has(
+    domain: Samba, bob: Machine
+) -> None:
+    domain.change(bob={"userAccountControl": "514"})
+    try:
+        answer = bob.ask("/wstep/users", "issue", request=bob.request())
+        assert answer["detail"]["ErrorCode"] == DENIED
+    finally:
+        domain.change(bob={"userAccountControl": "512"})
+    assert bob.enrol()
+
+
+def test_a_computer_that_calls_itself_a_domain_controller_gets_nothing(
+    domain: Samba, node: Daemon, tmp_path: Path
+) -> None:
+    machine = Machine(domain, node, tmp_path, "pc1$")
+    domain.change(**{"pc1$": {"dNSHostName": "dc1.corp.test"}})
+    try:
+        answer = machine.ask("/wstep/machines", "issue", request=machine.request())
+        assert "not that of the account" in answer["fault"]
+    finally:
+        domain.change(**{"pc1$": {"dNSHostName": "pc1.corp.test"}})
+
+
+def test_the_old_certificate_renews_signed_by_openssl_and_over_tls(
+    node: Daemon, bob: Machine
+) -> None:
+    old = bob.enrol()
+    (bob.folder / "old.pem").write_bytes(old.public_bytes(Encoding.PEM))
+    openssl(bob.folder, "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048",
+            "-out", "new.pem")  # fmt: skip
+    request = openssl(bob.folder, "req", "-new", "-key", "new.pem", "-subj", "/CN=x",
+                      "-outform", "DER")  # fmt: skip
+    signed = openssl(bob.folder, "cms", "-sign", "-binary", "-nodetach", "-md", "sha256",
+                     "-signer", "old.pem", "-inkey", "key.pem", "-outform", "DER",
+                     data=request)  # fmt: skip
+    renewed = bob.enrol("users/renewal", request=signed, kerberos="")
+    assert renewed.subject == old.subject
+    assert sid_of(renewed) == sid_of(old)
+    identity = [str(bob.folder / "old.pem"), str(bob.key)]
+    policies = bob.ask("/xcep/users", "policies", identity=identity, kerberos="", user="CORP\\bob",
+                       password=WORDS["bob"])  # fmt: skip
+    assert policies["found"]["response"]["policiesNotChanged"] is False
+
+
+def test_a_request_that_waits_is_approved_and_fetched(node: Daemon, bob: Machine) -> None:
+    answer = bob.ask("/wstep/checked", "issue", request=bob.request())
+    found = answer["found"]
+    assert found["DispositionMessage"] == "Taken Under Submission"
+    reference = found["RequestedSecurityToken"]["SecurityTokenReference"]["Reference"]
+    assert reference["URI"] == f"{node.https_url}/wstep/checked"
+    # The CMC answer in it holds, says openssl, and says that the request waits.
+    status = base64.b64decode(found["BinarySecurityToken"]["_value_1"])
+    (bob.folder / "status.der").write_bytes(status)
+    chain = bob.folder / "chain.pem"
+    chain.write_bytes(node.pem("root").read_bytes() + node.pem("issuing").read_bytes())
+    inside = openssl(bob.folder, "cms", "-verify", "-binary", "-inform", "DER", "-in",
+                     "status.der", "-CAfile", str(chain), "-purpose", "any")  # fmt: skip
+    assert b"id-cmc-statusInfo" in openssl(bob.folder, "asn1parse", "-inform", "DER", data=inside)
+    number = found["RequestID"]
+    asked = bob.ask("/wstep/checked", "query", number=number)
+    assert asked["found"]["RequestID"] == number
+    [waiting] = node.json("request", "list")
+    node.tmad("request", "approve", waiting["id"])
+    issued = bob.ask("/wstep/checked", "query", number=number)
+    assert "CN = Bob Builder" in verify(node, certificate_of(issued), bob.folder)
+    assert "no such request" in bob.ask("/wstep/checked", "query", number="77")["fault"]
