@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from tests.postgres import Cluster
 from tests.support import Clock
 from tmad.storage import (
+    agents,
     alarms,
     certificates,
     changes,
@@ -375,6 +376,16 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "agents",
+        [
+            {"tenant": tenants[n % 2], "id": f"{n:016x}", "certificate_id": n,
+             "subject": f"CN=web-{n:06}", "owner": "", "host": "h", "label": "l", "version": "1",
+             "source": "est", "state": "good", "served": "", "error": "", "renew_at": None,
+             "first_contact": now, "last_contact": now + n * day}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
         "device_links",
         [
             {"id": f"K{n:06}", "tenant": tenants[n % 2], "endpoint": "scep/door-0",
@@ -441,6 +452,11 @@ NOW = clock()
 LATER = NOW + timedelta(days=1)
 MIDDLE = ROWS // 2
 DEEP = {"after": MIDDLE, "limit": PAGE}
+AGENT = agents.AgentRow(
+    tenant="default", id=f"{MIDDLE:016x}", certificate_id=MIDDLE, subject=f"CN=web-{MIDDLE:06}",
+    owner="", host="h", label="l", version="1", source="est", state="good", served="", error="",
+    renew_at=None, first_contact=NOW, last_contact=NOW,
+)  # fmt: skip
 EXCHANGE = Exchange(
     endpoint="cmp/iot",
     transaction=_digest(MIDDLE)[:16],
@@ -662,6 +678,13 @@ HOT: dict[str, Call] = {
     "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
+    # agents
+    "agent": call(agents.by_id, "default", f"{MIDDLE:016x}"),
+    "agent, lock": call(agents.locked, "default", f"{MIDDLE:016x}"),
+    "agent, change": call(agents.update, AGENT),
+    "agent, forget": call(agents.delete, "default", f"{MIDDLE:016x}"),
+    "agents of a subject": call(agents.count_of_subject, "default", f"CN=web-{MIDDLE:06}"),
+    "agents, deep page": call(agents.find, "default", after=f"{MIDDLE:016x}", limit=PAGE),
     # links to profiles
     "link": call(device_links.by_digest, _digest(MIDDLE)),
     "links, deep page": call(device_links.find, "default", None, f"K{MIDDLE:06}", PAGE),
