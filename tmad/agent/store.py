@@ -224,7 +224,10 @@ def open_one(directory: Path, name: str) -> Store:
 
 
 def create(directory: Path, name: str) -> Store:
-    """Make room for a certificate; Fault(CONFLICT) when the name is taken."""
+    """Make room for a certificate; Fault(CONFLICT) when the name is taken.
+
+    One that never came may be told anew how to come.
+    """
     if not NAME.fullmatch(name):
         raise Fault(
             FaultCode.REJECTED,
@@ -233,7 +236,7 @@ def create(directory: Path, name: str) -> Store:
         )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory / name
-    if (found / "settings.toml").exists():
+    if (found / "settings.toml").exists() and Store(found).numbers():
         raise Fault(
             FaultCode.CONFLICT,
             f"there is a certificate {name!r} already; tmad agent remove {name} forgets it",

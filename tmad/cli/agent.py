@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tmad.cli import agent_options as wishes
 from tmad.cli import output
 from tmad.cli.context import (
     REFUSED,
@@ -29,68 +29,8 @@ from tmad.cli.times import Lifetime
 
 if TYPE_CHECKING:
     from tmad.agent.keeper import Result
-    from tmad.agent.settings import CertificateSettings
     from tmad.agent.store import Store
     from tmad.storage.agents import AgentRow
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-_dir = click.option(
-    "--dir", "directory", type=click.Path(file_okay=False, path_type=Path),
-    help="Where the agent keeps its certificates; else $TMAD_AGENT_DIR, /var/lib/tmad-agent.",
-)  # fmt: skip
-
-_SOURCE = (
-    click.option("--est", metavar="URL", help="EST: https://HOST:8444/.well-known/est/LABEL"),
-    click.option("--acme", metavar="URL", help="ACME: its directory, https://HOST/…/directory"),
-    click.option("--scep", metavar="URL", help="SCEP, for adopt: http://HOST/scep/LABEL"),
-    click.option("--scep-legacy", is_flag=True, help="SCEP: take answers signed with SHA-1."),
-    click.option("--trust", type=_EXISTING, help="PEM file of the CA that the server is known by."),
-    click.option("--fingerprint", metavar="SHA256", help="EST: fetch that CA, known by this."),
-    click.option("--user", default="", help="EST: name for the first time; else NAME."),
-    click.option("--secret-file", type=_EXISTING, help="EST: password for the first time."),
-    click.option("--contact", multiple=True, metavar="MAIL", help="ACME: whom to write to."),
-    click.option("--agree", is_flag=True, help="ACME: the server's terms are agreed to."),
-    click.option("--acme-profile", default="", help="ACME: which of the server's profiles."),
-    click.option("--eab-kid", default="", help="ACME: id of the external account."),
-    click.option("--eab-key-file", type=_EXISTING, help="ACME: its key in base64url."),
-    click.option("--listen", default="", metavar="ADDR:PORT", help="ACME: answer http-01 here."),
-    click.option("--webroot", type=click.Path(exists=True, file_okay=False, path_type=Path),
-                 help="ACME: answer http-01 by files of a web server."),
-    click.option("--report", metavar="URL", help='https://HOST:8444/agent; "": none.'),
-)  # fmt: skip
-_PLACES = (
-    click.option("--link", type=_FILE, help="A link to a directory with all; changes at once."),
-    click.option("--key-out", type=_FILE, help="Where the key goes."),
-    click.option("--cert-out", type=_FILE, help="Where the certificate alone goes."),
-    click.option("--chain-out", type=_FILE, help="Where the authorities go."),
-    click.option("--fullchain-out", type=_FILE, help="Where certificate and authorities go."),
-    click.option("--bundle-out", type=_FILE, help="Where key, certificate and authorities go."),
-    click.option("--pkcs12-out", type=_FILE, help="Where all goes as PKCS#12."),
-    click.option("--pkcs12-password-file", type=_EXISTING, help="Its password."),
-    click.option("--owner", default="", metavar="USER[:GROUP]", help="Whose the files are."),
-    click.option("--key-mode", default="0600", show_default=True, help="Mode of files with keys."),
-    click.option("--reload", "reload_", default="", metavar="COMMAND",
-                 help="What makes the service read them; words as a shell splits them."),
-    click.option("--reload-seconds", type=float, default=30.0, show_default=True),
-    click.option("--check", default="", metavar="HOST:PORT", help="Where the service shows it."),
-)  # fmt: skip
-_RENEWAL = (
-    click.option("--renew-before", type=Lifetime("mhdw"), help="Before the end; else a third."),
-    click.option("--spread", type=Lifetime("mhdw"), help="Up to so much earlier, by chance."),
-    click.option("--same-key", is_flag=True, help="Keep the key when renewing."),
-    click.option("--if-revoked", type=click.Choice(["stop", "enroll"]), default="stop",
-                 show_default=True, help="What to do when it was revoked."),
-)  # fmt: skip
-
-
-def _with(*decorators: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for decorator in reversed([each for group in decorators for each in group]):
-            function = decorator(function)
-        return function
-
-    return decorate
 
 
 @click.group()
@@ -106,27 +46,27 @@ def agent() -> None:
 @click.option("--subject", default="", metavar="DN", help="CN=…,O=…; else CN=NAME for EST.")
 @click.option("--san", "names", multiple=True, metavar="KIND:NAME", help="dns:, ip:, email:, uri:")
 @click.option("--key", default="p256", show_default=True, help="p256, p384, rsa-3072, ed25519 …")
-@_with(_SOURCE, _PLACES, _RENEWAL)
-@_dir
+@wishes.equipped(wishes.SOURCE, wishes.PLACES, wishes.RENEWAL)
+@wishes.directory_option
 def enroll(name: str, directory: Path | None, **given: Any) -> None:
     """Get a certificate and keep it: NAME is what the agent calls it."""
     from tmad.agent import settings as agent_settings
     from tmad.agent import store as stores
 
     where = directory or agent_settings.default_directory()
-    document = _document(name, given)
+    document = wishes.document_of(name, given)
     if given["subject"] or not document.get("acme"):
         document["subject"] = given["subject"] or f"CN={name}"
-    document["names"] = list(given["names"]) or _own_name(document, name)
+    document["names"] = list(given["names"]) or wishes.own_name(document, name)
     document["key"] = given["key"]
-    settings = _checked(document)
+    settings = wishes.checked(document)
     if options().dry_run:
         output.record(settings.model_dump(mode="json", exclude_defaults=True))
         return
     store = stores.create(where, name)
-    settings = _with_anchor(store, settings, given)
+    settings = wishes.with_anchor(store, settings, given)
     agent_settings.save(store.directory, settings)
-    _run(where, (name,))
+    _run(where, (name,), is_forced=True)
     output.next_step(
         "tmad agent install   once: systemd looks after it from now on",
         f"tmad agent status    how {name} is",
@@ -134,12 +74,14 @@ def enroll(name: str, directory: Path | None, **given: Any) -> None:
 
 
 @agent.command("adopt")
-@click.argument("certificate", type=_EXISTING)
-@click.option("--key", "key_file", type=_EXISTING, required=True, help="Its private key, PEM.")
-@click.option("--chain", "chain_file", type=_EXISTING, help="The authorities above it, PEM.")
+@click.argument("certificate", type=wishes.EXISTING)
+@click.option(
+    "--key", "key_file", type=wishes.EXISTING, required=True, help="Its private key, PEM."
+)
+@click.option("--chain", "chain_file", type=wishes.EXISTING, help="The authorities above it, PEM.")
 @click.option("--name", default="", help="What the agent calls it; else the file's name.")
-@_with(_SOURCE, _PLACES, _RENEWAL)
-@_dir
+@wishes.equipped(wishes.SOURCE, wishes.PLACES, wishes.RENEWAL)
+@wishes.directory_option
 def adopt(
     certificate: Path, key_file: Path, chain_file: Path | None, name: str,
     directory: Path | None, **given: Any,
@@ -160,19 +102,19 @@ def adopt(
     if chain_file is not None:
         text += chain_file.read_bytes()
     name = name or certificate.stem.lower()
-    document = _document(name, given)
+    document = wishes.document_of(name, given)
     document["subject"] = found[0].subject.rfc4514_string()
     document["names"] = list(identities.names_of(found[0]))
     document["key"] = identities.kind_of(identities.read_key(key_pem))
     place = document.setdefault("place", {})
-    if not {"directory", *_FILES.values()} & place.keys():
-        _same_places(place, certificate, key_file, chain_file, len(found) > 1)
-    settings = _checked(document)
+    if not {"directory", *wishes.FILES.values()} & place.keys():
+        wishes.same_places(place, certificate, key_file, chain_file, len(found) > 1)
+    settings = wishes.checked(document)
     if options().dry_run:
         output.record(settings.model_dump(mode="json", exclude_defaults=True))
         return
     store = stores.create(where, name)
-    settings = _with_anchor(store, settings, given)
+    settings = wishes.with_anchor(store, settings, given)
     keeper.adopt(store, settings, key_pem, text)
     _run(where, (name,))
     output.next_step("tmad agent install   once: systemd looks after it from now on")
@@ -181,7 +123,7 @@ def adopt(
 @agent.command("once")
 @click.argument("names", nargs=-1)
 @click.option("--now", is_flag=True, help="Renew, whatever the time is; try again at once.")
-@_dir
+@wishes.directory_option
 def once(names: tuple[str, ...], now: bool, directory: Path | None) -> None:
     """Do what is due now, then end: for a timer."""
     from tmad.agent import settings as agent_settings
@@ -190,7 +132,7 @@ def once(names: tuple[str, ...], now: bool, directory: Path | None) -> None:
 
 
 @agent.command("run")
-@_dir
+@wishes.directory_option
 def run(directory: Path | None) -> None:
     """Keep every certificate until SIGTERM; SIGHUP looks at all at once."""
     from tmad.agent import agent as agents
@@ -206,7 +148,7 @@ def run(directory: Path | None) -> None:
 
 @agent.command("status")
 @click.argument("name", required=False)
-@_dir
+@wishes.directory_option
 def status(name: str | None, directory: Path | None) -> None:
     """Show the certificates of this machine, and what is wrong with which."""
     from tmad.agent import settings as agent_settings
@@ -225,7 +167,7 @@ def status(name: str | None, directory: Path | None) -> None:
     "--to", type=click.Path(file_okay=False, path_type=Path), default="/etc/systemd/system",
     show_default=True, help="Where systemd looks for units.",
 )  # fmt: skip
-@_dir
+@wishes.directory_option
 def install(to: Path, directory: Path | None) -> None:
     """Write the systemd units: a service that stays, and a timer instead of it."""
     from tmad.agent import settings as agent_settings
@@ -252,7 +194,7 @@ def install(to: Path, directory: Path | None) -> None:
 
 @agent.command("remove")
 @click.argument("name")
-@_dir
+@wishes.directory_option
 def remove(name: str, directory: Path | None) -> None:
     """Keep a certificate no longer: what is in its places stays there."""
     from tmad.agent import files
@@ -324,114 +266,6 @@ def _row(row: AgentRow) -> dict[str, Any]:
         "first_contact": row.first_contact,
         "error": row.error,
     }
-
-
-# -- from options to settings
-
-_FILES = {
-    "key_out": "key", "cert_out": "certificate", "chain_out": "chain",
-    "fullchain_out": "fullchain", "bundle_out": "bundle", "pkcs12_out": "pkcs12",
-}  # fmt: skip
-
-
-def _document(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the options say, as the file would hold them."""
-    document: dict[str, Any] = {"trust": _path(given["trust"])}
-    if given["est"]:
-        document["est"] = {
-            "url": given["est"], "user": given["user"] or name,
-            "secret_file": _path(given["secret_file"]),
-        }  # fmt: skip
-    if given["acme"]:
-        document["acme"] = {
-            "directory": given["acme"], "contact": [_mail(each) for each in given["contact"]],
-            "agrees": given["agree"], "profile": given["acme_profile"],
-            "eab_kid": given["eab_kid"], "eab_key_file": _path(given["eab_key_file"]),
-            "listen": given["listen"], "webroot": _path(given["webroot"]),
-        }  # fmt: skip
-    if given["scep"]:
-        document["scep"] = {"url": given["scep"], "legacy": given["scep_legacy"]}
-    document["report"] = given["report"] or ""
-    user, _, group = given["owner"].partition(":")
-    place = {kind: _path(given[option]) for option, kind in _FILES.items() if given[option]}
-    if given["link"]:
-        place["directory"] = _path(given["link"])
-    if given["pkcs12_password_file"]:
-        place["pkcs12_password_file"] = _path(given["pkcs12_password_file"])
-    document["place"] = {**place, "user": user, "group": group, "key_mode": given["key_mode"]}
-    document["reload"] = {"command": _words(given["reload_"]), "seconds": given["reload_seconds"]}
-    document["check"] = {"address": given["check"]}
-    document["renewal"] = {"new_key": not given["same_key"], "revoked": given["if_revoked"]}
-    if given["renew_before"]:
-        document["renewal"]["before_days"] = given["renew_before"] / timedelta(days=1)
-    if given["spread"] is not None:
-        document["renewal"]["spread_hours"] = given["spread"] / timedelta(hours=1)
-    return document
-
-
-def _checked(document: dict[str, Any]) -> CertificateSettings:
-    from tmad import documents
-    from tmad.agent import identity as identities
-    from tmad.agent.settings import CertificateSettings
-    from tmad.errors import Fault
-
-    try:
-        settings = documents.parse(CertificateSettings, document)
-        for each in settings.names:
-            identities.general_name(each)
-    except Fault as fault:
-        usage(fault.detail, "tmad agent enroll --help says what each option means")
-    return settings
-
-
-def _with_anchor(
-    store: Store, settings: CertificateSettings, given: dict[str, Any]
-) -> CertificateSettings:
-    """Fetch the CA that the fingerprint names, if there is one."""
-    if not given["fingerprint"]:
-        return settings
-    from tmad.agent import est, files
-
-    digits = given["fingerprint"].replace(":", "").replace(" ", "")
-    if settings.est is None or settings.trust:
-        usage("--fingerprint is for EST, and instead of --trust")
-    if len(digits) != 64 or set(digits.lower()) - set("0123456789abcdef"):
-        usage("--fingerprint is a SHA-256: 64 hexadecimal digits")
-    path = store.directory / "trust.pem"
-    files.write(path, est.anchor(settings.est.url, digits), mode=0o644)
-    return settings.model_copy(update={"trust": str(path.absolute())})
-
-
-def _own_name(document: dict[str, Any], name: str) -> list[str]:
-    """Return the name itself as a host name, where only that can be meant."""
-    return [f"dns:{name}"] if "." in name and document.get("acme") else []
-
-
-def _same_places(
-    place: dict[str, Any], certificate: Path, key: Path, chain: Path | None, is_full: bool
-) -> None:
-    """Let the files that were adopted be the places; links are followed, not replaced."""
-    place["fullchain" if is_full else "certificate"] = str(certificate.resolve())
-    place["key"] = str(key.resolve())
-    if chain is not None:
-        place["chain"] = str(chain.resolve())
-
-
-def _path(given: Path | None) -> str:
-    return "" if given is None else str(given.absolute())
-
-
-def _mail(text: str) -> str:
-    return text if ":" in text else f"mailto:{text}"
-
-
-def _words(text: str) -> list[str]:
-    import shlex
-
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        usage(f"--reload: {error}")
 
 
 # -- what people see
