@@ -168,15 +168,21 @@ class Client:
 
 
 class Desk:
-    """A web server that answers challenges; ``answers`` maps tokens to key authorisations."""
+    """A web server that answers challenges; ``answers`` maps tokens to key authorisations.
+
+    For any other token it answers for the account with the ``thumbprint``, if there is one.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, str] = {}
+        self.thumbprint = ""
         desk = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                text = desk.answers.get(self.path.rsplit("/", 1)[-1], "").encode()
+                token = self.path.rsplit("/", 1)[-1]
+                common = f"{token}.{desk.thumbprint}" if desk.thumbprint else ""
+                text = desk.answers.get(token, common).encode()
                 self.send_response(200 if text else 404)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
