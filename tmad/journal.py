@@ -12,7 +12,7 @@ import heapq
 import json
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -69,13 +69,12 @@ class SigningKeys(Protocol):
 
 
 class Journal:
-    """Appends, seals, verifies and delivers what happened."""
+    """Appends, seals, verifies and hands on what happened."""
 
     def __init__(self, database: Database, node: str, now: Clock) -> None:
         self._database = database
         self._node = node
         self._now = now
-        self._listeners: list[Callable[[], object]] = []
         # Committed records of this process by kind, for /metrics: kinds are the code's own words.
         self.counts: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()  # of this process by rule: a fixed set, too
@@ -103,16 +102,10 @@ class Journal:
             return
         rows.append(connection, self._node, entries)
         after_commit(connection, partial(self.counts.update, [entry.kind for entry in entries]))
-        for listener in self._listeners:
-            after_commit(connection, listener)
 
     async def write(self, *events: Event) -> None:
         """Append events in a transaction of their own."""
         await self._database.write(self.append, *events)
-
-    def listen(self, callback: Callable[[], object]) -> None:
-        """Call ``callback`` whenever this process has committed new records."""
-        self._listeners.append(callback)
 
     async def refuse(
         self,
@@ -269,32 +262,6 @@ class Journal:
         while page := await self._database.read(rows.find_checkpoints, after, _PAGE):
             yield [checkpoint for checkpoint in page if checkpoint.id <= until]
             after = page[-1].id
-
-    async def deliver(
-        self,
-        subscriber: str,
-        function: Callable[[Record], Awaitable[object]],
-        limit: int = 500,
-    ) -> int:
-        """Give a subscriber what it has not had yet; return how many records that were.
-
-        Each chain's records come in their order, each at least once: the cursors move after
-        ``function`` has returned. If it raises, the record stays the next one, and the caller
-        tries again after a while. The caller holds a lease, so that one process delivers.
-        """
-        pages = await self._database.read(_undelivered, subscriber, limit)
-        merged = heapq.merge(*pages, key=lambda record: record.at)
-        reached: dict[str, int] = {}
-        count = 0
-        try:
-            for record in merged:
-                await function(record)
-                reached[record.writer] = record.seq
-                count += 1
-        finally:
-            if reached:
-                await self._database.write(rows.move_cursors, subscriber, reached)
-        return count
 
     async def transfer(
         self,

@@ -172,10 +172,7 @@ def test_the_journal_tells_who_has_not_had_it(world: World, sampler: Sampler) ->
         world.issue(ca, serial)
         world.revoke(ca, serial)
 
-    async def take(record: object) -> None:
-        return None
-
-    drive(world.journal.deliver("one", take, 2))
+    drive(world.journal.transfer("one", lambda connection, records: None, 2))
     drive(world.journal.seal(world.keyring))
     journal = drive(sampler.sample()).journal
     assert journal is not None
