@@ -108,7 +108,7 @@ class LoginWorld:
         made = token_seed(serial=serial, kind=kind, seed=seed, person=person or "", **options)
         done = await self.tokens.import_(ADMIN, "default", [made])
         assert done.added == (serial,), done
-        return (await self.tokens.show(ADMIN, "default", serial)).token
+        return (await self.tokens.show(ADMIN, "default", serial)).of
 
     async def login(
         self,

@@ -283,7 +283,7 @@ def test_two_changes_of_one_person_at_once_both_count(
         for number, world in enumerate(worlds * 5)
     ]
     assert all(isinstance(outcome, PersonRow) for outcome in at_once(loop, *changes))
-    person = loop.run(worlds[0].people.show(ADMIN, "default", "bob")).person
+    person = loop.run(worlds[0].people.show(ADMIN, "default", "bob")).of
     assert person.groups == tuple(sorted(f"group {number}" for number in range(10)))
 
 

@@ -199,7 +199,7 @@ def test_a_new_token_becomes_active_by_its_first_code(world: LoginWorld) -> None
     text = parse_qs(urlsplit(uri.reveal().decode()).query)["secret"][0]
     seed = b32decode(text + "=" * (-len(text) % 8))
     world.allowed(world.login(hotp(0, seed)))
-    shown = drive(world.tokens.show(ADMIN, "default", token.serial)).token
+    shown = drive(world.tokens.show(ADMIN, "default", token.serial)).of
     assert (shown.state, shown.counter, shown.activated_at) == ("active", 1, world.clock())
 
 
@@ -677,7 +677,7 @@ def test_a_password_is_hashed_anew_when_the_cost_has_changed(world: LoginWorld) 
     from tmad.config import PasswordSection
     from tmad.identity.passwords import Passwords
 
-    before = drive(world.people.show(ADMIN, "default", "bob")).person
+    before = drive(world.people.show(ADMIN, "default", "bob")).of
     dearer = LoginWorld(
         world.database,
         clock=world.clock,
@@ -685,7 +685,7 @@ def test_a_password_is_hashed_anew_when_the_cost_has_changed(world: LoginWorld) 
     )
     dearer.allowed(dearer.login(PASSWORD, mode="password"))
     dearer.do_later()
-    after = drive(world.people.show(ADMIN, "default", "bob")).person
+    after = drive(world.people.show(ADMIN, "default", "bob")).of
     assert after.password_hash != before.password_hash
     assert after.password_at == before.password_at
     assert after.password_hash is not None

@@ -123,7 +123,7 @@ def test_a_person_is_made_changed_and_deleted_with_its_difference_journaled(
     )
     drive(world.people.update(ADMIN, "default", "BOB", Details(mail="", full_name="Robert")))
     drive(world.people.change_groups(ADMIN, "default", "bob", add=["c"], remove=["a", "z"]))
-    assert drive(world.people.show(ADMIN, "default", "bob")).person.groups == ("b", "c")
+    assert drive(world.people.show(ADMIN, "default", "bob")).of.groups == ("b", "c")
     drive(world.people.delete(ADMIN, "default", "bob"))
     created, changed, regrouped, deleted = world.journal.events
     assert [event.kind for event in world.journal.events] == [
@@ -158,7 +158,7 @@ def test_a_dry_run_changes_nothing(world: LoginWorld) -> None:
     )
     drive(world.person())
     drive(world.people.disable(ADMIN, "default", "bob", dry_run=True))
-    assert drive(world.people.show(ADMIN, "default", "bob")).person.disabled_at is None
+    assert drive(world.people.show(ADMIN, "default", "bob")).of.disabled_at is None
 
 
 def test_a_name_is_taken_whatever_its_spelling(world: LoginWorld) -> None:
@@ -232,7 +232,7 @@ def test_who_comes_from_a_directory_is_changed_there(world: LoginWorld) -> None:
 
 def test_a_password_is_argon2id_and_appears_nowhere(world: LoginWorld) -> None:
     drive(world.person("bob", "correct horse battery"))
-    person = drive(world.people.show(ADMIN, "default", "bob")).person
+    person = drive(world.people.show(ADMIN, "default", "bob")).of
     assert person.password_hash is not None
     assert person.password_hash.startswith("$argon2id$v=19$m=8192,t=1,p=1$")
     assert person.password_hash not in repr(person)

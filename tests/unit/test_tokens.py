@@ -31,7 +31,7 @@ def fault(coroutine: Any) -> tuple[FaultCode, str]:
 
 
 def show(world: LoginWorld, serial: str = "T1") -> Any:
-    return drive(world.tokens.show(ADMIN, "default", serial)).token
+    return drive(world.tokens.show(ADMIN, "default", serial)).of
 
 
 @pytest.mark.parametrize(("algorithm", "octets"), [("sha1", 20), ("sha256", 32), ("sha512", 64)])

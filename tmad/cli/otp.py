@@ -125,7 +125,7 @@ async def list_(
 async def show(core: Session, serial: str) -> None:
     """Show one token and its failures."""
     standing = await core.tokens.show(core.actor, core.tenant, serial)
-    token = standing.token
+    token = standing.of
     output.record(
         {
             **_summary(token),

@@ -110,14 +110,14 @@ async def show(core: Session, name: str) -> None:
     tokens = await core.tokens.list(core.actor, core.tenant, person=name)
     output.record(
         {
-            **_summary(standing.person),
-            "password_at": standing.person.password_at,
-            "mschap": standing.person.nt_hash is not None,
+            **_summary(standing.of),
+            "password_at": standing.of.password_at,
+            "mschap": standing.of.nt_hash is not None,
             "failures": standing.failures,
             "locked_until": standing.locked_until,
             "tokens": [f"{token.serial} ({token.state})" for token in tokens],
-            "created_at": standing.person.created_at,
-            "updated_at": standing.person.updated_at,
+            "created_at": standing.of.created_at,
+            "updated_at": standing.of.updated_at,
         }
     )
 
@@ -145,7 +145,7 @@ async def update(
     from tmad.identity.people import Details
 
     details = Details(full_name=full_name, mail=mail, phone=phone, groups=groups or None)
-    before = (await core.people.show(core.actor, core.tenant, name)).person
+    before = (await core.people.show(core.actor, core.tenant, name)).of
     person = before
     if details.given():
         person = await core.people.update(
@@ -197,11 +197,11 @@ async def remove_password(core: Session, name: str) -> None:
 async def disable(core: Session, name: str) -> None:
     """Refuse every login of a person from the next one on; open sessions are ended."""
     before = await core.people.show(core.actor, core.tenant, name)
-    if before.person.disabled_at is not None:
-        nothing_to_do(f"{before.person.name} is disabled")
+    if before.of.disabled_at is not None:
+        nothing_to_do(f"{before.of.name} is disabled")
     await core.people.disable(core.actor, core.tenant, name, dry_run=core.dry_run)
-    output.say(f"{before.person.name} {_would(core)}disabled")
-    output.next_step(f"tmad user enable {before.person.name}   to let him in again")
+    output.say(f"{before.of.name} {_would(core)}disabled")
+    output.next_step(f"tmad user enable {before.of.name}   to let him in again")
 
 
 @user.command("enable")
@@ -210,10 +210,10 @@ async def disable(core: Session, name: str) -> None:
 async def enable(core: Session, name: str) -> None:
     """Let a disabled person log in again."""
     before = await core.people.show(core.actor, core.tenant, name)
-    if before.person.disabled_at is None:
-        nothing_to_do(f"{before.person.name} is enabled")
+    if before.of.disabled_at is None:
+        nothing_to_do(f"{before.of.name} is enabled")
     await core.people.enable(core.actor, core.tenant, name, dry_run=core.dry_run)
-    output.say(f"{before.person.name} {_would(core)}enabled")
+    output.say(f"{before.of.name} {_would(core)}enabled")
 
 
 @user.command("set-end")

@@ -14,6 +14,7 @@ from tmad.events import Clock, Event
 from tmad.identity import naming
 from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
+from tmad.identity.differences import difference
 from tmad.storage import devices as rows
 from tmad.storage import people
 from tmad.storage.database import Database
@@ -41,7 +42,9 @@ class Particulars:
         found = {name: value for name, value in every.items() if value is not None}
         for name in ("serial_number", "description"):
             if name in found:
-                found[name] = _line(found[name])
+                found[name] = naming.line(
+                    found[name], "a line of text", rule="device.text", most=_LONGEST
+                )
         if "mac" in found:
             found["mac"] = naming.mac_address(found["mac"]) if found["mac"] else None
         if "owner" in found:
@@ -149,7 +152,7 @@ class Devices:
     def _insert(self, connection: Connection, actor: Actor, device: DeviceRow) -> None:
         self._check_owner(connection, device)
         rows.insert(connection, device)
-        self._note(connection, "device.created", actor, device, difference(None, device))
+        self._note(connection, "device.created", actor, device, difference(None, device, _SHOWN))
 
     async def _change(
         self,
@@ -185,7 +188,7 @@ class Devices:
             self._check_owner(connection, new)
         new = replace(new, updated_at=self._now())
         rows.update(connection, new)
-        self._note(connection, kind, actor, new, difference(old, new))
+        self._note(connection, kind, actor, new, difference(old, new, _SHOWN))
         return new
 
     def _delete(self, connection: Connection, actor: Actor, tenant: str, key: str) -> None:
@@ -193,7 +196,7 @@ class Devices:
         if device is None:
             raise _absent(key)
         rows.delete(connection, tenant, key)
-        self._note(connection, "device.deleted", actor, device, difference(device, None))
+        self._note(connection, "device.deleted", actor, device, difference(device, None, _SHOWN))
 
     @staticmethod
     def _check_owner(connection: Connection, device: DeviceRow) -> None:
@@ -223,27 +226,6 @@ class Devices:
                 data={"difference": list(lines)},
             ),
         )
-
-
-def difference(old: DeviceRow | None, new: DeviceRow | None) -> list[str]:
-    """Return the lines that turn one into the other."""
-    lines = []
-    for name in _SHOWN:
-        before, after = (str(getattr(row, name) or "") if row else "" for row in (old, new))
-        if before != after:
-            lines.append(f"~ {name}: {before or '-'} -> {after or '-'}")
-    return lines
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    if len(line) > _LONGEST or not line.isprintable():
-        raise Fault(
-            FaultCode.REJECTED,
-            f"a line of text has at most {_LONGEST} printable characters",
-            rule="device.text",
-        )
-    return line
 
 
 def _absent(name: str) -> Fault:

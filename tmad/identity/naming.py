@@ -43,6 +43,15 @@ def person_name(text: str) -> str:
     return name
 
 
+def line(text: str, what: str, *, rule: str, most: int = 200) -> str:
+    """Return a text of one line, its white space made single blanks; Fault(REJECTED)."""
+    words = " ".join(text.split())
+    if len(words) > most or not words.isprintable():
+        detail = f"{what} has at most {most} printable characters"
+        raise Fault(FaultCode.REJECTED, detail, rule=rule)
+    return words
+
+
 def spellings(text: str, realms: tuple[str, ...]) -> tuple[str, ...]:
     r"""Return the names that a typed name may mean: itself, then without one of the realms.
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event, Secret
-from tmad.identity import naming, passwords
+from tmad.identity import differences, naming, passwords
 from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
 from tmad.identity.passwords import Passwords
+from tmad.identity.standing import Standing, standing
 from tmad.signer.seal import Seal
 from tmad.storage import login_failures, one_time_codes, otp_tokens
 from tmad.storage import people as rows
@@ -42,7 +43,9 @@ class Details:
     def checked(self) -> Details:
         """Return the same in the spelling that is stored; Fault(REJECTED)."""
         return Details(
-            full_name=None if self.full_name is None else _full_name(self.full_name),
+            full_name=None
+            if self.full_name is None
+            else naming.line(self.full_name, "a full name", rule="person.name"),
             mail=None if self.mail is None else naming.mail_address(self.mail),
             phone=None if self.phone is None else naming.phone_number(self.phone),
             groups=None if self.groups is None else _groups(self.groups),
@@ -52,15 +55,6 @@ class Details:
         """Return what is not left as it is."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in every.items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A person with what counts against the next login."""
-
-    person: PersonRow
-    failures: int
-    locked_until: datetime | None
 
 
 class People:
@@ -256,7 +250,7 @@ class People:
         return await self._database.read(rows.find, tenant, after, limit)
 
     @guarded("person.read")
-    async def show(self, actor: Actor, tenant: str, name: str) -> Standing:
+    async def show(self, actor: Actor, tenant: str, name: str) -> Standing[PersonRow]:
         """Return one person and its failed logins; Fault(NOT_FOUND)."""
         return await self._database.read(self._standing, tenant, naming.person_key(name))
 
@@ -334,13 +328,9 @@ class People:
             raise absent(key)
         return person
 
-    def _standing(self, connection: Connection, tenant: str, key: str) -> Standing:
+    def _standing(self, connection: Connection, tenant: str, key: str) -> Standing[PersonRow]:
         person = self._existing(connection, tenant, key)
-        row = login_failures.find_of(connection, tenant, [subject(key)]).get(subject(key))
-        if row is None:
-            return Standing(person, 0, None)
-        locked = row.locked_until if row.is_locked(self._now()) else None
-        return Standing(person, row.failures, locked)
+        return standing(connection, person, tenant, subject(key), self._now())
 
     @staticmethod
     def _check_local(person: PersonRow) -> None:
@@ -394,34 +384,11 @@ def absent(name: str) -> Fault:
 
 def difference(old: PersonRow | None, new: PersonRow | None) -> list[str]:
     """Return the lines that turn one into the other; of a password only that it changed."""
-    lines = []
-    for name in _SHOWN:
-        before, after = (_text(getattr(row, name)) if row else "" for row in (old, new))
-        if before != after:
-            lines.append(f"~ {name}: {before or '-'} -> {after or '-'}")
+    lines = differences.difference(old, new, _SHOWN)
     if old and new and old.password_hash != new.password_hash:
         kept = "" if new.nt_hash is None else ", with NT hash"
         lines.append("- password" if new.password_hash is None else f"~ password{kept}")
     return lines
-
-
-def _text(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _full_name(text: str) -> str:
-    name = " ".join(text.split())
-    if len(name) > 200 or not name.isprintable():
-        raise Fault(
-            FaultCode.REJECTED,
-            "a full name has at most 200 printable characters",
-            rule="person.name",
-        )
-    return name
 
 
 def _groups(names: Iterable[str]) -> tuple[str, ...]:

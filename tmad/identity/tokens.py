@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,6 +21,8 @@ from tmad.identity.actors import Actor
 from tmad.identity.credentials import new_id
 from tmad.identity.otp import Match, Position, Shape, Windows
 from tmad.identity.passwords import Passwords
+from tmad.identity.people import absent as no_such_person
+from tmad.identity.standing import Standing, standing
 from tmad.identity.tokenseed import Algorithm, Kind, TokenSeed, token_seed
 from tmad.signer.seal import Seal
 from tmad.storage import login_failures, people
@@ -42,15 +44,6 @@ class Import(NamedTuple):
     added: tuple[str, ...]
     present: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]  # serial, why
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A token with what counts against its next code."""
-
-    token: TokenRow
-    failures: int
-    locked_until: datetime | None
 
 
 class Hit(NamedTuple):
@@ -119,7 +112,10 @@ class Tokens:
             digits=made.digits,
             period=made.period,
         )
-        token = replace(self._sealed_row(tenant, made), description=_line(description))
+        token = replace(
+            self._sealed_row(tenant, made),
+            description=naming.line(description, "a description", rule="otp.parameter"),
+        )
         await self._database.write(self._insert, actor, token, dry_run=dry_run)
         return token, uri
 
@@ -173,7 +169,7 @@ class Tokens:
         return await self._database.read(find)
 
     @guarded("token.read")
-    async def show(self, actor: Actor, tenant: str, serial: str) -> Standing:
+    async def show(self, actor: Actor, tenant: str, serial: str) -> Standing[TokenRow]:
         """Return one token and its failures; Fault(NOT_FOUND)."""
         return await self._database.read(self._standing, tenant, _serial(serial))
 
@@ -486,18 +482,14 @@ class Tokens:
             raise _absent(serial)
         return token
 
-    def _standing(self, connection: Connection, tenant: str, serial: str) -> Standing:
+    def _standing(self, connection: Connection, tenant: str, serial: str) -> Standing[TokenRow]:
         token = self._existing(connection, tenant, serial)
-        row = login_failures.find_of(connection, tenant, [subject(token)]).get(subject(token))
-        if row is None:
-            return Standing(token, 0, None)
-        locked = row.locked_until if row.is_locked(self._now()) else None
-        return Standing(token, row.failures, locked)
+        return standing(connection, token, tenant, subject(token), self._now())
 
     @staticmethod
     def _check_person(connection: Connection, tenant: str, person: str) -> None:
         if people.locked(connection, tenant, person) is None:
-            raise Fault(FaultCode.NOT_FOUND, f"there is no person {person!r}", rule="person.absent")
+            raise no_such_person(person)
         if len(rows.find_by_person(connection, tenant, person, MOST)) >= MOST:
             raise Fault(
                 FaultCode.CONFLICT,
@@ -592,14 +584,3 @@ def _wrong_code(token: TokenRow) -> Fault:
 
 def _absent(serial: str) -> Fault:
     return Fault(FaultCode.NOT_FOUND, f"there is no token {serial!r}", rule="otp.absent")
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    if len(line) > 200 or not line.isprintable():
-        raise Fault(
-            FaultCode.REJECTED,
-            "a description has at most 200 printable characters",
-            rule="otp.parameter",
-        )
-    return line
