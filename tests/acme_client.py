@@ -1,209 +1,196 @@
-"""A small ACME client over TLS, and a web server that answers its http-01 challenges.
-
-It signs with tests/unit/acme_world.py, keeps its connection, and repeats what got no answer with
-a new nonce, as RFC 8555, 6.5 tells clients to.
-"""
+"""An ACME client on certbot's library, for what the command-line clients cannot do."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import http.client
 import json
+import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+import josepy as jose
+from acme import client, messages
+from acme.jws import JWS
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
-from tests.unit.acme_world import JOSE, algorithm, b64, jwk, make_csr, sign, thumbprint
+from tests.unit.validation_world import certificate as make_certificate
+from tests.unit.validation_world import server, tls_context
 
-PATIENCE = 60.0  # seconds
-
-
-@dataclass
-class Reply:
-    """An answer: ``body`` is its JSON, ``raw`` the octets."""
-
-    status: int
-    headers: dict[str, str]
-    raw: bytes
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.raw)
-
-    @property
-    def problem(self) -> str:
-        if self.status < 400:
-            return ""
-        return str(self.body["type"]).rsplit(":")[-1]
+ACME_IDENTIFIER = "1.3.6.1.5.5.7.1.31"
 
 
-@dataclass
-class Client:
-    """One account at one directory; ``ca`` is a file with the root."""
+class Account:
+    """One account and what it does; requests trust one CA file."""
 
-    directory: str
-    ca: str
-    key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    kid: str = ""
-    is_patient: bool = True  # asks again when the server is away
-    repeated: int = 0
-    _nonce: str = ""
-    _connection: http.client.HTTPSConnection | None = None
-    _places: dict[str, str] = field(default_factory=dict)
+    def __init__(self, directory: str, trust: Path, *, is_rsa: bool = False) -> None:
+        self.key: Any
+        if is_rsa:
+            self.key = jose.JWKRSA(key=rsa.generate_private_key(65537, 2048))
+        else:
+            self.key = jose.JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
+        self.net = client.ClientNetwork(self.key, alg=jose.RS256 if is_rsa else jose.ES256)
+        self.net.verify_ssl = str(trust)  # type: ignore[assignment]  # requests takes a file
+        self.acme = client.ClientV2(client.ClientV2.get_directory(directory, self.net), self.net)
 
-    @property
-    def places(self) -> dict[str, str]:
-        if not self._places:
-            self._places = self.send("GET", self.directory).body
-        return self._places
+    def register(self, **more: Any) -> messages.RegistrationResource:
+        new = messages.NewRegistration.from_data(terms_of_service_agreed=True, **more)
+        return self.acme.new_account(new)
 
-    def send(self, method: str, url: str, body: bytes | None = None) -> Reply:
-        """Send once; OSError or HTTPException when there is no answer."""
-        parts = urlsplit(url)
-        if self._connection is None:
-            context = ssl.create_default_context(cafile=self.ca)
-            self._connection = http.client.HTTPSConnection(
-                str(parts.hostname), parts.port or 443, context=context, timeout=20
-            )
-        try:
-            self._connection.request(method, parts.path, body, {"Content-Type": JOSE})
-            answer = self._connection.getresponse()
-            reply = Reply(answer.status, dict(answer.getheaders()), answer.read())
-        except BaseException:
-            self.close()
-            raise
-        self._nonce = reply.headers.get("Replay-Nonce", self._nonce)
-        return reply
+    def post(self, url: str, payload: Any) -> Any:
+        """Post any JSON as the account; None is POST-as-GET."""
+        if payload is None:
+            return self.acme._post_as_get(url)
+        return self.acme._post(url, _Plain(payload))
 
-    def close(self) -> None:
-        """Hang up."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def order(
+        self, csr: x509.CertificateSigningRequest, solve: Any, **more: Any
+    ) -> x509.Certificate:
+        """Order what a CSR asks for; ``solve(account, authorisation)`` answers challenges."""
+        made = self.acme.new_order(csr.public_bytes(Encoding.PEM), **more)
+        for authorization in made.authorizations:
+            if authorization.body.status != messages.STATUS_VALID:
+                solve(self, authorization)
+        return self.finish(made)
 
-    def post(self, url: str, payload: Any = "", *, key: Any = None) -> Reply:
-        """Sign and send until there is an answer; with ``key``, as whoever has that one."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                reply = self._post(url, payload, key)
-            except (OSError, http.client.HTTPException):
-                if not self.is_patient or time.monotonic() > deadline:
-                    raise
-            else:
-                if reply.problem != "badNonce" and reply.status != 503:
-                    return reply
-                if time.monotonic() > deadline:
-                    return reply
-            self.repeated += 1
-            time.sleep(0.1)
+    def finish(self, made: messages.OrderResource) -> x509.Certificate:
+        done = self.acme.poll_and_finalize(made, _soon(30))
+        return x509.load_pem_x509_certificates(done.fullchain_pem.encode())[0]
 
-    def _post(self, url: str, payload: Any, key: Any) -> Reply:
-        if not self._nonce:
-            self.send("HEAD", self.places["newNonce"])
-        nonce, self._nonce = self._nonce, ""
-        signer = key or self.key
-        header: dict[str, Any] = {"alg": algorithm(signer), "nonce": nonce, "url": url}
-        header |= {"kid": self.kid} if self.kid and key is None else {"jwk": jwk(signer)}
-        return self.send("POST", url, sign(signer, header, payload))
+    def renew_replacing(self, name: str, certid: str) -> Any:
+        """Order with ``replaces`` (RFC 9773, 5), which certbot's library leaves out."""
+        answer = self.post(self.acme.directory["newOrder"], {
+            "identifiers": [{"type": "dns", "value": name}], "replaces": certid,
+        })  # fmt: skip
+        return answer.json()
 
-    def register(self, **payload: Any) -> Client:
-        """Get an account."""
-        reply = self.post(self.places["newAccount"], payload)
-        assert reply.status in (200, 201), reply.raw
-        self.kid = reply.headers["Location"]
-        return self
+    def begin(self, authorization: messages.AuthorizationResource, kind: str) -> str:
+        """Return the key authorisation of a challenge."""
+        return next(
+            challenge.chall.key_authorization(self.key)
+            for challenge in authorization.body.challenges
+            if challenge.chall.typ == kind
+        )
 
-    def order(self, *names: str, **other: Any) -> Reply:
-        wanted = [{"type": "ip" if name[0].isdigit() else "dns", "value": name} for name in names]
-        return self.post(self.places["newOrder"], {"identifiers": wanted, **other})
+    def answer(self, authorization: messages.AuthorizationResource, kind: str) -> None:
+        """Say that a challenge is ready, and wait for the outcome."""
+        for challenge in authorization.body.challenges:
+            if challenge.chall.typ == kind:
+                self.acme.answer_challenge(challenge, challenge.chall.response(self.key))
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            found = self.post(authorization.uri, None).json()
+            if found["status"] == "valid":
+                return
+            if found["status"] == "invalid":
+                raise AssertionError(found)
+            time.sleep(0.2)
+        raise AssertionError("no outcome of the challenge")
 
-    def prove(self, order: Reply, desk: Desk, kind: str = "http-01") -> None:
-        """Answer every challenge of a kind that an order still needs."""
-        for url in order.body["authorizations"]:
-            found = self.post(url).body
+    def answer_plain(self, authorization: str, url: str, payload: Any) -> dict[str, Any]:
+        """Post to a challenge that certbot's library does not know; return the authorisation."""
+        self.post(url, payload)
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            found: dict[str, Any] = self.post(authorization, None).json()
             if found["status"] != "pending":
-                continue
-            (challenge,) = [each for each in found["challenges"] if each["type"] == kind]
-            token = challenge["token"]
-            desk.answers[token] = f"{token}.{b64(thumbprint(self.key))}"
-            reply = self.post(challenge["url"], {})
-            assert reply.status == 200, reply.raw
+                return found
+            time.sleep(0.2)
+        raise AssertionError("no outcome of the challenge")
 
-    def settled(self, url: str, *states: str) -> Reply:
-        """Look at an order until it is in one of the states."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            reply = self.post(url)
-            assert reply.status == 200, reply.raw
-            if reply.body["status"] in states:
-                return reply
-            assert time.monotonic() < deadline, reply.raw
-            time.sleep(0.05)
-
-    def issued(self, *names: str, desk: Desk | None = None) -> x509.Certificate:
-        """Go all the way, whatever happens in between; return the certificate."""
-        order = self.order(*names)
-        assert order.status == 201, order.raw
-        url = order.headers["Location"]
-        if desk is not None:
-            self.prove(order, desk)
-        request = make_csr(*names)
-        found = self.settled(url, "ready", "invalid")
-        while found.body["status"] != "valid":
-            assert found.body["status"] != "invalid", found.raw
-            if found.body["status"] == "ready":
-                self.post(found.body["finalize"], {"csr": b64(request)})
-            # A process that dies leaves it ready again, after a while.
-            found = self.settled(url, "ready", "valid", "invalid")
-        return x509.load_pem_x509_certificates(self.post(found.body["certificate"]).raw)[0]
+    def change_key(self) -> None:
+        """Take another key (RFC 8555, 7.3.5)."""
+        new = jose.JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
+        url = self.acme.directory["keyChange"]
+        assert self.net.account is not None
+        change = {
+            "account": self.net.account.uri,
+            "oldKey": self.key.public_key().fields_to_partial_json()
+            | {"kty": self.key.public_key().typ},
+        }
+        inner = JWS.sign(json.dumps(change).encode(), key=new, alg=jose.ES256, nonce=None, url=url)
+        self.post(url, json.loads(inner.json_dumps()))
+        self.key = self.net.key = new
 
 
-class Desk:
-    """A web server that answers challenges; ``answers`` maps tokens to key authorisations."""
+class _Plain(jose.JSONDeSerializable):
+    """JSON as it is."""
 
-    def __init__(self) -> None:
-        self.answers: dict[str, str] = {}
-        desk = self
+    def __init__(self, value: Any) -> None:
+        self._value = value
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                text = desk.answers.get(self.path.rsplit("/", 1)[-1], "").encode()
-                self.send_response(200 if text else 404)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+    def to_partial_json(self) -> Any:
+        return self._value
 
-            def log_message(self, *arguments: Any) -> None:
-                """Say nothing."""
+    @classmethod
+    def from_json(cls, jobj: Any) -> Any:
+        return cls(jobj)
 
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 128
 
-        self._server = Server(("0.0.0.0", 0), Handler)  # all of 127.0.0.0/8
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+def _soon(seconds: float) -> Any:
+    return datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005  as the library compares
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+
+def make_csr(*names: x509.GeneralName, key: Any = None, common_name: str = "") -> Any:
+    """Return a CSR."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), SHA256())
 
 
 @contextlib.contextmanager
-def desk() -> Iterator[Desk]:
-    """Run a web server for challenges."""
-    made = Desk()
-    try:
-        yield made
-    finally:
-        made.close()
+def http_solver(port: int) -> Iterator[Any]:
+    """Answer http-01 on loopback; yield the function that solves."""
+    answers: dict[str, str] = {}
+
+    def serve(connection: socket.socket) -> None:
+        path = connection.recv(4096).split()[1].decode()
+        body = answers.get(path, "").encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    def solve(account: Account, authorization: messages.AuthorizationResource) -> None:
+        said = account.begin(authorization, "http-01")
+        answers[f"/.well-known/acme-challenge/{said.partition('.')[0]}"] = said
+        account.answer(authorization, "http-01")
+
+    with server(serve, port=port):
+        yield solve
+
+
+@contextlib.contextmanager
+def alpn_solver(port: int, folder: Path) -> Iterator[Any]:
+    """Answer tls-alpn-01 on loopback, with Python's ssl; yield the function that solves."""
+    contexts: list[ssl.SSLContext] = []
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            contexts[-1].wrap_socket(connection, server_side=True).close()
+
+    def solve(account: Account, url: str, name: x509.GeneralName) -> dict[str, Any]:
+        found = account.post(url, None).json()
+        (challenge,) = [each for each in found["challenges"] if each["type"] == "tls-alpn-01"]
+        said = f"{challenge['token']}.{thumbprint(account.key)}"
+        digest = b"\x04\x20" + sha256(said.encode()).digest()
+        shown, key = make_certificate(name, extensions=((ACME_IDENTIFIER, True, digest),))
+        contexts.append(tls_context(folder, shown, key, ("acme-tls/1",)))
+        return account.answer_plain(url, challenge["url"], {})
+
+    with server(serve, port=port):
+        yield solve
+
+
+def thumbprint(key: Any) -> str:
+    """Return the RFC 7638 thumbprint of an account key."""
+    return base64.urlsafe_b64encode(key.thumbprint()).rstrip(b"=").decode()

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.names import dns
@@ -25,6 +26,8 @@ class NameServer:
     def __init__(self, records: dict[tuple[str, str], list[Any]] | None = None) -> None:
         self.records = records if records is not None else {}
         self.answer: Answerer | None = None
+        # Clients' hooks write TXT records here: a file for each name, a line for each record.
+        self.zone: Path | None = None
         self.asked: list[tuple[str, str, bool]] = []
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._tcp.getsockname()[1]
@@ -88,7 +91,7 @@ class NameServer:
                 add(answer, name, "CNAME", alias[0])
                 name = alias[0]
                 continue
-            for value in self.records.get((name, kind), []):
+            for value in (*self.records.get((name, kind), []), *self._written(name, kind)):
                 add(answer, name, kind, value)
             break
         if not answer.answers and name not in known:
@@ -98,6 +101,11 @@ class NameServer:
             answer.answers, answer.trunc = [], 1
             octets = answer.toStr()
         return octets
+
+    def _written(self, name: str, kind: str) -> list[bytes]:
+        if self.zone is None or kind != "TXT" or not (self.zone / name).is_file():
+            return []
+        return (self.zone / name).read_bytes().split()
 
 
 KINDS = {1: "A", 5: "CNAME", 16: "TXT", 28: "AAAA", 257: "CAA"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.protocol import Factory
 
 from tests.contract.conftest import Loop
 from tests.name_server import NameServer
@@ -329,6 +330,10 @@ def test_own_ports_are_never_asked(loop: Loop, names: NameServer) -> None:
         asked = question(http_port=port, resolvers=[names.address])
         assert "appliance's own" in refused(loop, asked, own_ports=(port,))[1]
         validated(loop, asked)
+    listening = loop.reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+    asked = question(http_port=listening.getHost().port, resolvers=[names.address])
+    assert "appliance's own" in refused(loop, asked)[1]
+    loop.run(listening.stopListening())
 
 
 def test_of_several_addresses_only_the_allowed_are_asked(loop: Loop, names: NameServer) -> None:

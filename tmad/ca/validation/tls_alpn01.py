@@ -129,15 +129,19 @@ class _Handshake(Protocol):
 
     def __init__(self) -> None:
         self.done: Deferred[tuple[bytes, x509.Certificate | None]] = Deferred()
+        self.is_complete = False
 
     def hang_up(self) -> None:
         transport: Any = self.transport
-        if transport is not None:
-            transport.abortConnection()
+        if transport is None:
+            return
+        # The server gets the end of its handshake, and not a reset connection.
+        (transport.loseConnection if self.is_complete else transport.abortConnection)()
 
     def handshakeCompleted(self) -> None:  # noqa: N802  Twisted's name
         if self.done.called:
             return
+        self.is_complete = True
         transport: Any = self.transport
         connection: SSL.Connection = transport.getHandle()
         try:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IListeningPort
 
 from tmad.ca.validation import attestation, caa, dns01, http01, tls_alpn01
 from tmad.ca.validation.contract import (
@@ -36,8 +37,8 @@ _WILDCARD: Final = (ChallengeKind.DNS_01, ChallengeKind.DNS_ACCOUNT_01)
 class Validators:
     """Answers questions, at most ten at once; more wait.
 
-    ``own_ports`` are the ports that the appliance listens on: on this machine's addresses
-    they are never asked, whatever the rules say.
+    The ports that the appliance listens on, and ``own_ports``, are never asked on this
+    machine's addresses, whatever the rules say.
     """
 
     def __init__(self, reactor: Any, own_ports: Collection[int] = (), now: Clock = utc_now) -> None:
@@ -75,7 +76,7 @@ class Validators:
             reactor=self._reactor,
             resolver=resolver,
             rules=question.rules,
-            own_ports=self._own_ports,
+            own_ports=self._own_ports | listening_ports(self._reactor),
             deadline=self._deadline(),
         )
         if question.kind is ChallengeKind.HTTP_01:
@@ -87,6 +88,12 @@ class Validators:
 
     def _deadline(self) -> float:
         return float(self._reactor.seconds()) + TIMEOUT
+
+
+def listening_ports(reactor: Any) -> frozenset[int]:
+    """Return the ports that this process listens on; its fellow workers share them."""
+    ports = (each.getHost() for each in reactor.getReaders() if IListeningPort.providedBy(each))
+    return frozenset(each.port for each in ports if hasattr(each, "port"))
 
 
 def check_suits(question: Question) -> None:

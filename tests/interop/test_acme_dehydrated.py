@@ -1,0 +1,97 @@
+"""ACME by dehydrated (bash, sed and curl), against the running daemon."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.interop.acme_world import ACMENode, dns_names, hook, run
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture(scope="module")
+def node(
+    require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ACMENode]:
+    for program in ("dehydrated", "curl", "openssl"):
+        require_client(program)
+    found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
+    found.daemon.start()
+    yield found
+    found.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without telling."""
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def webroot(node: ACMENode, tmp_path: Path) -> Iterator[Path]:
+    """A web server as an administrator has it, at the name's http port."""
+    root = tmp_path / "web" / ".well-known" / "acme-challenge"
+    root.mkdir(parents=True)
+    handler = functools.partial(Quiet, directory=str(tmp_path / "web"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", node.http_port), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield root
+    server.shutdown()
+    server.server_close()
+
+
+def configured(node: ACMENode, folder: Path, *lines: str) -> Path:
+    config = folder / "config"
+    config.write_text(
+        f'CA="{node.directory()}"\nBASEDIR="{folder}"\nCURL_OPTS="--cacert {node.trust}"\n'
+        + "".join(f"{line}\n" for line in lines)
+    )
+    return config
+
+
+def dehydrated(folder: Path, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    return run(folder, "dehydrated", "-f", "config", *words, expect=expect)
+
+
+def certificate(folder: Path, name: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((folder / "certs" / name / "cert.pem").read_bytes())
+
+
+def test_http_01_by_a_web_server(node: ACMENode, tmp_path: Path, webroot: Path) -> None:
+    configured(node, tmp_path, f'WELLKNOWN="{webroot}"')
+    (tmp_path / "domains.txt").write_text("a.example.test b.example.test\n")
+    dehydrated(tmp_path, "--register", "--accept-terms")
+    dehydrated(tmp_path, "-c")
+    first = certificate(tmp_path, "a.example.test")
+    assert sorted(dns_names(first)) == ["a.example.test", "b.example.test"]
+    dehydrated(tmp_path, "-c", "--force")
+    second = certificate(tmp_path, "a.example.test")
+    assert second.serial_number != first.serial_number
+    dehydrated(tmp_path, "-r", str(tmp_path / "certs" / "a.example.test" / "cert.pem"))
+    assert node.daemon.json("cert", "show", f"{second.serial_number:x}")["status"] == "revoked"
+    dehydrated(tmp_path, "--account")
+
+
+def test_dns_01_by_a_hook(node: ACMENode, tmp_path: Path) -> None:
+    node.names.zone = tmp_path
+    script = tmp_path / "dehydrated-hook"
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = deploy_challenge ] && {hook(tmp_path)} present '
+        '"_acme-challenge.$2" "$4"\nexit 0\n'
+    )
+    script.chmod(0o755)
+    configured(node, tmp_path, 'CHALLENGETYPE="dns-01"', f'HOOK="{script}"', "KEY_ALGO=rsa",
+               "KEYSIZE=2048")  # fmt: skip
+    (tmp_path / "domains.txt").write_text("*.wild.test > wild\n")
+    dehydrated(tmp_path, "--register", "--accept-terms")
+    dehydrated(tmp_path, "-c")
+    assert dns_names(certificate(tmp_path, "wild")) == ["*.wild.test"]
