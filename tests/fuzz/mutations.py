@@ -54,6 +54,17 @@ def headers(data: bytes, limit: int = 400) -> list[tuple[int, int, int]]:
 
 
 @st.composite
+def one_octet_wrong(draw: st.DrawFn, seeds: st.SearchStrategy[bytes]) -> bytes:
+    """Return a seed with one octet replaced or inserted, or cut off anywhere."""
+    data = draw(seeds)
+    at = draw(st.integers(0, 400)) % (len(data) + 1)
+    kind = draw(st.integers(0, 2))
+    if kind == 2:
+        return data[:at]
+    return data[:at] + bytes((draw(st.integers(0, 255)),)) + data[at + (kind == 0) :]
+
+
+@st.composite
 def mutated(draw: st.DrawFn, seeds: st.SearchStrategy[bytes], most: int = 4) -> bytes:
     """Return a seed after a few mutations, most of which keep the lengths around consistent."""
     data = draw(seeds)
