@@ -98,7 +98,8 @@ def _statement(payload: bytes) -> tuple[Mapping[str, cbor.Value], str]:
     try:
         posted = json.loads(payload)
         text = posted["attObj"]
-        octets = base64.b64decode(text.encode("ascii") + b"==", altchars=b"-_", validate=True)
+        filled = "=" * (-len(text) % 4)
+        octets = base64.b64decode(f"{text}{filled}".encode("ascii"), b"-_", validate=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise wrong("the payload must have attObj in base64url") from None
     try:
