@@ -98,10 +98,10 @@ def test_without_eapol_test_the_demo_says_so_and_goes_on(tmp_path: Path) -> None
     assert "done: " in done.stdout
 
 
-def test_the_lines_it_prints_for_radius_and_ldap_work(
+def test_the_lines_it_prints_work(
     tmp_path: Path, require_client: Callable[[str], str]
 ) -> None:
-    for program in ("eapol_test", "radtest", "pki", "ldapsearch"):
+    for program in ("eapol_test", "radtest", "pki", "ldapsearch", "curl", "lego"):
         require_client(program)
     log = tmp_path / "log"
     with log.open("wb") as sink:
@@ -117,7 +117,15 @@ def test_the_lines_it_prints_for_radius_and_ldap_work(
         shown = log.read_text().split("in another terminal:\n")[1].split("  Ctrl-C stops")[0]
         lines = {part.split(":")[0]: part.partition("\n")[2] for part in shown.split("  # ")[1:]}
         radius = [part.partition("\n")[2] for part in shown.split("  # RADIUS: ")[1:]]
-        _shell(lines["SCEP"], tmp_path)
+        for protocol in ("SCEP", "EST", "CMP", "CMC"):
+            _shell(lines[protocol], tmp_path)
+        lego, _, profile = shown.split("  # ACME: ")[1].partition("\n\n")
+        _shell(lego.partition("\n")[2], tmp_path)
+        for name in ("device.pem", "est.pem", "cmp.pem", "cmc.pem"):
+            assert "-BEGIN CERTIFICATE-" in (tmp_path / name).read_text()
+        assert (tmp_path / "lego" / "certificates" / "localhost.crt").exists()
+        link = _shell(profile.split("\n")[1], tmp_path)
+        assert re.search(r"^link +https://localhost:\d+/enroll/\S+$", link, re.MULTILINE)
         assert _shell(radius[0].split("\n\n")[0], tmp_path).endswith("SUCCESS\n")
         *commands, radtest = radius[1].split("\n\n")[0].splitlines()
         password = _shell("\n".join(commands), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,8 +26,25 @@ ISSUING = "issuing"
 TENANT = "default"
 LABEL = "default"
 DEVICE_PROFILE = "device"
+SERVER_PROFILE = "tls-server"
 POLICY = "default"
 CLIENT_PROFILES = ("wifi-client", "user", "device")
+
+# What can be opened for enrolment, and what an endpoint of it says besides.
+_ONE_TIME = "Devices with a one-time secret; they renew by their certificate."
+_SHARED = {"challenge": {"recoverable": True}, "profile": DEVICE_PROFILE, "description": _ONE_TIME}
+DOORS: Mapping[str, Mapping[str, Any]] = {
+    "scep": {"profile": DEVICE_PROFILE, "description": _ONE_TIME},
+    "est": {"profile": DEVICE_PROFILE, "description": _ONE_TIME},
+    "cmp": _SHARED,
+    "cmc": _SHARED,
+    "acme": {
+        "profile": SERVER_PROFILE,
+        "authenticate": ["acme"],
+        "challenge": {"recoverable": True},
+        "description": "Servers that show control of their names.",
+    },
+}
 
 _ROOT_YEARS = 20
 _ISSUING_YEARS = 10
@@ -47,6 +65,7 @@ class Plan:
     pin_file: str = ""
     listen: tuple[tuple[str, str], ...] = ()  # ("http", "0.0.0.0:80")
     doors: tuple[tuple[str, str, str], ...] = ()  # ("radius", "auth", "127.0.0.1:1812")
+    enroll: tuple[str, ...] = ("scep",)
 
     @property
     def settings(self) -> Path:
@@ -81,6 +100,10 @@ class Report:
 @click.option("--pkcs11-module", "module", default="", help="The token maker's library.")
 @click.option("--pkcs11-token", "token", default="", help="The token's label.")
 @click.option("--pin-file", default="", help="File with the token's user PIN, mode 0600.")
+@click.option(
+    "--enroll", multiple=True, type=click.Choice(tuple(DOORS)), default=("scep",),
+    show_default=True, help="Open this protocol's endpoint \"default\"; may be repeated.",
+)  # fmt: skip
 @click.option("--http", metavar="[HOST:]PORT", help="Plain HTTP: SCEP, OCSP, CRL.")
 @click.option("--https", metavar="[HOST:]PORT")
 @click.option("--https-client", metavar="[HOST:]PORT", help="HTTPS with client certificates.")
@@ -100,6 +123,7 @@ def init(
     module: str,
     token: str,
     pin_file: str,
+    enroll: tuple[str, ...],
     http: str | None,
     https: str | None,
     https_client: str | None,
@@ -110,7 +134,7 @@ def init(
     ldap: str | None,
     ldaps: str | None,
 ) -> None:
-    """Set up this node: settings, master key, database, root and issuing CA, a SCEP endpoint.
+    """Set up this node: settings, master key, database, root and issuing CA, endpoints.
 
     It never asks. Repeated, it makes only what is missing.
     """
@@ -146,6 +170,7 @@ def init(
             for (protocol, key), text in doors.items()
             if text
         ),
+        enroll=enroll,
     )
     output.say(f"tmad set-up of {plan.directory}")
     if not set_up(plan):
@@ -235,7 +260,8 @@ async def _fill(plan: Plan, report: Report, core: Session) -> None:
     await _make_tenant(plan, report, core)
     await _make_profiles(report, core)
     await _make_authorities(plan, report, core)
-    await _make_endpoint(report, core)
+    for protocol in plan.enroll:
+        await _make_endpoint(report, core, protocol)
     await _make_policy(report, core)
     if report.changed:
         await _tell_what_next(plan, core)
@@ -316,25 +342,17 @@ async def _is_there(core: Session, authority: str) -> bool:
     return True
 
 
-async def _make_endpoint(report: Report, core: Session) -> None:
-    if await core.objects.load_by_handle("endpoint", f"scep/{LABEL}") is not None:
+async def _make_endpoint(report: Report, core: Session, protocol: str) -> None:
+    name = f"{protocol}/{LABEL}"
+    if await core.objects.load_by_handle("endpoint", name) is not None:
         return
+    document = {"protocol": protocol, "label": LABEL, "authority": ISSUING, **DOORS[protocol]}
     await core.objects.put(
-        core.actor,
-        TENANT,
-        "endpoint",
-        f"scep-{LABEL}",
-        {
-            "protocol": "scep",
-            "label": LABEL,
-            "authority": ISSUING,
-            "profile": DEVICE_PROFILE,
-            "description": "Devices with a one-time challenge; they renew by their certificate.",
-        },
-        expect=0,
+        core.actor, TENANT, "endpoint", f"{protocol}-{LABEL}", document, expect=0
     )
-    await core.services.service_certificates.current("scep-ra", f"scep/{LABEL}")
-    report.made(f"endpoint scep/{LABEL}   one-time challenges, profile {DEVICE_PROFILE}")
+    if protocol == "scep":
+        await core.services.service_certificates.current("scep-ra", name)
+    report.made(f"endpoint {name}   {document['description']}")
 
 
 async def _make_policy(report: Report, core: Session) -> None:
@@ -366,7 +384,11 @@ async def _tell_what_next(plan: Plan, core: Session) -> None:
     config = f"--config {plan.settings}"
     output.next_step(
         f"{program()} {config} run",
-        f"{program()} {config} enroll-secret create --endpoint scep/{LABEL} --subject CN=NAME",
+        *(
+            f"{program()} {config} enroll-secret create --endpoint {each}/{LABEL} --subject CN=NAME"
+            for each in plan.enroll[:1]
+            if each != "acme"
+        ),
         f"{program()} {config} status",
     )
     if plan.store == "soft":

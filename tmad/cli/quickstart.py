@@ -8,16 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import click
 
-from tmad.cli import init, output
-from tmad.cli.context import UNREACHABLE, Ended, program
+from tmad.cli import init, output, tour
+from tmad.cli.context import REFUSED, UNREACHABLE, Ended, program
 from tmad.events import Secret
 
 PORTS = {
@@ -34,7 +35,7 @@ PORTS = {
 _HOST = "127.0.0.1"
 _CLIENT = "quickstart"
 _DIRECTORY = "quickstart"
-_SUFFIX = "o=quickstart"
+
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 
@@ -52,23 +53,24 @@ def quickstart(directory: Path, demo: bool) -> None:
     """
     directory = directory.resolve()
     settings = directory / "tmad.toml"
-    if not settings.exists():
-        ports = _free_ports()
-        _tmad(
-            None,
-            "init",
-            *("--dir", str(directory), "--name", "Quickstart", "--host", "localhost"),
-            *("--public-url", f"http://{_HOST}:{ports['http']}"),
-            *(f"--{name.replace('_', '-')}={_HOST}:{port}" for name, port in ports.items()),
-            shown=True,
-        )
+    if not _is_set_up(settings):
+        _set_up(directory, settings)
     urls = _urls(settings)
     shared = _radius_secret(settings)
     _publish(settings)
     if demo:
         demonstrate(settings, directory, urls, shared)
         return
-    _explain(settings, directory, urls, shared, _snmp_user(settings))
+    tour.show(
+        tour.Node(
+            config=f"{program()} --config {settings}",
+            directory=directory,
+            urls=urls,
+            radius_secret=shared,
+            snmp=_snmp_user(settings),
+        ),
+        secrets={name: _secret(settings, name, device) for name, device in tour.DEVICES.items()},
+    )
     # The daemon takes this process over: Ctrl-C reaches it and nothing else.
     sys.stdout.flush()
     os.execv(sys.executable, _command(settings, "run"))  # noqa: S606  our own program
@@ -169,10 +171,47 @@ def _snmp_user(settings: Path) -> dict[str, str]:
     return answer
 
 
+def _is_set_up(settings: Path) -> bool:
+    """Tell whether there is a node with every endpoint; earlier quickstarts had fewer."""
+    if not settings.exists():
+        return False
+    doors = {f"{each}-{init.LABEL}" for each in init.DOORS}
+    return doors <= set(_tmad(settings, "endpoint", "list", "-o", "name").split())
+
+
+def _set_up(directory: Path, settings: Path) -> None:
+    ports = _free_ports()
+    _tmad(
+        None,
+        "init",
+        *("--dir", str(directory), "--name", "Quickstart", "--host", "localhost"),
+        *("--public-url", f"http://{_HOST}:{ports['http']}"),
+        *(word for each in init.DOORS for word in ("--enroll", each)),
+        *(f"--{name.replace('_', '-')}={_HOST}:{port}" for name, port in ports.items()),
+        shown=True,
+    )
+    # By itself ACME asks nobody on loopback or inside, and here there is nobody else.
+    _tmad(
+        settings,
+        *("endpoint", "set", f"acme/{init.LABEL}"),
+        f'options.validation.allowed_networks=["{_HOST}/32"]',
+        f"options.validation.http_port={tour.VALIDATION_PORT}",
+    )
+
+
+def _secret(settings: Path, protocol: str, device: str) -> tuple[str, Secret]:
+    """Return a fresh one-time secret for a device, and its reference."""
+    words = ["--endpoint", f"{protocol}/{init.LABEL}", "--subject", f"CN={device}"]
+    if protocol == "cmp":
+        words.append("--recoverable")
+    made = json.loads(_tmad(settings, "enroll-secret", "create", *words, "-o", "json"))
+    return made["id"], Secret(made["secret"])
+
+
 def _publish(settings: Path) -> None:
     """Let mail programs find people's certificates by their addresses."""
     if _DIRECTORY not in _tmad(settings, "directory", "list", "-o", "name").split():
-        _tmad(settings, "directory", "create", _DIRECTORY, _SUFFIX, "--anonymous", "by-mail")
+        _tmad(settings, "directory", "create", _DIRECTORY, tour.SUFFIX, "--anonymous", "by-mail")
 
 
 def _free_ports() -> dict[str, int]:
@@ -200,26 +239,48 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _command(settings: Path | None, *arguments: str) -> list[str]:
-    config = [] if settings is None else ["--config", str(settings)]
-    return [sys.executable, "-m", "tmad.cli.main", *config, *arguments]
+def _command(settings: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tmad.cli.main", "--config", str(settings), *arguments]
 
 
 def _tmad(settings: Path | None, *arguments: str, shown: bool = False) -> str:
-    """Run another tmad command and return what it printed; end as it ended when it failed."""
+    """Run another tmad command and return what it printed; end as it ended when it failed.
+
+    In a fork: the start of a process of its own takes longer than most commands do.
+    """
+    import tmad.service  # noqa: F401  what takes long is imported before the first fork
+
+    config = [] if settings is None else ["--config", str(settings)]
     sys.stdout.flush()
-    done = subprocess.run(  # noqa: S603  our own program
-        _command(settings, *arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=None if shown else subprocess.PIPE,
-        stderr=None if shown else subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stderr or "").strip() or f"tmad {arguments[0]} failed"
-        raise Ended(done.returncode, said)
-    return done.stdout or ""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            _become(None if shown else (out.fileno(), err.fileno()), [*config, *arguments])
+        _, status = os.waitpid(child, 0)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    if code := os.waitstatus_to_exitcode(status):
+        raise Ended(code, texts[1].strip() or f"tmad {arguments[0]} failed")
+    return texts[0]
+
+
+def _become(outputs: tuple[int, int] | None, arguments: list[str]) -> NoReturn:
+    """Run a command in this process, a fork, and end it."""
+    from tmad.cli.main import exit_code
+
+    code = REFUSED
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, descriptor in enumerate(outputs or (), 1):
+            os.dup2(descriptor, number)
+        code = exit_code(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # What the parent would do at its end is not this one's to do.
+        os._exit(code)
 
 
 @contextmanager
@@ -262,76 +323,3 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> No
             return
     tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-3:])
     raise Ended(UNREACHABLE, f"the daemon did not start:\n{tail}", f"the whole log: {log}")
-
-
-def _explain(
-    settings: Path,
-    directory: Path,
-    urls: Mapping[str, str],
-    shared: Secret,
-    snmp: Mapping[str, str],
-) -> None:
-    """Print where everything is, and one line for a client of each protocol."""
-    http = urls["http"]
-    secret = _tmad(
-        settings,
-        "enroll-secret",
-        "create",
-        *("--endpoint", f"scep/{init.LABEL}", "--subject", "CN=device-1", "-o", "name"),
-    ).strip()
-    radius, word = urls["radius"], shared.reveal().decode()
-    port = radius.rpartition(":")[2]
-    chain, issuing = directory / "root.pem", directory / "issuing.pem"
-    output.say(
-        f"""
-  SCEP       {http}/scep/{init.LABEL}
-  OCSP       {http}/ocsp
-  CRL        {http}/crl/{init.ISSUING}.crl   {http}/crl/{init.ROOT}.crl
-  CA         {http}/aia/{init.ISSUING}.cer
-  HTTPS      {urls["https"]}
-  RADIUS     {radius}   shared secret {word}
-  SNMP       {urls["snmp"]}   user {snmp["user"]}
-  metrics    {urls["ops"]}/metrics
-
-  Try it in another terminal:
-
-  # SCEP: a certificate for a device (strongSwan's pki)
-  openssl genrsa -traditional -out device.key 2048
-  pki --scepca --url {http}/scep/{init.LABEL} --caout ca --raout ra --outform pem
-  pki --scep --url {http}/scep/{init.LABEL} --in device.key --dn "CN=device-1" \\
-      --password {secret} --cacert-enc ra.pem --cacert-sig ra.pem --cacert {issuing} \\
-      --cacert {chain} --outform pem > device.pem
-
-  # OCSP: is it good?
-  openssl ocsp -issuer {issuing} -CAfile {chain} -cert device.pem -url {http}/ocsp
-
-  # CRL
-  curl -s {http}/crl/{init.ISSUING}.crl | openssl crl -inform DER -noout -text
-
-  # RADIUS: join the network with it (wpa_supplicant's eapol_test)
-  printf 'network={{\n key_mgmt=IEEE8021X\n eap=TLS\n identity="device-1"\n' > device.conf
-  printf ' ca_cert="%s"\n client_cert="%s"\n private_key="%s"\n}}\n' \\
-      {chain} device.pem device.key >> device.conf
-  eapol_test -c device.conf -p {port} -s {word}
-
-  # RADIUS: a person with a password (radtest of freeradius-utils)
-  {program()} --config {settings} user create alice --generate
-  {program()} --config {settings} radius-policy rule {init.POLICY} people --method pap --person "*"
-  radtest alice PASSWORD {radius} 0 {word}
-
-  # SNMP: how is it? (snmpwalk of the package snmp)
-  snmpwalk -v3 -l authPriv -u {snmp["user"]} -a SHA-256 -A {snmp["authentication_passphrase"]} \\
-      -x AES -X {snmp["privacy_passphrase"]} {urls["snmp"]} 1.3.6.1.2.1.1
-
-  # LDAP: whose certificate is for this address? (ldapsearch of ldap-utils)
-  {program()} --config {settings} user create carol --mail carol@example.test
-  {program()} --config {settings} cert issue carol --profile user --san email:carol@example.test
-  ldapsearch -x -LLL -H {urls["ldap"]} -b {_SUFFIX} mail=carol@example.test
-
-  # revoke it, then ask again
-  {program()} --config {settings} cert list
-  {program()} --config {settings} cert revoke SERIAL
-
-  Ctrl-C stops the daemon.
-"""
-    )
