@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -88,7 +89,9 @@ class ACMESource:
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
             raise Fault(FaultCode.UNSUPPORTED, f"{path} is no P-256 key", rule="agent.key")
         client = ACMEClient(self._settings.directory, self._trust_file, key)
-        client.account = self._store.load().account
+        account = self._store.load().account
+        if urlsplit(account).netloc == urlsplit(self._settings.directory).netloc:
+            client.account = account  # else it is one of the server that was told before
         return client
 
     def _open(self) -> ACMEClient:

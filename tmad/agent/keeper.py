@@ -35,6 +35,7 @@ _WORDS: Final = {REVOKED: REVOKED, "hold": "on hold", "withdrawn": "withdrawn"}
 _AGAIN: Final = timedelta(hours=24)  # how often to look, where nothing is due before
 _SKEW: Final = timedelta(minutes=10)
 _SOON: Final = timedelta(minutes=10)  # after which a server that did not answer is asked again
+_WISH: Final = {"subject", "names", "key", "est", "acme", "scep"}
 _BUSY: Final = frozenset({FaultCode.UNAVAILABLE, FaultCode.RATE_LIMITED})
 StatusOf: TypeAlias = Callable[[Identity, datetime], str]
 SourceOf: TypeAlias = Callable[[Store, CertificateSettings, State, int], Source]
@@ -103,7 +104,7 @@ class Keeper:
             return
         if self._store.candidate(state) and self._is_worth_placing():
             self._install()
-        elif not state.current or self._store.request() is not None:
+        elif not state.current or self._store.pending.is_dir():
             self._obtain()
         else:
             self._ask(is_forced=is_forced)
@@ -226,7 +227,9 @@ class Keeper:
 
     def _request(self, old: Identity | None) -> tuple[PrivateKey, bytes]:
         """Return the request under way, or begin one."""
-        pending = self._store.request()
+        # Whoever changes the settings meanwhile means the next request, not this one.
+        wish = self._settings.model_dump_json(include=_WISH)
+        pending = self._store.request(wish)
         if pending is not None:
             key_pem, request_der = pending
             return identities.read_key(key_pem), request_der
@@ -239,7 +242,9 @@ class Keeper:
             request_der = identities.request_again(key, old.certificate)
         else:
             request_der = identities.make_request(key, self._settings.subject, self._settings.names)
-        self._store.begin(identities.key_pem(key), request_der)
+        if self._state.order:
+            self._change(order="")  # which was for an earlier request
+        self._store.begin(identities.key_pem(key), request_der, wish)
         return key, request_der
 
     def _accept(self, key: PrivateKey, answer: Certificates) -> None:

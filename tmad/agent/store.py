@@ -108,13 +108,21 @@ class Store:
         """The directory of the request under way."""
         return self.directory / "pending"
 
-    def begin(self, key_pem: bytes, request_der: bytes) -> None:
-        """Keep a key and the request for it before anybody hears of them."""
-        files.write_directory(self.pending, {"key.pem": key_pem, "request.der": request_der})
+    def begin(self, key_pem: bytes, request_der: bytes, wish: str) -> None:
+        """Keep a key and the request for it before anybody hears of them.
 
-    def request(self) -> tuple[bytes, bytes] | None:
-        """Return key (PEM) and request (DER) under way."""
+        ``wish`` is what it was made from.
+        """
+        files.write_directory(
+            self.pending,
+            {"key.pem": key_pem, "request.der": request_der, "wish.json": wish.encode()},
+        )
+
+    def request(self, wish: str) -> tuple[bytes, bytes] | None:
+        """Return key (PEM) and request (DER) under way, if they are for this wish."""
         try:
+            if (self.pending / "wish.json").read_text() != wish:
+                return None
             key_pem = (self.pending / "key.pem").read_bytes()
             return key_pem, (self.pending / "request.der").read_bytes()
         except FileNotFoundError:
