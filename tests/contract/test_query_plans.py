@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from tests.postgres import Cluster
 from tests.support import Clock
 from tmad.storage import (
+    acme,
     agents,
     alarms,
     certificates,
@@ -376,6 +377,45 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "acme_nonces",
+        [{"digest": _digest(n), "expires_at": now + n * day} for n in numbers],
+    )
+    insert(
+        "acme_accounts",
+        [
+            {"id": f"A{n:06}", "endpoint": "acme/a", "tenant": tenants[n % 2], "state": "valid",
+             "thumbprint": _digest(n), "key": b"k", "contacts": "[]", "secret_id": None,
+             "binding": None, "agreed_at": None, "peer": f"192.0.2.{n % 250}",
+             "created_at": now - n * day, "updated_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "acme_orders",
+        [
+            {"id": f"R{n:06}", "endpoint": "acme/a", "tenant": tenants[n % 2],
+             "account": f"A{n:06}", "identifiers": "[]", "authorizations": "[]", "profile": "",
+             "not_before": None, "not_after": None, "replaces": f"aki.{n}" if n % 9 == 0 else None,
+             # Most were used long ago.
+             "request_id": f"R{n:06}" if n < ROWS - 20 else None, "error": None,
+             "expires_at": now - n * day, "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
+        "acme_authorizations",
+        [
+            {"id": f"Z{n:06}", "endpoint": "acme/a", "tenant": tenants[n % 2],
+             "account": f"A{n:06}", "state": "valid", "type": "dns", "value": f"n{n}.test",
+             "is_wildcard": False, "challenges": "[]", "token": "t", "challenge": None,
+             "response": None, "attempts": 0,
+             "due_at": None if n < ROWS - 10 else now + (n - ROWS + 5) * day, "error": None,
+             "record": None, "attested_key": None, "validated_at": None,
+             "expires_at": now + n * day, "created_at": now}
+            for n in numbers
+        ],
+    )  # fmt: skip
+    insert(
         "agents",
         [
             {"tenant": tenants[n % 2], "id": f"{n:016x}", "certificate_id": n,
@@ -456,6 +496,11 @@ AGENT = agents.AgentRow(
     tenant="default", id=f"{MIDDLE:016x}", certificate_id=MIDDLE, subject=f"CN=web-{MIDDLE:06}",
     owner="", host="h", label="l", version="1", source="est", state="good", served="", error="",
     renew_at=None, first_contact=NOW, last_contact=NOW,
+)  # fmt: skip
+ACCOUNT = acme.Account(
+    id=f"A{MIDDLE:06}", endpoint="acme/a", tenant="default", state="valid",
+    thumbprint=_digest(MIDDLE), key=b"k", contacts="[]", peer="192.0.2.1", created_at=NOW,
+    updated_at=NOW,
 )  # fmt: skip
 EXCHANGE = Exchange(
     endpoint="cmp/iot",
@@ -678,6 +723,29 @@ HOT: dict[str, Call] = {
     "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
+    # ACME
+    "nonces, forget": call(acme.forget_nonces, NOW + timedelta(days=5), PAGE),
+    "account": call(acme.account_by_id, "acme/a", f"A{MIDDLE:06}"),
+    "account by key": call(acme.account_by_key, "acme/a", _digest(MIDDLE)),
+    "account of a tenant": call(acme.account_of_tenant, "default", f"A{MIDDLE:06}"),
+    "accounts, deep page": call(acme.find_accounts, "default", None, f"A{MIDDLE:06}", PAGE),
+    "accounts of an address": call(acme.count_accounts, "acme/a", "192.0.2.7", NOW, PAGE),
+    "account, change": call(acme.update_account, ACCOUNT, NOW, contacts="[]"),
+    "order": call(acme.order_by_id, "acme/a", f"A{MIDDLE:06}", f"R{MIDDLE:06}"),
+    "orders of an account": call(acme.orders_of_account, f"A{MIDDLE:06}", "~", PAGE),
+    "orders of an account, counted": call(acme.count_orders, f"A{MIDDLE:06}", "", PAGE),
+    "orders, deep page": call(acme.find_orders, "default", None, f"R{MIDDLE:06}", PAGE),
+    "order of a certificate": call(acme.order_of_certificate, f"R{MIDDLE:06}", f"A{MIDDLE:06}"),
+    "order that replaces": call(acme.is_replaced, "default", f"aki.{MIDDLE}"),
+    "order, claim": call(acme.claim_order, f"R{MIDDLE:06}", "Q"),
+    "orders, forget": call(acme.forget_orders, NOW + timedelta(days=5), PAGE),
+    "authorisation": call(acme.authorization_by_id, "acme/a", f"A{MIDDLE:06}", f"Z{MIDDLE:06}"),
+    "authorisations of a name": call(
+        acme.find_authorizations, f"A{MIDDLE:06}", "dns", f"n{MIDDLE}.test", PAGE
+    ),
+    "challenges, due": call(acme.find_due, NOW + timedelta(days=5), PAGE),
+    "authorisations, end": call(acme.end_authorizations, f"A{MIDDLE:06}"),
+    "authorisations, forget": call(acme.forget_authorizations, NOW + timedelta(days=5), PAGE),
     # agents
     "agent": call(agents.by_id, "default", f"{MIDDLE:016x}"),
     "agent, lock": call(agents.locked, "default", f"{MIDDLE:016x}"),

@@ -97,7 +97,16 @@ _WHOSE: sa.BindParameter[Any] = sa.bindparam("whose")
 # -- nonces ---------------------------------------------------------------------------------------
 
 _USE_NONCE = Statement(nonces.insert(), columns=("digest", "expires_at"))
-_FORGET_NONCES = Statement(nonces.delete().where(nonces.c.expires_at <= sa.bindparam("now")))
+_FORGET_NONCES = Statement(
+    nonces.delete().where(
+        nonces.c.digest.in_(
+            sa.select(nonces.c.digest)
+            .where(nonces.c.expires_at <= sa.bindparam("now"))
+            .order_by(nonces.c.expires_at)
+            .limit(sa.bindparam("most"))
+        )
+    )
+)
 
 
 def use_nonce(connection: sa.Connection, digest: bytes, expires_at: datetime) -> None:
@@ -115,9 +124,9 @@ def use_nonce(connection: sa.Connection, digest: bytes, expires_at: datetime) ->
         ) from None
 
 
-def forget_nonces(connection: sa.Connection, now: datetime) -> int:
-    """Forget those that are too old to be used in any case."""
-    return _FORGET_NONCES.run(connection, {"now": now})
+def forget_nonces(connection: sa.Connection, now: datetime, limit: int) -> int:
+    """Forget some of those that are too old to be used in any case; return how many."""
+    return _FORGET_NONCES.run(connection, {"now": now, "most": limit})
 
 
 # -- accounts -------------------------------------------------------------------------------------
@@ -358,7 +367,10 @@ def forget_orders(connection: sa.Connection, before: datetime, limit: int) -> in
         .order_by(orders.c.expires_at)
         .limit(limit)
     )
-    return connection.execute(orders.delete().where(orders.c.id.in_(old))).rowcount
+    # First looked up: PostgreSQL would read the whole table for them.
+    gone = connection.execute(old).scalars().all()
+    connection.execute(orders.delete().where(orders.c.id.in_(gone)))
+    return len(gone)
 
 
 def _order(row: Sequence[Any]) -> OrderRow:
@@ -480,7 +492,9 @@ def forget_authorizations(connection: sa.Connection, before: datetime, limit: in
         .order_by(authorizations.c.expires_at)
         .limit(limit)
     )
-    return connection.execute(authorizations.delete().where(authorizations.c.id.in_(old))).rowcount
+    gone = connection.execute(old).scalars().all()
+    connection.execute(authorizations.delete().where(authorizations.c.id.in_(gone)))
+    return len(gone)
 
 
 def _authorization(row: Sequence[Any]) -> Authorization:

@@ -790,7 +790,13 @@ acme_orders = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Index("ix_acme_orders_account_id", "account", "id"),
     sa.Index("ix_acme_orders_tenant_id", "tenant", "id"),
-    sa.Index("ix_acme_orders_expires_at", "expires_at"),
+    # Of those that came to nothing: they are forgotten.
+    sa.Index(
+        "ix_acme_orders_expires_at",
+        "expires_at",
+        sqlite_where=sa.text("request_id IS NULL"),
+        postgresql_where=sa.text("request_id IS NULL"),
+    ),
     sa.Index(
         "ix_acme_orders_replaces",
         "replaces",

@@ -25,6 +25,7 @@ LIFETIME: Final = timedelta(hours=1)
 _TIME: Final = 5  # octets: seconds since 1970
 _BODY: Final = _TIME + 16  # and 128 random bits
 _WHOLE: Final = _BODY + 12
+_BATCH: Final = 1_000
 _SKEW: Final = timedelta(minutes=1)  # between the clocks of nodes
 
 
@@ -52,7 +53,10 @@ class Nonces:
 
     async def forget(self) -> int:
         """Forget those used ones that are too old anyway."""
-        return await self._database.write(rows.forget_nonces, self._now())
+        total = 0
+        while gone := await self._database.write(rows.forget_nonces, self._now(), _BATCH):
+            total += gone
+        return total
 
     def _open(self, nonce: str) -> tuple[datetime, bytes]:
         try:

@@ -108,7 +108,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_acme_orders")),
     )
     op.create_index("ix_acme_orders_account_id", "acme_orders", ["account", "id"], unique=False)
-    op.create_index("ix_acme_orders_expires_at", "acme_orders", ["expires_at"], unique=False)
+    op.create_index(
+        "ix_acme_orders_expires_at",
+        "acme_orders",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("request_id IS NULL"),
+        postgresql_where=sa.text("request_id IS NULL"),
+    )
     op.create_index(
         "ix_acme_orders_replaces",
         "acme_orders",
