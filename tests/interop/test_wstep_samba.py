@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.daemon import Daemon
 from tests.samba_domain import ADDRESS, REALM, SYSTEM_PYTHON, Samba, require_samba
+from tests.warm import COMMANDS
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
@@ -328,3 +331,29 @@ def test_a_request_that_waits_is_approved_and_fetched(node: Daemon, bob: Machine
     issued = bob.ask("/wstep/checked", "query", number=number)
     assert "CN = Bob Builder" in verify(node, certificate_of(issued), bob.folder)
     assert "no such request" in bob.ask("/wstep/checked", "query", number="77")["fault"]
+
+
+def test_the_page_is_true(domain: Samba, node: Daemon, tmp_path: Path) -> None:
+    """The lines of docs/windows-autoenrolment.md, with this domain's names."""
+    page = Path(__file__).parents[2] / "docs" / "windows-autoenrolment.md"
+    script = "".join(re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+    for told, here in (
+        ("dc1.corp.test", ADDRESS), ("tmad-reader@", "tmad@"), ("domain-ca.pem", "ca.pem"),
+        (" corp ", " corp2 "), ("wstep machines", "wstep machines2"),
+        ("wstep users", "wstep users2"), ('["users"]', '["users2"]'),
+    ):  # fmt: skip
+        script = script.replace(told, here)
+    (tmp_path / "ca.pem").write_bytes(domain.ca_file.read_bytes())
+    (tmp_path / "reader-password").write_text(READER + "\n")
+    done = subprocess.run(
+        ["bash", "-c", COMMANDS.shell() + script], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120, check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Bob Builder" in done.stdout
+    machine = Machine(domain, node, tmp_path, "pc1$")
+    answer = machine.ask("/xcep/machines2", "policies")
+    assert "found" in answer, answer
+    found = answer["found"]["response"]["policies"]["policy"]
+    assert [each["attributes"]["commonName"] for each in found] == ["Machine", "Staff"]
+    assert machine.enrol("machines2")

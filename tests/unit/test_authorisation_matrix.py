@@ -133,6 +133,11 @@ tmad.managed.objects.Objects.delete(authority)         authority.delete      A
 tmad.managed.objects.Objects.delete(profile)           profile.delete        A
 tmad.managed.objects.Objects.delete(endpoint)          endpoint.delete       A
 tmad.managed.objects.Objects.delete(grant)             grant.delete          A
+tmad.managed.objects.Objects.get(active-directory)       active-directory.read   AO U S
+tmad.managed.objects.Objects.list(active-directory)      active-directory.read   AO U S
+tmad.managed.objects.Objects.revisions(active-directory) active-directory.read   AO U S
+tmad.managed.objects.Objects.put(active-directory)       active-directory.write  A
+tmad.managed.objects.Objects.delete(active-directory)    active-directory.delete A
 tmad.managed.objects.Objects.get(directory)            directory.read        AO U S
 tmad.managed.objects.Objects.list(directory)           directory.read        AO U S
 tmad.managed.objects.Objects.revisions(directory)      directory.read        AO U S
@@ -222,7 +227,7 @@ MODULES = tuple(_modules())
 TABLE = {
     operation: (permission, set(letters) - {" "})
     for operation, permission, letters in (
-        (line[:55].strip(), line[55:77].strip(), line[77:]) for line in MATRIX.split("\n") if line
+        tuple(line.split(maxsplit=2)) for line in MATRIX.split("\n") if line
     )
 }
 

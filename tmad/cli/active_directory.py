@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -31,7 +31,11 @@ def active_directory() -> None:
 )
 @click.option("--bind", required=True, metavar="USER", help="Who asks: tmad@corp.test.")
 @click.option("--base", default="", metavar="DN", help="Default: that of the realm.")
-@click.option("--ca-file", default="", metavar="FILE", help="PEM file that the TLS is trusted by.")
+@click.option(
+    "--ca-file",
+    type=click.File("r"),
+    help="PEM file with the authorities of the servers' TLS; its content is kept.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting.")
 @with_core
 async def create(
@@ -41,7 +45,7 @@ async def create(
     servers: tuple[str, ...],
     bind: str,
     base: str,
-    ca_file: str,
+    ca_file: TextIO | None,
     settings: tuple[str, ...],
 ) -> None:
     """Make a domain known. It is only read, when somebody asks for a certificate."""
@@ -50,7 +54,7 @@ async def create(
         "servers": list(servers),
         "bind": bind,
         "base": base or ",".join(f"DC={part.lower()}" for part in realm.split(".")),
-        "ca_file": ca_file,
+        "trusted": "" if ca_file is None else ca_file.read(),
     }
     for setting in settings:
         objects.assign(document, setting)

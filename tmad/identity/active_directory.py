@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
+from cryptography import x509
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from tmad.errors import Fault, FaultCode
@@ -74,8 +75,10 @@ class ActiveDirectory(BaseModel):
     password: str = Field(
         default="", description="Sealed; `tmad active-directory password` sets it."
     )
-    ca_file: str = Field(
-        default="", description="PEM file of the authorities trusted for the servers' TLS."
+    trusted: str = Field(
+        default="",
+        max_length=200_000,
+        description="Authorities of the servers' TLS, in PEM; empty: those that the node trusts.",
     )
     timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     description: str = Field(default="", max_length=500)
@@ -97,6 +100,16 @@ class ActiveDirectory(BaseModel):
     def _realm_is_one(cls, value: str) -> str:
         if not _REALM.fullmatch(value):
             raise ValueError("a realm is a domain in upper case: CORP.TEST")
+        return value
+
+    @field_validator("trusted")
+    @classmethod
+    def _trusted_are_certificates(cls, value: str) -> str:
+        if value:
+            try:
+                x509.load_pem_x509_certificates(value.encode())
+            except ValueError:
+                raise ValueError("must be certificates in PEM") from None
         return value
 
     @field_validator("password")
@@ -268,7 +281,7 @@ class ActiveDirectories:
         session = await self._client.connect(
             Server(
                 addresses=domain.servers,
-                ca_file=domain.ca_file,
+                trusted=domain.trusted,
                 seconds=domain.timeout_seconds,
             )
         )

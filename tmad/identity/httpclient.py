@@ -87,7 +87,12 @@ def trust_root(ca_file: Path | str | None) -> Any:
     """Return Twisted's trust root for a PEM file; None stands for what this machine trusts."""
     if not ca_file:
         return None
-    found = x509.load_pem_x509_certificates(Path(ca_file).read_bytes())
+    return trust_root_of(Path(ca_file).read_bytes())
+
+
+def trust_root_of(pem: bytes) -> Any:
+    """Return Twisted's trust root for certificates in PEM; ValueError where there are none."""
+    found = x509.load_pem_x509_certificates(pem)
     return _trust_root([_certificate(X509.from_cryptography(each)) for each in found])
 
 

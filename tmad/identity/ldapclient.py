@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.identity.httpclient import trust_root
+from tmad.identity.httpclient import trust_root_of
 from tmad.wire import ldap
 from tmad.wire.ldap import Entry, Reference, Result
 
@@ -41,10 +41,13 @@ _FAILURES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where a directory is. ``addresses`` are HOST or HOST:PORT, asked in this order."""
+    """Where a directory is. ``addresses`` are HOST or HOST:PORT, asked in this order.
+
+    ``trusted`` are the authorities of its TLS in PEM; empty: those that this machine trusts.
+    """
 
     addresses: Sequence[str]
-    ca_file: str
+    trusted: str
     seconds: float  # for a connection with all its questions
 
 
@@ -57,10 +60,10 @@ class LDAPClient:
     async def connect(self, server: Server) -> LDAPSession:
         """Return a connection to the first server that answers; Fault(UNAVAILABLE).
 
-        The server's certificate is checked against its name, and against the authorities of
-        ``ca_file``, or those that this machine trusts.
+        The server's certificate is checked, and that it is for the name in the address.
         """
         deadline = self._reactor.seconds() + server.seconds
+        trusted = trust_root_of(server.trusted.encode()) if server.trusted else None
         failures = []
         for address in server.addresses:
             host, _, port = address.rpartition(":") if ":" in address else (address, "", "")
@@ -69,7 +72,7 @@ class LDAPClient:
                 plain = HostnameEndpoint(
                     self._reactor, host.encode(), int(port or _PORT), timeout=max(0.1, left)
                 )
-                options = optionsForClientTLS(host, trust_root(server.ca_file))
+                options = optionsForClientTLS(host, trusted)
                 endpoint = wrapClientTLS(options, plain)
                 connecting: Deferred[Any] = endpoint.connect(_Conversations())
                 protocol = await connecting.addTimeout(max(0.1, left), self._reactor)

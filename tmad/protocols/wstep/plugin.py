@@ -28,9 +28,9 @@ class Settings(plugin.Settings):
         pattern=r"^[a-z0-9][a-z0-9-]{0,50}$",
         description="The endpoint behind AD CS's own addresses, /ADPolicyProvider_CEP_…",
     )
-    keytab_file: Path | None = Field(
-        default=None,
-        description="Keys of the service HTTP/HOST, for Kerberos; read at each log-in.",
+    keytab_file: str = Field(
+        default="",
+        description="Keys of the service HTTP/HOST, read at each log-in; empty: no Kerberos.",
     )
     url: str = Field(
         default="",
@@ -55,7 +55,7 @@ class Settings(plugin.Settings):
 def mount(settings: Settings, services: Services, edge: Edge) -> None:
     """Answer over TLS only; certificates that have ended get an answer that says so."""
     presenting = Presenting(
-        KerberosService(settings.keytab_file, edge.reactor),
+        KerberosService(Path(settings.keytab_file) if settings.keytab_file else None, edge.reactor),
         services.service_certificates,
         services.host,
     )
