@@ -471,7 +471,12 @@ def test_a_certificate_is_confirmed_by_its_holder() -> None:
     w.clock.advance(days=1)
     drive(w.exchanges.attend())
     assert w.status_of(holder.certificate) == "good"
-    assert w.ask(signed(confirmation(holder), holder)).statuses[0][0] == FAILED
+    # A copy is told the same; who thinks better of it is too late.
+    assert w.ask(signed(confirmation(holder), holder)).statuses == [(SUCCESS, (5,), None)]
+    told = client.status_v2(FAILED, 1)
+    late = signed(confirmation(holder, (6, client.STATUS_V2, told)), holder)
+    assert w.ask(late).statuses == [(FAILED, (5,), client.BAD_REQUEST)]
+    assert w.status_of(holder.certificate) == "good"
 
 
 def test_a_certificate_is_confirmed_with_the_secret() -> None:

@@ -260,25 +260,36 @@ class Enrolment:
 
     async def confirm(self, turn: Turn, control: Control) -> StatusInfo:
         """Hear whether a client wants its certificate (RFC 10002, 6.14)."""
-        exchange = await self._exchange_of(turn, controls.certificate_id(control))
-        if exchange.state != "unconfirmed":
+        named = controls.certificate_id(control)
+        try:
+            await self._settle(turn, named)
+        except Fault as fault:
+            if fault.rule != "exchange.changed":
+                raise
+            # A copy that was served at the same time was faster: what came of it counts.
+            await self._settle(turn, named)
+        return StatusInfo(status=Status.SUCCESS, parts=((control.id,),))
+
+    async def _settle(self, turn: Turn, named: IssuerAndSerial) -> None:
+        exchange, issuer_id = await self._exchange_of(turn, named)
+        exchanges, why = self._services.exchanges, _rejection(turn)
+        if exchange.state == "unconfirmed":
+            digest = exchange.digest
+            if why:
+                await exchanges.reject(exchange, why, digest=digest, answer=b"", nonce=b"")
+            else:
+                await exchanges.confirm(exchange, digest=digest, answer=b"", nonce=b"")
+            return
+        status = await self._services.status.of(issuer_id, named.serial)
+        if exchange.state != "closed" or why or status.state != "good":
             raise Fault(
                 FaultCode.CONFLICT,
                 "the certificate was confirmed or withdrawn before",
                 rule="cmc.confirm.done",
             )
-        why = _rejection(turn)
-        if why:
-            await self._services.exchanges.reject(
-                exchange, why, digest=exchange.digest, answer=b"", nonce=b""
-            )
-        else:
-            await self._services.exchanges.confirm(
-                exchange, digest=exchange.digest, answer=b"", nonce=b""
-            )
-        return StatusInfo(status=Status.SUCCESS, parts=((control.id,),))
+        # Else it is a copy, whose first answer was lost.
 
-    async def _exchange_of(self, turn: Turn, named: IssuerAndSerial) -> Exchange:
+    async def _exchange_of(self, turn: Turn, named: IssuerAndSerial) -> tuple[Exchange, int]:
         visit, database = turn.visit, self._services.database
         for issuer in await self._services.hierarchy.by_subject(named.issuer):
             row = None
@@ -300,7 +311,7 @@ class Enrolment:
                 and exchange.certificate_id == row.id
                 and (mine == exchange.holder or own == row.sha256)
             ):
-                return exchange
+                return exchange, issuer.id
         raise Fault(
             FaultCode.NOT_FOUND,
             "there is no such certificate to confirm",
