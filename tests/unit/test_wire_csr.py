@@ -227,3 +227,25 @@ def test_several_challenges() -> None:
     attribute = der.sequence(der.oid("1.2.840.113549.1.9.7"), values)
     request = signed_info(der.sequence(head, der.explicit(0, attribute)))
     assert code_of(request) is FaultCode.UNSUPPORTED
+
+
+def asking(oids: tuple[str, ...], names: int) -> bytes:
+    """Return a request with its names in attributes of these types."""
+    body = der.read(client.make_csr(rsa_key()), 0x30).enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    san = der.sequence(*[der.tlv(0x82, b"a.test")] * names)
+    extensions = der.sequence(der.sequence(der.oid("2.5.29.17"), der.octets(san)))
+    attributes = [der.sequence(der.oid(oid), der.tlv(der.SET, extensions)) for oid in oids]
+    return signed_info(der.sequence(head, der.explicit(0, *sorted(attributes))))
+
+
+def test_microsofts_attribute_has_the_same_bounds() -> None:
+    """Seven thousand names would be read before anybody had counted them."""
+    for oid in ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14"):
+        assert len(csr.decode(asking((oid,), 20), NEW).names) == 20
+        assert code_of(asking((oid,), 7_000)) is FaultCode.UNSUPPORTED
+
+
+def test_key_06_extensions_are_asked_for_once() -> None:
+    both = ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14")
+    assert code_of(asking(both, 1)) is FaultCode.UNSUPPORTED

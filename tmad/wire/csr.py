@@ -20,6 +20,8 @@ ELEMENTS = 1_500
 DEPTH = 32
 
 _EXTENSION_REQUEST = der.oid("1.2.840.113549.1.9.14")
+# The same as Windows 2000 named it, and as the library below reads it, too (KEY-06).
+_MS_EXTENSION_REQUEST = der.oid("1.3.6.1.4.1.311.2.1.14")
 _CHALLENGE_PASSWORD = der.oid("1.2.840.113549.1.9.7")
 # Ed25519's name and no octets: what a request has in the place of a signature that it lacks.
 _UNSIGNED = der.sequence(der.oid("1.3.101.112")) + der.tlv(der.BIT_STRING, b"\0")
@@ -79,7 +81,14 @@ def decode(csr_der: bytes, policy: Policy, *, is_proof: bool = True) -> CSR:
     """
     parts = _cut(csr_der)
     attributes = cms.read_attributes(der.Reader(b"".join(parts.attributes)))
-    content = _read(parts.in_order(), attributes.get(_EXTENSION_REQUEST, ()))
+    requests = (
+        *attributes.get(_EXTENSION_REQUEST, ()),
+        *attributes.get(_MS_EXTENSION_REQUEST, ()),
+    )
+    if len(requests) > 1:
+        # Two readers could believe different ones.
+        raise _unreadable("it asks for extensions twice")
+    content = _read(parts.in_order(), requests)
     if is_proof:
         _check_signature(parts, content.public_key, policy)
     return CSR(
