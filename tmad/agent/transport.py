@@ -7,10 +7,11 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tmad.errors import Fault, FaultCode
 
@@ -79,54 +80,59 @@ def ask(
 
     Fault(UNAVAILABLE) where none comes in time, and where the server cannot prove who it is.
     """
-    parts = urlsplit(url)
     deadline = time.monotonic() + seconds
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=seconds, context=context or trust.context()
-        )
-    else:
-        connection = http.client.HTTPConnection(  # type: ignore[assignment]  # its base
-            parts.hostname or "", parts.port, timeout=seconds
-        )
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host = url
     try:
-        connection.request(
-            method, path, body or None, {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
-        )
-        return _read(connection, deadline, parts.netloc)
+        parts = urlsplit(url)
+        host = parts.netloc
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with closing(_connect(parts, seconds, context, trust)) as connection:
+            fields = {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
+            connection.request(method, path, body or None, fields)
+            return _read(connection, deadline, host)
     except ssl.SSLCertVerificationError as error:
         raise Fault(
             FaultCode.UNAVAILABLE,
-            f"{parts.netloc} cannot prove who it is: {error.verify_message}",
+            f"{host} cannot prove who it is: {error.verify_message}",
             rule="agent.server-certificate",
         ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise unreachable(parts.netloc, error) from None
-    finally:
-        connection.close()
+        raise unreachable(host, error) from None
+
+
+def _connect(
+    parts: SplitResult, seconds: float, context: ssl.SSLContext | None, trust: Trust
+) -> http.client.HTTPConnection:
+    host = parts.hostname or ""
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(host, parts.port, timeout=seconds)
+    return http.client.HTTPSConnection(
+        host, parts.port, timeout=seconds, context=context or trust.context()
+    )
 
 
 def _read(connection: http.client.HTTPConnection, deadline: float, host: str) -> Answer:
-    response = connection.getresponse()
-    pieces, length = [], 0
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        if connection.sock is not None:
-            connection.sock.settimeout(left)
-        piece = response.read1(_PIECE)
-        if not piece:
-            break
-        pieces.append(piece)
-        length += len(piece)
-        if length > LONGEST:
-            raise Fault(
-                FaultCode.MALFORMED, f"the answer of {host} is too long", rule="agent.answer"
-            )
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    return Answer(response.status, headers, b"".join(pieces))
+    with closing(connection.getresponse()) as response:
+        pieces, length = [], 0
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if connection.sock is not None:
+                connection.sock.settimeout(left)
+            piece = response.read1(_PIECE)
+            if not piece:
+                break
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST:
+                raise Fault(
+                    FaultCode.MALFORMED, f"the answer of {host} is too long", rule="agent.answer"
+                )
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, b"".join(pieces))
 
 
 def unreachable(host: str, error: Exception) -> Fault:
