@@ -23,7 +23,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tmad.ca.validation.contract import Problem, Question, Validated, refusal, root
+from tmad.ca.validation.contract import (
+    UNREADABLE,
+    Problem,
+    Question,
+    Validated,
+    refusal,
+    root,
+)
 from tmad.errors import Fault
 from tmad.events import JSON
 from tmad.wire import cbor, der, tpm
@@ -67,8 +74,7 @@ def validate(question: Question, now: datetime) -> Validated:
         if fault.rule == "acme.validation":
             raise
         raise wrong(fault.detail) from fault
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # cryptography reads names, times and keys when they are asked for.
+    except UNREADABLE:
         raise wrong("x5c holds a certificate that cannot be read") from None
     if question.identifier.value not in identities:
         raise wrong(
@@ -168,7 +174,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 def _check_extensions(certificate: x509.Certificate, issuers_below: int) -> None:
     try:
         extensions = list(certificate.extensions)
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise wrong("a certificate of x5c has extensions that cannot be read") from None
     for each in extensions:
         if each.critical and each.oid not in _READ:

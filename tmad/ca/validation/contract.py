@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tmad.errors import Fault, FaultCode
@@ -20,6 +21,15 @@ from tmad.events import JSON
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _RESOLVER = re.compile(r"(?:([0-9.]+)|([0-9a-f:]+)|\[([0-9a-f:]+)\])(?::(\d{1,5}))?")
+
+# What cryptography raises when a certificate's parts are asked for that cannot be read.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Problem(StrEnum):

@@ -15,13 +15,14 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tmad.ca.validation.contract import Identifier, Problem, Question, refusal
+from tmad.ca.validation.contract import UNREADABLE, Identifier, Problem, Question, refusal
 from tmad.ca.validation.resolver import Address
 from tmad.ca.validation.targets import FAILURES, Reach, in_words
 from tmad.errors import Fault
 from tmad.events import JSON
 
 PROTOCOL: Final = b"acme-tls/1"
+_GOODBYE: Final = 1.0  # seconds
 ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 
 
@@ -64,7 +65,7 @@ def check(certificate: x509.Certificate, identifier: Identifier, key_authorizati
         found = certificate.extensions.get_extension_for_oid(ACME_IDENTIFIER)
     except x509.ExtensionNotFound:
         raise _wrong(identifier, "it lacks the extension acmeIdentifier or names") from None
-    except (ValueError, TypeError):  # cryptography's, for extensions that cannot be read
+    except UNREADABLE:
         raise _wrong(identifier, "its extensions cannot be read") from None
     if list(names) != [_name(identifier)]:
         raise _wrong(identifier, "it must have this one name and no other")
@@ -110,7 +111,7 @@ async def _shown(
     try:
         negotiated, certificate = await conversation.done.addTimeout(reach.left(), reach.reactor)
     finally:
-        conversation.hang_up()
+        conversation.hang_up(reach.reactor)
     if negotiated != PROTOCOL:
         raise refusal(
             Problem.TLS,
@@ -131,12 +132,16 @@ class _Handshake(Protocol):
         self.done: Deferred[tuple[bytes, x509.Certificate | None]] = Deferred()
         self.is_complete = False
 
-    def hang_up(self) -> None:
+    def hang_up(self, reactor: Any) -> None:
         transport: Any = self.transport
         if transport is None:
             return
-        # The server gets the end of its handshake, and not a reset connection.
-        (transport.loseConnection if self.is_complete else transport.abortConnection)()
+        if not self.is_complete:
+            transport.abortConnection()
+            return
+        # The server gets the end of its handshake, and a moment to say goodbye.
+        transport.loseConnection()
+        reactor.callLater(_GOODBYE, transport.abortConnection)
 
     def handshakeCompleted(self) -> None:  # noqa: N802  Twisted's name
         if self.done.called:
