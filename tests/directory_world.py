@@ -11,14 +11,8 @@ from cryptography import x509
 from tests.hierarchy_world import ADMIN, World
 from tests.network_world import NetworkWorld
 from tests.support import drive
-from tmad.ca import directory
-from tmad.ca.authority import AUTHORITY
 from tmad.ca.crl import CRLs
 from tmad.ca.directory import Directories
-from tmad.ca.endpoint import kind as endpoint_kind
-from tmad.ca.profile import PROFILE
-from tmad.managed.objects import GRANT, TENANT, Objects
-from tmad.network.clients import RADIUS_CLIENT
 from tmad.network.issuers import Standings
 from tmad.protocols.ldap.content import Directory
 from tmad.protocols.ldap.filters import Equal, Filter, Substrings
@@ -35,21 +29,6 @@ class DirectoryWorld(NetworkWorld):
 
     def __init__(self, beside: World | None = None, **options: Any) -> None:
         super().__init__(beside, **options)
-        self.objects = Objects(
-            self.database,
-            self.journal,
-            self.changes,
-            self.clock,
-            [
-                TENANT,
-                AUTHORITY,
-                PROFILE,
-                endpoint_kind({}),
-                GRANT,
-                RADIUS_CLIENT,
-                directory.kind(),
-            ],
-        )
         self.crls = CRLs(
             self.database,
             self.changes,

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from tests.hierarchy_world import ADMIN, World, subject
 from tests.support import drive
+from tmad.ca import directory
 from tmad.ca.authority import AUTHORITY
 from tmad.ca.endpoint import kind as endpoint_kind
 from tmad.ca.profile import PROFILE
@@ -57,6 +58,7 @@ class NetworkWorld(World):
                 RADIUS_CLIENT,
                 anchors.kind(),
                 policy.kind(),
+                directory.kind(),
             ],
         )
         self.documents: dict[str, bytes | Fault] = {}  # what the fetcher finds at a URL
