@@ -46,6 +46,7 @@ from tmad.storage import (
     people,
     private_keys,
     radius_sessions,
+    request_numbers,
     requests,
     service_certificates,
     status,
@@ -426,6 +427,13 @@ def _fill(connection: sa.Connection) -> None:
         ],
     )  # fmt: skip
     insert(
+        "request_numbers",
+        [
+            {"request_id": f"Q{n:06}", "endpoint": "wstep/users", "number": n, "created_at": now}
+            for n in numbers
+        ],
+    )
+    insert(
         "device_links",
         [
             {"id": f"K{n:06}", "tenant": tenants[n % 2], "endpoint": "scep/door-0",
@@ -754,6 +762,9 @@ HOT: dict[str, Call] = {
     "agents of a subject": call(agents.count_of_subject, "default", f"CN=web-{MIDDLE:06}"),
     "agents, deep page": call(agents.find, "default", after=f"{MIDDLE:016x}", limit=PAGE),
     # links to profiles
+    "request number": call(request_numbers.of_request, "wstep/users", f"Q{MIDDLE:06}"),
+    "request of a number": call(request_numbers.by_number, "wstep/users", MIDDLE),
+    "request numbers, forget": call(request_numbers.forget, NOW),
     "link": call(device_links.by_digest, _digest(MIDDLE)),
     "links, deep page": call(device_links.find, "default", None, f"K{MIDDLE:06}", PAGE),
     "link, open": call(device_links.open_once, f"K{MIDDLE:06}", "192.0.2.1", NOW),
