@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -33,7 +34,8 @@ def daemon(
         require_client(program)
     node = Daemon(tmp_path_factory.mktemp("node"), settings=SETTINGS)
     # The preset lets nobody renew in the first third of its life.
-    node.tmad("profile", "set", "tls-server", "renewal.window=0s")
+    node.tmad("profile", "set", "tls-server", "renewal.window=0s",
+              'keys.algorithms=["rsa", "p256", "ed25519"]')  # fmt: skip
     node.endpoint("default", "--profile", "tls-server", protocol="est")
     node.tmad("profile", "set", "device", "validity.default=10d")
     node.endpoint("short", protocol="est")
@@ -257,6 +259,26 @@ def test_an_adopted_certificate_is_renewed_by_scep(site: Site, tmp_path: Path) -
     settings.write_text(text.replace(str(site.daemon.pem("root")), str(stranger)))
     refused = site.machine.run("once", "--now", expect=2)
     assert "none of the server's certificates leads to the trust file" in refused.stdout
+
+
+@pytest.mark.parametrize("algorithm", ["rsa-2048", "ed25519", "ml-dsa-65"])
+def test_authorities_and_keys_of_each_kind(site: Site, algorithm: str) -> None:
+    site.daemon.tmad("ca", "create", algorithm, "--algorithm", algorithm, "--parent", "root")
+    site.daemon.endpoint(algorithm, "--ca", algorithm, "--profile", "tls-server", protocol="est")
+    key = "rsa-2048" if algorithm == "rsa-2048" else "ed25519"
+    site.enroll("--key", key, label=algorithm)
+    first = same_pair(site.live / "key.pem", site.live / "fullchain.pem")
+    chain = x509.load_pem_x509_certificates((site.live / "fullchain.pem").read_bytes())
+    assert len(chain) == 2
+    first.verify_directly_issued_by(chain[1])
+    if algorithm == "ml-dsa-65" and ssl.OPENSSL_VERSION_INFO < (3, 5):
+        refused = site.machine.run("once", "--now", expect=2)
+        assert "does not know how our certificate is signed (ML-DSA)" in refused.stdout
+        return
+    site.machine.run("once", "--now")
+    second = same_pair(site.live / "key.pem", site.live / "fullchain.pem")
+    assert second.serial_number != first.serial_number
+    assert site.reported()["state"] == "good"
 
 
 def test_only_the_fingerprint_is_known_of_the_ca(site: Site) -> None:

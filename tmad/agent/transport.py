@@ -53,16 +53,17 @@ class Trust:
         """Return the TLS settings; Fault(REJECTED) for files that hold none."""
         try:
             context = ssl.create_default_context(cafile=self.file or None)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self.identity is not None:
-                context.load_cert_chain(self.identity / "fullchain.pem", self.identity / "key.pem")
         except (OSError, ssl.SSLError) as error:
-            raise Fault(
-                FaultCode.REJECTED,
-                f"the certificates for TLS cannot be read ({self.file or 'the system CAs'}): "
-                f"{error.strerror or type(error).__name__}",
-                rule="agent.trust",
-            ) from None
+            raise _unreadable(self.file or "the system's CAs", error) from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.identity is not None:
+            own = self.identity / "fullchain.pem"
+            try:
+                context.load_cert_chain(own, self.identity / "key.pem")
+            except (OSError, ssl.SSLError) as error:
+                if getattr(error, "reason", "") == "CA_MD_TOO_WEAK":
+                    raise _unknown_signature() from None
+                raise _unreadable(str(own), error) from None
         return context
 
 
@@ -133,6 +134,23 @@ def _read(connection: http.client.HTTPConnection, deadline: float, host: str) ->
             raise http.client.IncompleteRead(b"", response.length)
         headers = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, headers, b"".join(pieces))
+
+
+def _unreadable(path: str, error: OSError) -> Fault:
+    return Fault(
+        FaultCode.REJECTED,
+        f"{path} holds no certificates for TLS: {error.strerror or type(error).__name__}",
+        rule="agent.trust",
+    )
+
+
+def _unknown_signature() -> Fault:
+    return Fault(
+        FaultCode.UNSUPPORTED,
+        f"{ssl.OPENSSL_VERSION} does not know how our certificate is signed (ML-DSA), and shows it"
+        " to nobody; a Python with OpenSSL 3.5 does, and ACME needs no client certificate",
+        rule="agent.openssl",
+    )
 
 
 def unreachable(host: str, error: Exception) -> Fault:
