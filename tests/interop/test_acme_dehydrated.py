@@ -53,7 +53,7 @@ def configured(node: ACMENode, folder: Path, *lines: str) -> Path:
     config = folder / "config"
     config.write_text(
         f'CA="{node.directory()}"\nBASEDIR="{folder}"\nCURL_OPTS="--cacert {node.trust}"\n'
-        + "".join(f"{line}\n" for line in lines)
+        "ACCOUNT_KEYSIZE=2048\n" + "".join(f"{line}\n" for line in lines)
     )
     return config
 
@@ -90,7 +90,7 @@ def test_dns_01_by_a_hook(node: ACMENode, tmp_path: Path) -> None:
     )
     script.chmod(0o755)
     configured(node, tmp_path, 'CHALLENGETYPE="dns-01"', f'HOOK="{script}"', "KEY_ALGO=rsa",
-               "KEYSIZE=2048")  # fmt: skip
+               "KEYSIZE=2048", "ACCOUNT_KEY_ALGO=secp384r1")  # fmt: skip
     (tmp_path / "domains.txt").write_text("*.wild.test > wild\n")
     dehydrated(tmp_path, "--register", "--accept-terms")
     dehydrated(tmp_path, "-c")
