@@ -32,6 +32,7 @@ from tests.unit.wstep_world import (
     world,
 )
 from tmad.ca.names import UPN
+from tmad.signer.algorithms import KeyAlgorithm
 from tmad.wire import cms, der
 
 SID = x509.ObjectIdentifier("1.3.6.1.4.1.311.25.2")
@@ -93,6 +94,21 @@ def test_a_computer_gets_its_dns_name() -> None:
     assert common_name(certificate) == "pc1.corp.test"
     assert names_of(certificate) == [x509.DNSName("pc1.corp.test")]
     assert sid_of(certificate) == w.memory.sid("pc1$")
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [KeyAlgorithm.RSA_2048, KeyAlgorithm.ED25519, KeyAlgorithm.ML_DSA_65],
+)
+def test_authorities_of_any_kind_answer(algorithm: KeyAlgorithm) -> None:
+    w = world(algorithm=algorithm, approval="manual")
+    number = int(text(w.ask(issue(csr()), ticket=w.ticket()), NUMBER))
+    [row] = drive(w.requests.list(ADMIN, "default"))
+    drive(w.requests.approve(ADMIN, "default", row.id))
+    certificate = certificate_of(w.ask(query(number), ticket=w.ticket()))
+    issuer = drive(w.hierarchy.active("default", "devices"))
+    assert issuer.certificate is not None
+    certificate.verify_directly_issued_by(issuer.certificate)
 
 
 def test_a_password_of_the_directory_enrols() -> None:

@@ -36,6 +36,7 @@ from tmad.protocols.wstep import codec, policies
 from tmad.protocols.wstep.policy_responder import PolicyResponder
 from tmad.protocols.wstep.responder import WSTEPResponder
 from tmad.protocols.wstep.visit import Presenting, URLs
+from tmad.signer.algorithms import KeyAlgorithm
 from tmad.wire.http import Request, Response
 
 REALM = "CORP.TEST"
@@ -75,11 +76,11 @@ class Tickets:
 class World(Bench):
     """The endpoints wstep/users and wstep/machines of a domain with bob and pc1$."""
 
-    def __init__(self, **endpoint: Any) -> None:
+    def __init__(self, *, algorithm: KeyAlgorithm = KeyAlgorithm.P256, **endpoint: Any) -> None:
         self.memory = MemoryDirectory()
         clock = Clock()
         self.directories = directories(self.memory, clock)
-        super().__init__(clock=clock, directories=self.directories)
+        super().__init__(algorithm=algorithm, clock=clock, directories=self.directories)
         self._given = endpoint
         self.service_certificates = ServiceCertificates(
             self.database,
