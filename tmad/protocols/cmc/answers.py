@@ -117,9 +117,13 @@ class Answers:
         self._signers: dict[int, Signer] = {}
 
     async def seal(self, visit: Visit, reply: Reply) -> Answer:
-        """Return a reply as a simple answer where that says it all, else signed."""
+        """Return a reply as a simple answer where that says it all, else signed.
+
+        Nobody may read anything from the order of certificates (RFC 10002, 4.1), so that it is the
+        one of DER, which strict readers insist on.
+        """
         if reply.is_simple:
-            octets = cms.degenerate(reply.certificates, reply.crls)
+            octets = cms.degenerate(sorted(reply.certificates), sorted(reply.crls))
             return Answer(octets, is_full=False, is_refusal=False)
         signer = await self._signer(visit)
         reply.add(signer.chain)
@@ -133,8 +137,8 @@ class Answers:
                 content=reply.encode(),
                 digest=signer.digest,
                 attributes=[(cms.SIGNING_TIME, _signing_time(self._services.now()))],
-                certificates=reply.certificates,
-                crls=reply.crls,
+                certificates=sorted(reply.certificates),
+                crls=sorted(reply.crls),
                 content_type=codec.PKI_RESPONSE,
             ),
         )
