@@ -43,11 +43,12 @@ def unb64(text: str) -> bytes:
 
 
 class Judge:
-    """A validator that believes who is on its list."""
+    """A validator that believes who is on its list; CAA is against who is ``forbidden``."""
 
     def __init__(self) -> None:
         self.good: set[str] = {"*"}
         self.asked: list[Question] = []
+        self.forbidden: set[str] = set()
         self.problem = Problem.UNAUTHORIZED
         self.attested = b""
 
@@ -56,6 +57,10 @@ class Judge:
         if "*" in self.good or question.identifier.value in self.good:
             return Validated(record={"address": "192.0.2.1"}, key_sha256=self.attested)
         raise refusal(self.problem, "it is not there", address="192.0.2.1")
+
+    async def check_caa(self, question: Question) -> None:
+        if question.identifier.value in self.forbidden:
+            raise refusal(Problem.CAA, "another authority is named")
 
 
 @dataclass

@@ -539,6 +539,19 @@ def test_some_failures_are_final(world: World, client: Client) -> None:
     assert (error["type"].rsplit(":")[-1], error["status"]) == ("caa", 403)
 
 
+def test_caa_is_looked_at_again(world: World, client: Client) -> None:
+    world.change(options={"validation": {"caa_identities": ["ca.example.test"]}})
+    ready(client, "a.example.test")
+    world.judge.forbidden = {"a.example.test"}
+    order = client.order("a.example.test")
+    assert client.finalize(order).body["status"] == "valid"  # asked a moment ago
+    world.bench.clock.advance(hours=9)
+    order = client.order("a.example.test")
+    assert (client.finalize(order).status, client.finalize(order).problem) == (403, "caa")
+    world.judge.forbidden = set()
+    assert client.finalize(order).body["status"] == "valid"
+
+
 def test_another_worker_takes_over(world: World, client: Client) -> None:
     order = client.order("a.example.test")
     found = client.post(order.body["authorizations"][0]).body

@@ -30,7 +30,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
 from tmad.journal import Journal
 from tmad.storage import acme as rows
-from tmad.storage.acme import Authorization
+from tmad.storage.acme import Authorization, OrderRow
 from tmad.storage.database import Database
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ ATTEMPTS: Final = 3
 AGAIN: Final = timedelta(seconds=5)
 # Longer than the validator takes for the challenge, CAA and its queue; then another may try.
 LEASE: Final = timedelta(seconds=90)
+CAA_KEPT: Final = timedelta(hours=8)
 AT_ONCE: Final = 10  # of one worker; security 6.3
 
 # What another attempt would not change.
@@ -126,7 +127,23 @@ class Validations:
         if self._running == AT_ONCE - 1:
             await self.run_due()  # there may be more than there was room for
 
+    async def check_again(self, endpoint: Endpoint, order: OrderRow) -> None:
+        """Refuse an order for a name whose CAA records have changed since it was shown.
+
+        RFC 8659, 3: they are looked at when a certificate is made; 8 hours old is new enough.
+        """
+        options = cast("ACMEOptions", endpoint.options)
+        if not options.validation.caa_identities or options.mode != "validate":
+            return
+        before = self._now() - CAA_KEPT
+        for each in await self._database.read(rows.authorizations_of_order, order):
+            if each is not None and each.validated_at is not None and each.validated_at < before:
+                await self._validator.check_caa(await self._question(each, endpoint))
+
     async def _ask(self, taken: Authorization, endpoint: Endpoint) -> Validated:
+        return await self._validator.validate(await self._question(taken, endpoint))
+
+    async def _question(self, taken: Authorization, endpoint: Endpoint) -> Question:
         account = await self._database.lookup(rows.account_by_id, taken.endpoint, taken.account)
         if account is None or account.state != "valid" or taken.challenge is None:
             raise Fault(
@@ -136,17 +153,15 @@ class Validations:
                 values={PROBLEM: "unauthorized", "account": taken.account},
             )
         thumbprint = base64.urlsafe_b64encode(account.thumbprint).rstrip(b"=").decode()
-        return await self._validator.validate(
-            Question(
-                kind=ChallengeKind(taken.challenge),
-                identifier=Identifier(taken.type, taken.value),
-                token=taken.token,
-                key_authorization=f"{taken.token}.{thumbprint}",
-                account_url=self._account_url(taken.endpoint, account.id),
-                is_wildcard=taken.is_wildcard,
-                payload=taken.response or b"{}",
-                rules=cast("ACMEOptions", endpoint.options).validation,
-            )
+        return Question(
+            kind=ChallengeKind(taken.challenge),
+            identifier=Identifier(taken.type, taken.value),
+            token=taken.token,
+            key_authorization=f"{taken.token}.{thumbprint}",
+            account_url=self._account_url(taken.endpoint, account.id),
+            is_wildcard=taken.is_wildcard,
+            payload=taken.response or b"{}",
+            rules=cast("ACMEOptions", endpoint.options).validation,
         )
 
     def _succeed(

@@ -182,6 +182,9 @@ class Validator(Protocol):
         tried in the other values. It is not tried again here; more than ten at once wait.
         """
 
+    async def check_caa(self, question: Question) -> None:
+        """Refuse, as validate does, what CAA has forbidden since control was shown."""
+
 
 def refusal(problem: Problem, detail: str, **values: str) -> Fault:
     """Return the refusal of a validator; ``detail`` reaches the client."""

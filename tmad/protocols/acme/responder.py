@@ -300,6 +300,7 @@ class ACMEResponder:
                 values={"problem": "orderNotReady", "state": order.state, "order": inside},
             )
         request = csr.decode(request_der, _POLICY)
+        await self._acme.validations.check_again(visit.endpoint, order.row)
         outcome = await self._services.authority.enroll(
             EnrollmentRequest(
                 via="acme",
