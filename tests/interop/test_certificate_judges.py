@@ -75,8 +75,14 @@ def _make(b: Bench, profile: str) -> x509.Certificate:
     if document.extensions.ca:
         constraint = x509.DNSName("example.test")
         options["constraints"] = Constraints(path_length=0, permitted=(constraint,))
+    changes: dict[str, object] = {}
     if document.approval == "manual":
-        changed = document.model_copy(update={"via": (*document.via, "system")})
+        changes["via"] = (*document.via, "system")
+    if document.extensions.sid == "required":
+        # Only a login at the directory brings a SID; Windows' enrolment is tested with it.
+        changes["extensions"] = document.extensions.model_copy(update={"sid": "optional"})
+    if changes:
+        changed = document.model_copy(update=changes)
         drive(b.objects.put(ADMIN, "default", "profile", profile, changed))
     issued = drive(
         b.authority.issue(
