@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from datetime import timedelta
@@ -13,7 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.agent_world import sha256
 from tests.unit.agent_server import DAYS, START, Bench, Server, away
+from tmad.agent import agent as agents
+from tmad.agent import files
 from tmad.agent import keeper as keepers
+from tmad.agent.answering import answering
+from tmad.agent.settings import ACMESource
 from tmad.agent.source import Window
 from tmad.errors import Fault, FaultCode
 
@@ -426,3 +431,45 @@ def test_a_spoiled_state_is_told_and_not_guessed(tmp_path: Path, text: bytes) ->
     with pytest.raises(Fault) as caught:
         bench.run()
     assert caught.value.rule == "agent.state"
+
+
+def test_a_full_disk_ends_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr(files, "write_directory", full)
+    (result,) = agents.run_once(tmp_path / "agent", now=bench.server.clock)
+    assert result.fault is not None
+    assert result.fault.rule == "agent.disk"
+    assert result.fault.detail == "/somewhere: No space left on device"
+    monkeypatch.undo()
+    bench.run()
+    bench.placed()
+
+
+def test_who_waits_is_not_looked_at_all_the_time(tmp_path: Path) -> None:
+    """An instant that has gone by must not make the process that stays turn for ever."""
+    bench = Bench(tmp_path)
+    bench.run()
+    bench.pass_(days=61)
+    bench.server.waits = 1
+    assert bench.run().next_at == bench.server.now + timedelta(seconds=120)
+    bench.pass_(seconds=60)
+    assert bench.run().next_at == bench.server.now + timedelta(seconds=60)
+
+
+def test_challenge_files_can_be_read_by_the_web_server(tmp_path: Path) -> None:
+    settings = ACMESource(directory="https://x.example.test/d", webroot=str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        with answering(settings, {"t" * 20: "answer"}):
+            path = tmp_path / ".well-known/acme-challenge" / ("t" * 20)
+            assert path.read_text() == "answer"
+            assert path.stat().st_mode & 0o777 == 0o644
+            for each in (path.parent, path.parent.parent):
+                assert each.stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+    assert list(path.parent.iterdir()) == []

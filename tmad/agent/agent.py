@@ -13,7 +13,7 @@ from tmad.agent import settings as settings_
 from tmad.agent import store as stores
 from tmad.agent.keeper import Keeper, Result
 from tmad.agent.store import Store
-from tmad.errors import Fault
+from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
 
 _LONGEST: Final = timedelta(minutes=15)  # a new certificate's settings are found after so long
@@ -33,8 +33,14 @@ def run_once(
 def _run_one(store: Store, is_forced: bool, now: Clock) -> Result:
     try:
         return Keeper(store, settings_.load(store.directory), now=now).run(is_forced=is_forced)
-    except Fault as fault:  # of its settings or its store: nothing could be done or noted
-        return Result(name=store.name, fault=fault, next_at=now() + _BROKEN)
+    except OSError as error:
+        where = error.filename or store.directory
+        fault = Fault(
+            FaultCode.UNAVAILABLE, f"{where}: {error.strerror or error}", rule="agent.disk"
+        )
+    except Fault as found:  # of its settings or its store: nothing could be done or noted
+        fault = found
+    return Result(name=store.name, fault=fault, next_at=now() + _BROKEN)
 
 
 def run(directory: Path, tell: Callable[[Result], None], *, now: Clock = utc_now) -> None:

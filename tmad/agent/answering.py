@@ -22,6 +22,7 @@ from tmad.errors import Fault, FaultCode
 # RFC 8555, 8.3: base64url; it becomes part of a path, so nothing else will do.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,256}")
 _PREFIX: Final = "/.well-known/acme-challenge/"
+_READABLE: Final = 0o755
 _SECONDS: Final = 10.0  # for one question
 
 
@@ -51,7 +52,10 @@ def answering(settings: ACMESource, answers: dict[str, str]) -> Iterator[None]:
 def _in_files(webroot: Path, answers: dict[str, str]) -> Iterator[None]:
     directory = webroot / _PREFIX.strip("/")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        for made in (directory.parent, directory):
+            if not made.is_dir():
+                made.mkdir()
+                made.chmod(_READABLE)  # by the web server, whatever our umask is
         for token, answer in answers.items():
             files.write(directory / token, answer.encode(), mode=0o644)
         yield

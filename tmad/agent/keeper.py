@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from cryptography import x509
@@ -33,6 +32,7 @@ from tmad.wire.reports import Report
 REVOKED: Final = "revoked"
 _WORDS: Final = {REVOKED: REVOKED, "hold": "on hold", "withdrawn": "withdrawn"}
 _AGAIN: Final = timedelta(hours=24)  # how often to look, where nothing is due before
+_PAUSE: Final = timedelta(minutes=1)
 _SKEW: Final = timedelta(minutes=10)
 _SOON: Final = timedelta(minutes=10)  # after which a server that did not answer is asked again
 _WISH: Final = {"subject", "names", "key", "est", "acme", "scep"}
@@ -152,19 +152,22 @@ class Keeper:
         if is_early and not is_forced and not self._is_due():
             return
         old = self._store.identity(state.current)
-        window = told = None
-        try:
-            window = self._source().window(old)
-            told = self._tell() if self._settings.report else None
-        except Fault as fault:
-            # A server that does not say it says nothing; the renewal itself will tell.
-            self._done.append(fault.detail)
-            self._change(ask_at=now + _SOON)
+        window = self._attempt(lambda: self._source().window(old))
+        told = self._attempt(self._tell) if self._settings.report else None
         if told is None:
             found = self._status_of(old, now)
             told = Window(None, None, timing.ASK.total_seconds(), found) if found else None
         if window is not None or told is not None:
             self._heed(window, told)
+
+    def _attempt(self, question: Callable[[], Window | None]) -> Window | None:
+        """Ask; a server that does not answer says nothing, and the renewal itself will tell."""
+        try:
+            return question()
+        except Fault as fault:
+            self._done.append(fault.detail)
+            self._change(ask_at=self._now() + _SOON)
+            return None
 
     def _heed(self, window: Window | None, told: Window | None) -> None:
         """Remember what the servers said; a certificate that either calls bad is not renewed."""
@@ -384,14 +387,14 @@ class Keeper:
 
     def _next_at(self) -> datetime:
         state, now = self._state, self._now()
+        if state.retry_at is not None and state.retry_at > now:
+            return min(state.retry_at, now + _AGAIN)  # nothing else is done before
         due = [now + _AGAIN]
-        if state.retry_at is not None:
-            due.append(state.retry_at)
-        elif state.current and not state.withdrawn:
+        if state.current and not state.withdrawn:
             due.append(self._renewal_at())
         if state.ask_at is not None:
             due.append(state.ask_at)
-        return max(min(due), now)
+        return max(min(due), now + _PAUSE)
 
     def _source(self) -> Source:
         return self._source_of(self._store, self._settings, self._state, self._state.current)
@@ -426,8 +429,3 @@ def adopt(
         number = store.add(found)
         store.save(State(current=number))
     return found.certificate
-
-
-def keeper(directory: Path, store: Store) -> Keeper:
-    """Return the keeper of a certificate with the settings as they are now."""
-    return Keeper(store, settings_.load(store.directory))
