@@ -30,7 +30,6 @@ from tests.unit.cmp_world import new_key
 
 pytestmark = pytest.mark.interop
 SETTINGS = "\n[protocols.cmc]\nrate = 0\nattend_seconds = 1\n[protocols.est]\nrate = 0\n"
-OPEN = ("--set", "challenge.recoverable=true", "--set", "challenge.static=true")
 FULL = "application/pkcs7-mime; smime-type=CMC-request"
 AUTHORITIES = {
     "ec": ("--algorithm", "p256"),
@@ -39,18 +38,32 @@ AUTHORITIES = {
     "pq": ("--algorithm", "ml-dsa-65"),
     "token": ("--algorithm", "p256", "--store", "pkcs11"),
 }
-ENDPOINTS = {
-    "iot": ("ec",),
-    "manual": ("ec", "--set", "approval=manual", "--set", "options.check_after=1"),
-    "hasty": ("ec", "--set", "options.confirm=true", "--set", "options.confirm_seconds=10"),
-    "sealed": ("ec", "--set", "options.envelopes=true"),
-    "batch": ("ec", "--set", 'registration_authorities=["cmc-ra"]'),
-    "ras": ("ec",),
-    "rsa": ("rsa",),
-    "ed": ("ed",),
-    "pq": ("pq",),
-    "token": ("token", "--set", "options.signer_store=pkcs11"),
+ENDPOINTS = {  # an authority, and what else the document says
+    "iot": ("ec", ""),
+    "manual": ("ec", 'approval = "manual"\noptions = { check_after = 1 }\n'),
+    "hasty": ("ec", "options = { confirm = true, confirm_seconds = 10 }\n"),
+    "sealed": ("ec", "options = { envelopes = true }\n"),
+    "batch": ("ec", 'registration_authorities = ["cmc-ra"]\n'),
+    "ras": ("ec", ""),
+    "rsa": ("rsa", ""),
+    "ed": ("ed", ""),
+    "pq": ("pq", ""),
+    "token": ("token", 'options = { signer_store = "pkcs11" }\n'),
+    "agreeing": ("ec", ""),
 }
+PROFILES = {"ras": "cmc-ra", "agreeing": "agreeing"}
+AGREEING = """
+[tenant.default.profile.agreeing]
+via = ["cmc"]
+keys = { algorithms = ["x25519"] }
+subject = { attributes = { CN = {} } }
+extensions = { key_usage = ["key_agreement"] }
+[tenant.default.endpoint.est-iot]
+protocol = "est"
+label = "iot"
+authority = "ec"
+profile = "device"
+"""
 SECRETS: dict[str, tuple[str, str]] = {}
 
 
@@ -66,14 +79,18 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     )
     for authority, options in AUTHORITIES.items():
         node.tmad("ca", "create", authority, "--parent", "root", *options)
-    for label, (authority, *more) in ENDPOINTS.items():
-        profile = "cmc-ra" if label == "ras" else "device"
-        node.tmad("endpoint", "create", "cmc", label, "--ca", authority, "--profile", profile,
-                  *OPEN, *more)  # fmt: skip
+    document = AGREEING
+    for label, (authority, more) in ENDPOINTS.items():
+        document += (
+            f'[tenant.default.endpoint.cmc-{label}]\nprotocol = "cmc"\nlabel = "{label}"\n'
+            f'authority = "{authority}"\nprofile = "{PROFILES.get(label, "device")}"\n'
+            f"challenge = {{ recoverable = true, static = true }}\n{more}"
+        )
+    node.tmad("apply", "-", text=document)
+    for label in ENDPOINTS:
         made = node.json("enroll-secret", "create", "--endpoint", f"cmc/{label}", "--recoverable",
                          "--static")  # fmt: skip
         SECRETS[label] = made["reference"], made["secret"]
-    node.tmad("endpoint", "create", "est", "iot", "--ca", "ec", "--profile", "device")
     (node.directory / "root.pem").write_text(node.tmad("ca", "export", "root").stdout)
     node.start()
     yield node
@@ -271,17 +288,9 @@ def test_openssl_encrypts_a_request(device: Device) -> None:
 
 
 def test_a_key_that_only_decrypts(device: Device) -> None:
-    node = device.daemon
-    (device.path / "agreeing.toml").write_text(
-        'via = ["cmc"]\n[keys]\nalgorithms = ["x25519"]\n[subject.attributes]\nCN = {}\n'
-        '[extensions]\nkey_usage = ["key_agreement"]\n'
-    )
-    node.tmad("profile", "import", "agreeing", str(device.path / "agreeing.toml"))
-    node.tmad("endpoint", "create", "cmc", "agreeing", "--ca", "ec", "--profile", "agreeing", *OPEN)
-    made = node.json("enroll-secret", "create", "--endpoint", "cmc/agreeing", "--recoverable")
     key = x25519.X25519PrivateKey.generate()
     asked = [client.crm(201, key, name("dev1"), proof="keyEncipherment")]
-    controls = client.proof(made["reference"], made["secret"], asked)
+    controls = client.proof(*SECRETS["agreeing"], asked)
     first = device.ask(client.signed(pki_data(controls, asked), no_signature=b"k"), "agreeing")
     controls.append(Challenge.of(first).answer(key, 201))
     for _ in range(4):  # whichever worker it meets

@@ -27,7 +27,7 @@ from tests.postgres import start_cluster
 from tests.unit.cmc_world import FULL, name
 from tests.unit.cmp_world import new_key
 
-CLIENTS = 4
+CLIENTS = 3
 SETTINGS = "\n[protocols.cmc]\nrate = 0\nattend_seconds = 1\n"
 
 
@@ -122,8 +122,8 @@ def test_enrolments_survive_power_cuts(node: Daemon) -> None:
     ]
     for thread in threads:
         thread.start()
-    for _ in range(3):
-        time.sleep(1.0)
+    for _ in range(2):
+        time.sleep(0.8)
         node.kill()
         node.start()
     stop.set()
