@@ -152,11 +152,11 @@ def clients(require_client: Callable[[str], str]) -> None:
 def _serve(daemon: Daemon, cases: list[Case], token: SoftToken | None = None) -> Iterator[Node]:
     daemon.start()
     try:
-        with commands_of(daemon) as commands:
-            root = x509.load_pem_x509_certificate(daemon.pem("root").read_bytes())
-            node = Node(daemon, commands, root, token)
-            node.furnish(cases)
-            yield node
+        commands = commands_of(daemon)
+        root = x509.load_pem_x509_certificate(daemon.pem("root").read_bytes())
+        node = Node(daemon, commands, root, token)
+        node.furnish(cases)
+        yield node
     finally:
         daemon.kill()
 

@@ -53,9 +53,8 @@ def node(
 
 
 @pytest.fixture(scope="module")
-def tmad(node: Daemon) -> Iterator[Commands]:
-    with commands_of(node) as commands:
-        yield commands
+def tmad(node: Daemon) -> Commands:
+    return commands_of(node)
 
 
 @pytest.fixture(scope="module")

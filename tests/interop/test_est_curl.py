@@ -54,9 +54,8 @@ def daemon(
 
 
 @pytest.fixture(scope="module")
-def tmad(daemon: Daemon) -> Iterator[Commands]:
-    with commands_of(daemon) as commands:
-        yield commands
+def tmad(daemon: Daemon) -> Commands:
+    return commands_of(daemon)
 
 
 def secret(tmad: Commands, label: str = "default", *options: str) -> str:
@@ -333,11 +332,11 @@ def test_an_authority_in_a_token(require_client: Callable[[str], str], tmp_path:
     require_client("softhsm2-util")
     token = create_token(tmp_path / "softhsm")
     node = Daemon(tmp_path / "node", settings=token.toml + SETTINGS, environment=token.environment)
-    with commands_of(node) as tmad:
-        tmad.run("ca", "create", "hsm", "--algorithm", "p256", "--parent", "root",
-                 "--store", "pkcs11")  # fmt: skip
-        tmad.run("endpoint", "create", "est", "default", "--ca", "hsm", "--profile", "device")
-        word = secret(tmad)
+    tmad = commands_of(node)
+    tmad.run("ca", "create", "hsm", "--algorithm", "p256", "--parent", "root",
+             "--store", "pkcs11")  # fmt: skip
+    tmad.run("endpoint", "create", "est", "default", "--ca", "hsm", "--profile", "device")
+    word = secret(tmad)
     node.start()
     try:
         body = base64.encodebytes(make_csr("dev-hsm"))
@@ -352,40 +351,39 @@ def test_two_workers_on_postgresql(tmp_path: Path) -> None:
     node = Daemon(
         tmp_path / "node", "--db", start_cluster().empty_database(), workers=2, settings=SETTINGS
     )
-    with commands_of(node) as tmad:
-        words = {}
-        for label, approval in (("default", "automatic"), ("slow", "manual")):
-            tmad.run("endpoint", "create", "est", label, "--ca", "issuing", "--profile", "device",
-                     "--approval", approval, "--set", "challenge.static=true")  # fmt: skip
-            words[label] = basic("x", secret(tmad, label, "--static"))
-        node.start()
-        try:
-            key = new_key()
-            csr_der = make_csr("dev-pg", key)
-            answers = [
-                post(node, "simpleenroll", csr_der, authorization=words["default"])
-                for _ in range(6)
-            ]
-            assert {answer.status for answer in answers} == {200}
-            assert len({answer.certificate for answer in answers}) == 1
-            pending = make_csr("dev-wait")
-            for _ in range(4):
-                answer = post(node, "slow/simpleenroll", pending, authorization=words["slow"])
-                assert answer.status == 202
-            (request,) = tmad.json("request", "list")
-            tmad.run("request", "approve", str(request["id"]))
-            for _ in range(4):
-                answer = post(node, "slow/simpleenroll", pending, authorization=words["slow"])
-                assert answer.status == 200
-            certificate = answers[0].certificate
-            identity = write_identity(tmp_path / "dev.pem", key, certificate)
-            assert post(node, "simplereenroll", csr_der, identity=identity).status == 200
-            tmad.run("cert", "revoke", f"{certificate.serial_number:x}", "--reason", "superseded")
-            for _ in range(4):
-                answer = post(node, "simplereenroll", make_csr("dev-pg"), identity=identity)
-                assert answer.status == 403
-        finally:
-            node.kill()
+    tmad = commands_of(node)
+    words = {}
+    for label, approval in (("default", "automatic"), ("slow", "manual")):
+        tmad.run("endpoint", "create", "est", label, "--ca", "issuing", "--profile", "device",
+                 "--approval", approval, "--set", "challenge.static=true")  # fmt: skip
+        words[label] = basic("x", secret(tmad, label, "--static"))
+    node.start()
+    try:
+        key = new_key()
+        csr_der = make_csr("dev-pg", key)
+        answers = [
+            post(node, "simpleenroll", csr_der, authorization=words["default"]) for _ in range(6)
+        ]
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.certificate for answer in answers}) == 1
+        pending = make_csr("dev-wait")
+        for _ in range(4):
+            answer = post(node, "slow/simpleenroll", pending, authorization=words["slow"])
+            assert answer.status == 202
+        (request,) = tmad.json("request", "list")
+        tmad.run("request", "approve", str(request["id"]))
+        for _ in range(4):
+            answer = post(node, "slow/simpleenroll", pending, authorization=words["slow"])
+            assert answer.status == 200
+        certificate = answers[0].certificate
+        identity = write_identity(tmp_path / "dev.pem", key, certificate)
+        assert post(node, "simplereenroll", csr_der, identity=identity).status == 200
+        tmad.run("cert", "revoke", f"{certificate.serial_number:x}", "--reason", "superseded")
+        for _ in range(4):
+            answer = post(node, "simplereenroll", make_csr("dev-pg"), identity=identity)
+            assert answer.status == 403
+    finally:
+        node.kill()
 
 
 def test_cacerts_are_what_the_command_exports(daemon: Daemon) -> None:

@@ -30,11 +30,11 @@ def daemon(
 
 
 @pytest.fixture(scope="module")
-def tmad(daemon: Daemon) -> Iterator[Commands]:
-    with commands_of(daemon) as commands:
-        commands.run("endpoint", "create", "est", "default", "--ca", "issuing", "--profile",
-                     "device", "--set", "options.retry_after=1")  # fmt: skip
-        yield commands
+def tmad(daemon: Daemon) -> Commands:
+    commands = commands_of(daemon)
+    commands.run("endpoint", "create", "est", "default", "--ca", "issuing", "--profile",
+                 "device", "--set", "options.retry_after=1")  # fmt: skip
+    return commands
 
 
 def run(folder: Path, *command: str) -> bytes:

@@ -52,18 +52,18 @@ class Node:
         self.password_file = directory / "password"
         self.password_file.write_text(PASSWORD)
         self.password_file.chmod(0o600)
-        with commands_of(daemon) as tmad:
-            tmad.run("directory", "create", "main", SUFFIX, "--anonymous", "all")
-            for name in ("alice", "bob", "carol"):
-                mail = f"{name}@acme.example"
-                tmad.run(
-                    "user", "create", name, "--mail", mail, "--full-name", f"{name.title()} Doe",
-                    "--password-file", str(self.password_file),
-                )  # fmt: skip
-                tmad.run(
-                    "cert", "issue", name, "--profile", "user", "--san", f"email:{mail}",
-                    "--out", str(directory),
-                )  # fmt: skip
+        tmad = commands_of(daemon)
+        tmad.run("directory", "create", "main", SUFFIX, "--anonymous", "all")
+        for name in ("alice", "bob", "carol"):
+            mail = f"{name}@acme.example"
+            tmad.run(
+                "user", "create", name, "--mail", mail, "--full-name", f"{name.title()} Doe",
+                "--password-file", str(self.password_file),
+            )  # fmt: skip
+            tmad.run(
+                "cert", "issue", name, "--profile", "user", "--san", f"email:{mail}",
+                "--out", str(directory),
+            )  # fmt: skip
         database = Database(f"sqlite:///{daemon.directory}/tmad.db")
         drive(database.write(_insert))
         drive(_closed(database))

@@ -6,7 +6,7 @@ openssl decides what a path length and a name constraint mean; strongSwan enrols
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +76,11 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(daemon: Daemon, require_client: Callable[[str], str]) -> Iterator[Desk]:
+def desk(daemon: Daemon, require_client: Callable[[str], str]) -> Desk:
     for program in ("pki", "openssl"):
         require_client(program)
-    with commands_of(daemon) as commands:
-        yield Desk(daemon, commands)
+    commands = commands_of(daemon)
+    return Desk(daemon, commands)
 
 
 # -- levels -------------------------------------------------------------------------------------

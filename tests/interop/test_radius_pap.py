@@ -53,20 +53,20 @@ class Network:
         password = directory / "password"
         password.write_text(PASSWORD)
         self.keys: dict[str, str] = {}
-        with commands_of(self.daemon) as tmad:
-            tmad.run("apply", str(directory / "policy.toml"))
-            for name, (address, settings) in CLIENTS.items():
-                options = [part for setting in settings for part in ("--set", setting)]
-                answer = tmad.run(
-                    "radius-client", "create", name, "--prefix", address, "--method", "pap",
-                    *options,
-                )  # fmt: skip
-                [self.secrets[name]] = re.findall(r"^secret +(\S+)$", answer.out, re.MULTILINE)
-            for person in ("bob", "eve"):
-                tmad.run("user", "create", person, "--password-file", str(password))
-                token = tmad.json("otp", "create", person, "--kind", "hotp", "--no-qr")
-                self.keys[person] = parse_qs(urlsplit(token["uri"]).query)["secret"][0]
-                tmad.run("otp", "activate", token["serial"], self.code(person, 0))
+        tmad = commands_of(self.daemon)
+        tmad.run("apply", str(directory / "policy.toml"))
+        for name, (address, settings) in CLIENTS.items():
+            options = [part for setting in settings for part in ("--set", setting)]
+            answer = tmad.run(
+                "radius-client", "create", name, "--prefix", address, "--method", "pap",
+                *options,
+            )  # fmt: skip
+            [self.secrets[name]] = re.findall(r"^secret +(\S+)$", answer.out, re.MULTILINE)
+        for person in ("bob", "eve"):
+            tmad.run("user", "create", person, "--password-file", str(password))
+            token = tmad.json("otp", "create", person, "--kind", "hotp", "--no-qr")
+            self.keys[person] = parse_qs(urlsplit(token["uri"]).query)["secret"][0]
+            tmad.run("otp", "activate", token["serial"], self.code(person, 0))
         self.daemon.start()
 
     def code(self, person: str, counter: int) -> str:

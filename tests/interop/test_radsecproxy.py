@@ -50,22 +50,22 @@ class Site:
         self.pki = directory / "pki"
         (directory / "policy.toml").write_text(POLICY)
         (directory / "password").write_text(PASSWORD)
-        with commands_of(self.daemon) as tmad:
-            tmad.run("apply", str(directory / "policy.toml"))
+        tmad = commands_of(self.daemon)
+        tmad.run("apply", str(directory / "policy.toml"))
+        tmad.run(
+            "radius-client", "create", "proxy", "--radsec-name", PROXY,
+            "--method", "eap-tls", "--method", "pap",
+        )  # fmt: skip
+        tmad.run("user", "create", "bob", "--password-file", str(directory / "password"))
+        for name, profile in (
+            (PROXY, "tls-client"),
+            ("stranger.example.test", "tls-client"),
+            ("device-1", "device"),
+        ):
             tmad.run(
-                "radius-client", "create", "proxy", "--radsec-name", PROXY,
-                "--method", "eap-tls", "--method", "pap",
+                "cert", "issue", name, "--profile", profile, "--out", str(self.pki),
+                *(("--san", f"dns:{name}") if profile == "tls-client" else ()),
             )  # fmt: skip
-            tmad.run("user", "create", "bob", "--password-file", str(directory / "password"))
-            for name, profile in (
-                (PROXY, "tls-client"),
-                ("stranger.example.test", "tls-client"),
-                ("device-1", "device"),
-            ):
-                tmad.run(
-                    "cert", "issue", name, "--profile", profile, "--out", str(self.pki),
-                    *(("--san", f"dns:{name}") if profile == "tls-client" else ()),
-                )  # fmt: skip
         self.root = self.daemon.pem("root")
         self.daemon.start()
 

@@ -7,7 +7,7 @@ the tests' own client take over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,54 +96,54 @@ def rollover(
     daemon: Daemon,
     tmp_path_factory: pytest.TempPathFactory,
     require_client: Callable[[str], str],
-) -> Iterator[Rollover]:
+) -> Rollover:
     """Live through a whole rollover of one authority."""
     for program in ("pki", "openssl"):
         require_client(program)
     case: Case = request.param
     folder = tmp_path_factory.mktemp(case.name)
     url = f"{daemon.url}/scep/{case.name}"
-    with commands_of(daemon) as commands:
+    commands = commands_of(daemon)
 
-        def secret() -> str:
-            made = commands.json("enroll-secret", "create", "--endpoint", f"scep/{case.name}")
-            return str(made["secret"])
+    def secret() -> str:
+        made = commands.json("enroll-secret", "create", "--endpoint", f"scep/{case.name}")
+        return str(made["secret"])
 
-        parent = ("--parent", case.parent) if case.parent else ()
-        commands.run("ca", "create", case.name, "--algorithm", case.old, *parent)
-        commands.run("endpoint", "create", "scep", case.name, "--ca", case.name,
-                     "--profile", "device")  # fmt: skip
-        before = glance(url)
-        early = Visitor(url)
-        old = RelyingParty(folder / "old", early.chain)
-        certificate = strongswan(folder, url, KEPT, old, "--password", secret())
-        key = load_pem_private_key((folder / f"{KEPT}.key").read_bytes(), None)
-        doomed = early.enroll(secret(), "doomed.example.test")
+    parent = ("--parent", case.parent) if case.parent else ()
+    commands.run("ca", "create", case.name, "--algorithm", case.old, *parent)
+    commands.run("endpoint", "create", "scep", case.name, "--ca", case.name,
+                 "--profile", "device")  # fmt: skip
+    before = glance(url)
+    early = Visitor(url)
+    old = RelyingParty(folder / "old", early.chain)
+    certificate = strongswan(folder, url, KEPT, old, "--password", secret())
+    key = load_pem_private_key((folder / f"{KEPT}.key").read_bytes(), None)
+    doomed = early.enroll(secret(), "doomed.example.test")
 
-        commands.run("ca", "rekey", case.name, "--algorithm", case.new)
-        staged = glance(url)
-        between = Visitor(url).enroll(secret(), "between.example.test").certificate
+    commands.run("ca", "rekey", case.name, "--algorithm", case.new)
+    staged = glance(url)
+    between = Visitor(url).enroll(secret(), "between.example.test").certificate
 
-        commands.run("ca", "activate", case.name)
-        late = Visitor(url)
-        yield Rollover(
-            case=case,
-            daemon=daemon,
-            commands=commands,
-            folder=folder,
-            url=url,
-            before=before,
-            staged=staged,
-            after=glance(url),
-            early=early,
-            late=late,
-            old=old,
-            new=RelyingParty(folder / "new", late.chain),
-            kept=Identity(key, certificate),
-            doomed=doomed,
-            between=between,
-            fresh=late.enroll(secret(), "fresh.example.test").certificate,
-        )
+    commands.run("ca", "activate", case.name)
+    late = Visitor(url)
+    return Rollover(
+        case=case,
+        daemon=daemon,
+        commands=commands,
+        folder=folder,
+        url=url,
+        before=before,
+        staged=staged,
+        after=glance(url),
+        early=early,
+        late=late,
+        old=old,
+        new=RelyingParty(folder / "new", late.chain),
+        kept=Identity(key, certificate),
+        doomed=doomed,
+        between=between,
+        fresh=late.enroll(secret(), "fresh.example.test").certificate,
+    )
 
 
 def test_scep_13_the_next_ca_is_announced_while_it_is_staged(rollover: Rollover) -> None:

@@ -79,14 +79,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     community, words = node.directory / "community", node.directory / "words"
     community.write_text(COMMUNITY)
     words.write_text("\n".join(WORDS))
-    with commands_of(node) as tmad:
-        tmad.run(
-            "snmp", "community", "add", "site", "--prefix", "127.0.0.0/8",
-            "--secret-file", str(community),
-        )  # fmt: skip
-        for name, (authentication, privacy) in (USERS | CISCO).items():
-            kinds = ("--auth", authentication, "--priv", privacy)
-            tmad.run("snmp", "user", "add", name, *kinds, "--secret-file", str(words))
+    tmad = commands_of(node)
+    tmad.run(
+        "snmp", "community", "add", "site", "--prefix", "127.0.0.0/8",
+        "--secret-file", str(community),
+    )  # fmt: skip
+    for name, (authentication, privacy) in (USERS | CISCO).items():
+        kinds = ("--auth", authentication, "--priv", privacy)
+        tmad.run("snmp", "user", "add", name, *kinds, "--secret-file", str(words))
     yield node.start()
     node.kill()
 

@@ -96,9 +96,8 @@ def server(pki: Authority) -> Identity:
 
 
 @pytest.fixture(scope="module")
-def tmad(daemon: Daemon) -> Iterator[Commands]:
-    with commands_of(daemon) as commands:
-        yield commands
+def tmad(daemon: Daemon) -> Commands:
+    return commands_of(daemon)
 
 
 @pytest.fixture(scope="module")

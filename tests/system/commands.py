@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,6 @@ class Commands:
         return self.run(*arguments, "-o", "json").json()
 
 
-@contextmanager
-def commands_of(daemon: Daemon, **environment: str) -> Iterator[Commands]:
-    """Open a command line for a node."""
-    yield Commands({**daemon.environment, "TMAD_CONFIG": str(daemon.config), **environment})
+def commands_of(daemon: Daemon, **environment: str) -> Commands:
+    """Return a command line for a node."""
+    return Commands({**daemon.environment, "TMAD_CONFIG": str(daemon.config), **environment})

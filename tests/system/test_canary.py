@@ -167,17 +167,17 @@ def hunt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hunt]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         node.start()
-        with commands_of(node, TMAD_DEBUG="1") as commands:
-            hunt = Hunt(node, token, commands)
-            hunt.plant("pin", token.pin)
-            hunt.plant("passphrase", (directory / "passphrase").read_text().strip())
-            _doors(hunt, server.server_port)
-            _soft_keys(hunt)
-            _challenges(hunt)
-            _webhooks(hunt)
-            _mishaps(hunt)
-            _collect(hunt)
-            yield hunt
+        commands = commands_of(node, TMAD_DEBUG="1")
+        hunt = Hunt(node, token, commands)
+        hunt.plant("pin", token.pin)
+        hunt.plant("passphrase", (directory / "passphrase").read_text().strip())
+        _doors(hunt, server.server_port)
+        _soft_keys(hunt)
+        _challenges(hunt)
+        _webhooks(hunt)
+        _mishaps(hunt)
+        _collect(hunt)
+        yield hunt
     finally:
         server.shutdown()
         server.server_close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Daemon:
 
 
 @pytest.fixture(scope="module")
-def tmad(node: Daemon) -> Iterator[Commands]:
-    with commands_of(node) as commands:
-        yield commands
+def tmad(node: Daemon) -> Commands:
+    return commands_of(node)
 
 
 def test_create_prints_the_secret_once_and_what_to_do_next(tmad: Commands, node: Daemon) -> None:

@@ -23,22 +23,22 @@ def test_every_command_of_the_page_works(
         require_client(program)
     node = Daemon(tmp_path / "node", snmp=True)
     try:
-        with commands_of(node) as tmad:
-            node.start()
-            said = ""
-            for line in _lines(node):
-                words = shlex.split(line)[1:]
-                if line.startswith("tmad snmp test"):
-                    # Nobody takes informs there; it need not be tried for a minute.
-                    tmad.run("snmp", "target", "set", "noc", "timeout=1", "retries=0")
-                    assert "192.0.2.7" in tmad.run(*words, expect=5).err
-                elif line.startswith("tmad "):
-                    said += tmad.run(*words).out
-                else:
-                    _shell(_with_passphrases(line, said), tmp_path)
-            assert "0x80001f8805" in said
-            assert tmad.run("snmp", "user", "list", "-o", "name").out.split() == ["ops"]
-            assert tmad.run("snmp", "community", "list", "-o", "name").out == ""
+        tmad = commands_of(node)
+        node.start()
+        said = ""
+        for line in _lines(node):
+            words = shlex.split(line)[1:]
+            if line.startswith("tmad snmp test"):
+                # Nobody takes informs there; it need not be tried for a minute.
+                tmad.run("snmp", "target", "set", "noc", "timeout=1", "retries=0")
+                assert "192.0.2.7" in tmad.run(*words, expect=5).err
+            elif line.startswith("tmad "):
+                said += tmad.run(*words).out
+            else:
+                _shell(_with_passphrases(line, said), tmp_path)
+        assert "0x80001f8805" in said
+        assert tmad.run("snmp", "user", "list", "-o", "name").out.split() == ["ops"]
+        assert tmad.run("snmp", "community", "list", "-o", "name").out == ""
     finally:
         node.kill()
 

@@ -35,28 +35,26 @@ def test_to_one_collector(tmp_path: Path) -> None:
     node = Daemon(tmp_path / "node")
     collector: Rsyslog | None = None
     try:
-        with commands_of(node) as tmad:
-            for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:2] == ["tmad", "init"]:
-                    continue
-                if words == ["tmad", "run"]:
-                    authorities = tmp_path / "authorities.pem"
-                    authorities.write_text(node.pem("root").read_text() + pki.path.read_text())
-                    collector = Rsyslog(
-                        tmp_path / "logs",
-                        secure,
-                        tls=(authorities, server.chain, server.key),
-                        peers=("127.0.0.1",),
-                    )
-                    collector.start()
-                    node.start()
-                    continue
-                tmad.run(*words[1:])
-            assert collector is not None
-            wait_until(
-                lambda: "log-collector.tested" in "".join(collector.raw()), "nothing arrives"
-            )
+        tmad = commands_of(node)
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:2] == ["tmad", "init"]:
+                continue
+            if words == ["tmad", "run"]:
+                authorities = tmp_path / "authorities.pem"
+                authorities.write_text(node.pem("root").read_text() + pki.path.read_text())
+                collector = Rsyslog(
+                    tmp_path / "logs",
+                    secure,
+                    tls=(authorities, server.chain, server.key),
+                    peers=("127.0.0.1",),
+                )
+                collector.start()
+                node.start()
+                continue
+            tmad.run(*words[1:])
+        assert collector is not None
+        wait_until(lambda: "log-collector.tested" in "".join(collector.raw()), "nothing arrives")
     finally:
         node.kill()
         if collector is not None:

@@ -75,7 +75,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     node = Daemon(tmp_path_factory.mktemp("node")).start()
     try:
-        with desk_of(node) as desk, commands_of(node) as commands:
+        with desk_of(node) as desk:
+            commands = commands_of(node)
             world = World(node, desk, commands)
             for name in ("alpha", "beta"):
                 world.tenants[name] = _furnish(world, name)
