@@ -28,10 +28,11 @@ from tests.unit.ca_bench import PRESETS
 from tests.unit.scep_core import key_usage, make_certificate
 from tests.unit.test_edge_http import SMUGGLING
 from tests.unit.test_journal import Keys, event
+from tmad.agent.store import State
 from tmad.journal import Journal
 from tmad.protocols.snmp import codec as snmp
 from tmad.storage.database import Database
-from tmad.wire import cms, der, envelopes
+from tmad.wire import cms, der, envelopes, reports
 
 HOUR = timedelta(hours=1)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -192,6 +193,31 @@ def cmp_seeds() -> Iterator[bytes]:
     """Yield what `openssl cmp` and its mock server have sent, and the requests in it."""
     for path in sorted(_CMP.glob("*.der")):
         yield path.read_bytes()
+
+
+def agent_certificate() -> bytes:
+    """Return a certificate in PEM, always the same."""
+    return _ra().public_bytes(serialization.Encoding.PEM)
+
+
+def agent_seeds() -> Iterator[bytes]:
+    """Yield what servers and agents say to each other, and what an agent remembers."""
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    yield reports.encode_report(
+        reports.Report(
+            id="0" * 16, host="h", label="l", version="1", source="est", state="failing",
+            served="same", error="no", renew_at=at,
+        )
+    )  # fmt: skip
+    window = (at, at.replace(month=2))
+    yield reports.encode_advice(reports.Advice(status="good", window=window))
+    own_der = _ra().public_bytes(serialization.Encoding.DER)
+    yield own_der
+    yield cms.degenerate((own_der, own_der))
+    yield base64.encodebytes(cms.degenerate((own_der,)))
+    yield agent_certificate() * 2
+    yield State(id="0" * 16, retry_at=at).model_dump_json().encode()
+    yield b'{"suggestedWindow":{"start":"2027-01-01T00:00:00Z","end":"2027-01-02T00:00:00Z"}}'
 
 
 def tsa_seeds() -> Iterator[bytes]:

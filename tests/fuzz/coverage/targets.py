@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -32,6 +33,13 @@ from tests.unit.scep_core import SmallCore, key_usage, make_certificate
 from tests.unit.test_edge_http import Edge
 from tests.unit.test_profile import ISSUER, NOW
 from tmad import documents
+from tmad.agent import acme as agent_acme
+from tmad.agent import acmeclient, revocation
+from tmad.agent import est as agent_est
+from tmad.agent import scep as agent_scep
+from tmad.agent.identity import read_certificates
+from tmad.agent.store import decode_state
+from tmad.agent.transport import Answer
 from tmad.ca import importing, keycheck, names
 from tmad.ca.authority import AuthorityDocument
 from tmad.ca.endpoint import EndpointDocument
@@ -59,7 +67,7 @@ from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
 from tmad.protocols.snmp.engine import OUTCOMES
 from tmad.protocols.tsa import codec as tsa
-from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes
+from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes, reports
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
 from tmad.wire.signatures import Age, Policy
@@ -355,6 +363,28 @@ def _snmp() -> Run:
 # -- OCSP, HTTP -----------------------------------------------------------------------------
 
 
+def _agent() -> Run:
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    [certificate] = read_certificates(seeds.agent_certificate())
+
+    def run(data: bytes) -> None:
+        answer = Answer(200, {}, data)
+        for decode in (
+            reports.decode_report,
+            reports.decode_advice,
+            agent_est.decode_certificates,
+            agent_scep.decode_authorities,
+            read_certificates,
+            decode_state,
+        ):
+            malformed_only(partial(decode, data))
+        malformed_only(lambda: acmeclient.decode_object(answer))
+        malformed_only(lambda: agent_acme.decode_window(answer))
+        assert revocation.judge(data, certificate, certificate, now) == ""
+
+    return run
+
+
 def _tsa() -> Run:
     def run(data: bytes) -> None:
         request = malformed_only(lambda: tsa.decode(data))
@@ -640,6 +670,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "scep-content": Target(_scep_content, seeds.scep_content_seeds, 4_096),
     "ocsp": Target(_ocsp, seeds.ocsp_seeds, 16_384),
+    "agent": Target(_agent, seeds.agent_seeds, 16_384),
     "tsa": Target(_tsa, seeds.tsa_seeds, 16_384),
     "http": Target(
         _http,
