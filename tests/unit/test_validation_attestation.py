@@ -113,7 +113,6 @@ GOOD = made.public_area(KEY)
         ({"x5c": [b"\x30\x00"] * 6}, "x5c must hold"),
         ({"x5c": b"x"}, "x5c must hold"),
     ],
-    ids=str,
 )
 def test_tpms_that_are_none(changed: dict[str, Any], detail: str) -> None:
     statement = made.tpm(MAKER, KEY, KEY_AUTHORIZATION, **changed)
@@ -163,7 +162,6 @@ def test_no_maker_and_no_format() -> None:
         ({"extensions": [(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b""), True)]},
          "critical extension 1.2.3"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_certificates_of_devices(more: dict[str, Any], detail: str) -> None:
     posted = payload("apple", made.apple(MAKER, KEY, TOKEN, **more))
