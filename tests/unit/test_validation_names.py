@@ -147,6 +147,12 @@ def test_a_name_that_does_not_exist(loop: Loop, names: NameServer) -> None:
     assert refused(loop, dns01(names)) == ("dns", f"{NAME} is not in the DNS")
 
 
+def test_a_name_that_is_too_long_with_its_label(loop: Loop, names: NameServer) -> None:
+    found = refused(loop, dns01(names, value=".".join(["a" * 59] * 4)))
+    assert found[0] == "dns"
+    assert "longer than the DNS allows" in found[1]
+
+
 def test_many_records_come_over_tcp(loop: Loop, names: NameServer) -> None:
     names.records[NAME, "TXT"] = [b"%d" % number * 40 for number in range(40)] + [TXT]
     validated(loop, dns01(names))

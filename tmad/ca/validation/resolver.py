@@ -104,6 +104,10 @@ class Resolver:
     async def _find(self, name: str, kind: dns.Kind) -> _Found:
         """Ask for a name and follow its aliases, as far as the server has not done it."""
         owner = name.lower()
+        try:
+            dns.encode_name(owner)
+        except ValueError:
+            raise refusal(Problem.DNS, f"{name} is longer than the DNS allows", name=name) from None
         for _ in range(_ALIASES):
             reply = await self._ask(owner, kind)
             end = _followed(owner, reply.records)

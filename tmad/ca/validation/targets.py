@@ -33,6 +33,7 @@ _METADATA: Final = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"))
 )
 _THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
+_SITE_LOCAL: Final = ipaddress.ip_network("fec0::/10")  # of old, and Python calls it global
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _ADDRESSES: Final = 4  # of one host that are tried
 _PATIENCE: Final = 4.0  # seconds for one connection to be made
@@ -144,8 +145,8 @@ def _objection(
     if address.is_reserved and address not in _NAT64:
         return "it is reserved"
     if not rules.allowed_networks:
-        public = address.is_global or address in _NAT64
-        return "" if public else "it is not public, and allowed_networks does not name it"
+        is_public = address in _NAT64 or (address.is_global and address not in _SITE_LOCAL)
+        return "" if is_public else "it is not public, and allowed_networks does not name it"
     if not _is_in(address, rules.allowed_networks):
         return "allowed_networks does not name it"
     return ""
