@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import subprocess
 import tempfile
 import urllib.parse
@@ -14,7 +15,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import PrivateFormat, pkcs7, pkcs12
 from cryptography.x509 import ocsp
 
@@ -23,6 +24,7 @@ from tests.eap_peer import Peer, write_avps
 from tests.fuzz import test_fuzz_ldap, test_fuzz_smpp, test_fuzz_snmp, test_fuzz_tokenfiles
 from tests.fuzz.coverage import keys
 from tests.support import Clock, drive
+from tests.unit import acme_world
 from tests.unit import test_tokenfiles as files
 from tests.unit.ca_bench import PRESETS
 from tests.unit.scep_core import key_usage, make_certificate
@@ -251,6 +253,33 @@ def scep_seeds() -> Iterator[bytes]:
     signers = [client.self_signed(key("device")) for key in (keys.rsa_key, keys.ec_key)]
     for number, (kind, content) in enumerate(_scep_contents()):
         body = client.make_message(
+def acme_seeds() -> Iterator[bytes]:
+    """Yield signed messages of each kind of key, with what each operation is asked."""
+    key = ec.derive_private_key(0x1234567, ec.SECP256R1())
+    keys = (key, ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    payloads: tuple[Any, ...] = (
+        "",
+        {"contact": ["mailto:a@example.test"], "termsOfServiceAgreed": True},
+        {"identifiers": [{"type": "dns", "value": "a.test"}], "replaces": "AQ.AQ"},
+        {"csr": acme_world.make_csr("a.test", key=key).hex()},
+        {"status": "deactivated", "reason": 1, "certificate": "MAA"},
+    )
+    for each in keys:
+        header = {
+            "alg": acme_world.algorithm(each),
+            "nonce": "bm9uY2U",
+            "url": "https://ca.test/acme/a/new-order",
+            "jwk": acme_world.jwk(each),
+        }
+        for payload in payloads:
+            yield acme_world.sign(each, header, payload)
+            yield json.dumps(payload).encode()
+        yield json.dumps(header).encode()
+        inner = json.loads(acme_world.sign(each, header, {"account": "x"}))
+        yield acme_world.sign(each, header, {"externalAccountBinding": inner, **inner})
+        yield json.dumps({"externalAccountBinding": inner, **inner}).encode()
+
+
             client.make_envelope(content, ra, by_ski=True, constructed=number == 3),
             signers[number % 2],
             message_type=kind,

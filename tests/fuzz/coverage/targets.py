@@ -52,6 +52,9 @@ from tmad.events import Secret
 from tmad.identity import tokenfiles
 from tmad.identity.delivery import smpp_codec
 from tmad.identity.tokenfiles import Format, Wishes
+from tmad.protocols.acme import codec as acme
+from tmad.protocols.acme import jws
+from tmad.protocols.acme.strictjson import encode, pack, parse_object
 from tmad.protocols.cmp import bodies as cmp_bodies
 from tmad.protocols.cmp import codec as cmp_codec
 from tmad.protocols.cmp import protection as cmp_protection
@@ -395,6 +398,43 @@ def _tsa() -> Run:
     return run
 
 
+def _acme() -> Run:
+    decoders: tuple[Callable[[dict[str, Any], jws.JWS], object], ...] = (
+        acme.decode_account,
+        lambda payload, _: acme.decode_update(payload),
+        acme.decode_key_change,
+        lambda payload, _: acme.decode_order(payload),
+        lambda payload, _: acme.decode_finalize(payload),
+        lambda payload, _: acme.decode_revocation(payload),
+    )
+
+    outer = jws.decode(next(iter(seeds.acme_seeds())))
+
+    def run(data: bytes) -> None:
+        # As a whole message, as a protected header, and as a payload: base64 hides the insides.
+        inside = {"protected": pack(data), "payload": "", "signature": "AA"}
+        for body in (data, encode(inside)):
+            message = acme_only(partial(jws.decode, body))
+            if message is not None and message.jwk is not None:
+                acme_only(partial(jws.verify, message, message.jwk.key))
+        payload = acme_only(lambda: parse_object(data, "it"))
+        if payload is not None:
+            for decode in decoders:
+                acme_only(partial(decode, payload, outer))
+
+    return run
+
+
+def acme_only(function: Callable[[], Any]) -> Any:
+    """Call; a Fault must be one that ACME has a word for."""
+    try:
+        return function()
+    except Fault as fault:
+        if acme.problem_of(fault)[1] not in acme.PROBLEMS:
+            raise
+        return None
+
+
 def _ocsp() -> Run:
     def decoded(data: bytes) -> None:
         request = malformed_only(lambda: ocsp.decode(data))
@@ -670,6 +710,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "scep-content": Target(_scep_content, seeds.scep_content_seeds, 4_096),
     "ocsp": Target(_ocsp, seeds.ocsp_seeds, 16_384),
+    "acme": Target(_acme, seeds.acme_seeds, 16_384),
     "agent": Target(_agent, seeds.agent_seeds, 16_384),
     "tsa": Target(_tsa, seeds.tsa_seeds, 16_384),
     "http": Target(
