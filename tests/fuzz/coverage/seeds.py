@@ -231,28 +231,6 @@ def tsa_seeds() -> Iterator[bytes]:
     yield der.sequence(reader.rest(), der.explicit(0, extension))
 
 
-def csr_seeds() -> Iterator[bytes]:
-    """Yield requests, and what their signatures cover."""
-    for request in _requests():
-        yield request
-        yield der.read(request, der.SEQUENCE).raw()
-
-
-def _scep_contents() -> Iterator[tuple[str, bytes]]:
-    for request in _requests():
-        yield "19", request
-    yield "17", client.make_csr(keys.ec_key("device"), challenge="secret")
-    yield "20", client.issuer_and_subject(client.name("root"), client.name("device"))
-    yield "21", client.issuer_and_serial(_ra())
-    yield "22", client.issuer_and_serial(_ra())
-
-
-def scep_seeds() -> Iterator[bytes]:
-    """Yield pkiMessages of each type, and the queries of GET."""
-    ra = _ra()
-    signers = [client.self_signed(key("device")) for key in (keys.rsa_key, keys.ec_key)]
-    for number, (kind, content) in enumerate(_scep_contents()):
-        body = client.make_message(
 def acme_seeds() -> Iterator[bytes]:
     """Yield signed messages of each kind of key, with what each operation is asked."""
     key = ec.derive_private_key(0x1234567, ec.SECP256R1())
@@ -280,6 +258,28 @@ def acme_seeds() -> Iterator[bytes]:
         yield json.dumps({"externalAccountBinding": inner, **inner}).encode()
 
 
+def csr_seeds() -> Iterator[bytes]:
+    """Yield requests, and what their signatures cover."""
+    for request in _requests():
+        yield request
+        yield der.read(request, der.SEQUENCE).raw()
+
+
+def _scep_contents() -> Iterator[tuple[str, bytes]]:
+    for request in _requests():
+        yield "19", request
+    yield "17", client.make_csr(keys.ec_key("device"), challenge="secret")
+    yield "20", client.issuer_and_subject(client.name("root"), client.name("device"))
+    yield "21", client.issuer_and_serial(_ra())
+    yield "22", client.issuer_and_serial(_ra())
+
+
+def scep_seeds() -> Iterator[bytes]:
+    """Yield pkiMessages of each type, and the queries of GET."""
+    ra = _ra()
+    signers = [client.self_signed(key("device")) for key in (keys.rsa_key, keys.ec_key)]
+    for number, (kind, content) in enumerate(_scep_contents()):
+        body = client.make_message(
             client.make_envelope(content, ra, by_ski=True, constructed=number == 3),
             signers[number % 2],
             message_type=kind,
