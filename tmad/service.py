@@ -325,6 +325,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
                 service_certificates=service_certificates,
                 keyring=keyring,
                 authority=authority,
+                status=status,
                 urls=DoorURLs(
                     host=settings.node.host,
                     http=settings.public_url,

@@ -98,9 +98,7 @@ def test_without_eapol_test_the_demo_says_so_and_goes_on(tmp_path: Path) -> None
     assert "done: " in done.stdout
 
 
-def test_the_lines_it_prints_work(
-    tmp_path: Path, require_client: Callable[[str], str]
-) -> None:
+def test_the_lines_it_prints_work(tmp_path: Path, require_client: Callable[[str], str]) -> None:
     for program in ("eapol_test", "radtest", "pki", "ldapsearch", "curl", "lego"):
         require_client(program)
     log = tmp_path / "log"

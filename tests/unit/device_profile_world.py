@@ -46,6 +46,7 @@ class World(cmp_world.World):
             service_certificates=self.service_certificates,
             keyring=self.keyring,
             authority=self.authority,
+            status=self.status,
             urls=DoorURLs(
                 host=host, http=f"http://{host}", https=https, https_client=f"{https}:8444"
             ),

@@ -17,6 +17,7 @@ from tests.support import drive
 from tests.unit.ca_bench import ADMIN, asked
 from tests.unit.device_profile_world import HOST, World, wish, world
 from tmad.ca.requests import Challenge, EndpointID
+from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.actors import EVERY_TENANT, Actor, Grant
@@ -246,6 +247,29 @@ def test_a_refused_enrolment_shows_its_explain_id() -> None:
     assert answer.status == 403
     assert re.search(rb"\[[0-9A-Z]{4}-[0-9A-Z]{4}\]", answer.body)
     assert rules(here) == ["profile.names.upn"]
+
+
+def signer(octets: bytes) -> x509.Certificate:
+    signed = cms.decode_signed_data(octets)
+    found = signed.certificate_of(signed.signers[0])
+    assert found is not None
+    return x509.load_der_x509_certificate(found)
+
+
+def test_a_revoked_signer_is_followed_by_another() -> None:
+    here = world()
+
+    def made() -> x509.Certificate:
+        done = drive(here.profiles.make(ADMIN, "default", "scep/phones", "apple", wish()))
+        assert done.content is not None
+        return signer(done.content.reveal())
+
+    first = made()
+    assert made() == first
+    issuer = drive(here.hierarchy.active("default", "devices"))
+    serial, reason = first.serial_number, Reason.KEY_COMPROMISE
+    drive(here.revocation.revoke(ADMIN, "default", issuer.id, serial, reason))
+    assert made() != first
 
 
 # -- who and where ----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tmad.ca.pipeline import Authority
     from tmad.ca.profile import ProfileDocument
     from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+    from tmad.ca.status import StatusSource
     from tmad.managed.objects import Objects
 
 _PASSWORD_OCTETS: Final = 15
@@ -98,6 +99,7 @@ class ProfileMaker:
         service_certificates: ServiceCertificates,
         keyring: Keyring,
         authority: Authority,
+        status: StatusSource,
         urls: DoorURLs,
         now: Clock,
     ) -> None:
@@ -106,6 +108,7 @@ class ProfileMaker:
         self._service_certificates = service_certificates
         self._keyring = keyring
         self._authority = authority
+        self._status = status
         self._now = now
         self.urls = urls
 
@@ -273,9 +276,7 @@ class ProfileMaker:
     # -- signature --------------------------------------------------------------------------------
 
     async def _sign(self, endpoint: Endpoint, content: bytes) -> bytes:
-        signer: ServiceCertificate = await self._service_certificates.current(
-            "profile", str(endpoint.id)
-        )
+        signer = await self._signer(endpoint)
         # The root is in the profile itself; in a signature it would prove nothing.
         chain = [der(each) for each in signer.chain if each.issuer != each.subject]
         own = der(signer.certificate)
@@ -292,6 +293,14 @@ class ProfileMaker:
             )
 
         return await self._keyring.use(signer.key_id, sign)
+
+    async def _signer(self, endpoint: Endpoint) -> ServiceCertificate:
+        """Return the certificate in use; one that is revoked is followed by another."""
+        found = await self._service_certificates.current("profile", str(endpoint.id))
+        status = await self._status.of(found.issuer_id, found.certificate.serial_number)
+        if status.state == "good":
+            return found
+        return await self._service_certificates.replace(found)
 
 
 def takes_secret(endpoint: Endpoint, platform: Platform) -> bool:

@@ -60,7 +60,8 @@ def decode(tail: bytes) -> tuple[Secret, bool]:
     """Return the token of an address, and whether the file is wanted; Fault(NOT_FOUND)."""
     match = _TAIL.fullmatch(tail.removeprefix(b"/"))
     if match is None:
-        raise Fault(FaultCode.NOT_FOUND, "there is no such link", rule="device-profile.link.address")
+        why = "there is no such link"
+        raise Fault(FaultCode.NOT_FOUND, why, rule="device-profile.link.address")
     return Secret(match[1]), match[2] is not None
 
 
