@@ -80,17 +80,20 @@ def test_what_the_issuer_or_its_delegate_says_counts() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        answer(PLAIN_KEY, PLAIN),  # certified by the issuer, but not for OCSP
-        answer(FOREIGN_KEY, FOREIGN),
-        answer(OTHER.key, OTHER.root),  # of the same name
-        answer(of=PLAIN),  # another certificate's
-        answer(issuer=OTHER.root),
-        ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER).public_bytes(
-            Encoding.DER
+        pytest.param(answer(PLAIN_KEY, PLAIN), id="certified, but not for OCSP"),
+        pytest.param(answer(FOREIGN_KEY, FOREIGN), id="a delegate of another issuer"),
+        pytest.param(answer(OTHER.key, OTHER.root), id="another issuer of the same name"),
+        pytest.param(answer(of=PLAIN), id="of another certificate"),
+        pytest.param(answer(issuer=OTHER.root), id="of another issuer's"),
+        pytest.param(
+            ocsp.OCSPResponseBuilder.build_unsuccessful(
+                ocsp.OCSPResponseStatus.TRY_LATER
+            ).public_bytes(Encoding.DER),
+            id="later",
         ),
-        b"",
-        b"\x30\x03\x0a\x01\x00",
-        b"<html>",
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x30\x03\x0a\x01\x00", id="a status alone"),
+        pytest.param(b"<html>", id="a page"),
     ],
 )
 def test_anything_else_says_nothing(body: bytes) -> None:
