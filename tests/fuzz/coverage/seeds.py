@@ -45,6 +45,7 @@ OUT = ("-outform", "DER")
 _CONF = Path(__file__).parents[3] / "conf"
 _CMP = Path(__file__).parents[2] / "vectors" / "cmp"
 _TSA = _CMP.parent / "tsa"
+_WSTEP = _CMP.parent / "wstep"
 
 
 def random(size: int) -> bytes:
@@ -220,6 +221,27 @@ def agent_seeds() -> Iterator[bytes]:
     yield agent_certificate() * 2
     yield State(id="0" * 16, retry_at=at).model_dump_json().encode()
     yield b'{"suggestedWindow":{"start":"2027-01-01T00:00:00Z","end":"2027-01-02T00:00:00Z"}}'
+
+
+def wstep_seeds() -> Iterator[bytes]:
+    """Yield what cepces sends, and a request without much around it."""
+    for path in sorted(_WSTEP.glob("*.xml")):
+        yield path.read_bytes()
+    yield (
+        b'<Envelope xmlns="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://www.w3.org/'
+        b'2005/08/addressing"><Header><a:Action>x</a:Action></Header><Body><x/></Body></Envelope>'
+    )
+
+
+def directory_seeds() -> Iterator[bytes]:
+    """Yield answers of a directory: an entry, ends of operations, a reference with padding."""
+    values = der.sequence(der.octets(b"cn"), der.tlv(der.SET, der.octets(b"bob")))
+    entry = der.tlv(0x64, der.octets(b"CN=bob"), der.sequence(values))
+    yield der.sequence(der.integer(1), entry)
+    for tag, code in ((0x61, b"\x31"), (0x65, b"\x00"), (0x78, b"\x34")):
+        done = der.tlv(tag, der.tlv(0x0A, code), der.octets(b""), der.octets(b"why"))
+        yield der.sequence(der.integer(2), done)
+    yield b"\x30\x84\x00\x00\x00\x09\x02\x01\x01\x73\x84\x00\x00\x00\x00"
 
 
 def tsa_seeds() -> Iterator[bytes]:

@@ -70,7 +70,11 @@ from tmad.protocols.scep import plugin as scep_plugin
 from tmad.protocols.scep.responder import EndpointOptions
 from tmad.protocols.snmp.engine import OUTCOMES
 from tmad.protocols.tsa import codec as tsa
+from tmad.protocols.wstep import codec as wstep
+from tmad.protocols.wstep import policies
 from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes, reports
+from tmad.wire import ldap as ldap_answers
+from tmad.wire import soap
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
 from tmad.wire.signatures import Age, Policy
@@ -384,6 +388,32 @@ def _agent() -> Run:
         malformed_only(lambda: acmeclient.decode_object(answer))
         malformed_only(lambda: agent_acme.decode_window(answer))
         assert revocation.judge(data, certificate, certificate, now) == ""
+
+    return run
+
+
+def _wstep() -> Run:
+    def run(data: bytes) -> None:
+        with suppress(Fault):
+            message = soap.decode(data)
+            assert "Secret()" in repr(message.user) or message.user is None
+            for question in (wstep.decode, lambda asked, _: policies.decode(asked)):
+                with suppress(Fault):
+                    question(message, POLICY)
+
+    return run
+
+
+def _directory() -> Run:
+    def run(data: bytes) -> None:
+        malformed_only(lambda: ldap_answers.length_of(data))
+        reply = malformed_only(lambda: ldap_answers.decode(data))
+        if reply is not None and isinstance(reply.content, ldap_answers.Entry):
+            for attribute in reply.content.attributes:
+                reply.content.octets(attribute)
+                malformed_only(partial(reply.content.number, attribute))
+        sid = malformed_only(lambda: ldap_answers.sid_text(data))
+        assert sid is None or ldap_answers.sid_octets(sid) == data
 
     return run
 
@@ -713,6 +743,13 @@ TARGETS: Mapping[str, Target] = {
     "acme": Target(_acme, seeds.acme_seeds, 16_384),
     "agent": Target(_agent, seeds.agent_seeds, 16_384),
     "tsa": Target(_tsa, seeds.tsa_seeds, 16_384),
+    "wstep": Target(
+        _wstep,
+        seeds.wstep_seeds,
+        8_192,
+        ('xmlns:a="', "<a:Action>", "</", "<![CDATA[", "]]>", "&#10;", "mustUnderstand", "i:nil"),
+    ),
+    "directory": Target(_directory, seeds.directory_seeds, 4_096),
     "http": Target(
         _http,
         seeds.http_seeds,
