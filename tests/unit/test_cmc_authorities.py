@@ -361,3 +361,13 @@ def test_an_authority_may_not_be_the_holder_of_what_others_have(w: World) -> Non
     other = w.enroll_by_secret_at("other", "dev9")
     control = (9, client.REVOKE, client.revoke(other.certificate))
     assert w.ask(signed(pki_data([control]), ra)).statuses == [(FAILED, (9,), BAD_CERT_ID)]
+
+
+def test_an_authority_sees_what_its_endpoint_has_issued(w: World) -> None:
+    ra = w.authority_holder()
+    drive(w.open("cmc", "other", challenge={"recoverable": True}))
+    here, there = w.enroll_by_secret("dev1"), w.enroll_by_secret_at("other", "dev9")
+    for holder, is_seen in ((here, True), (there, False)):
+        value = client.get_cert(holder.certificate.issuer, holder.certificate.serial_number)
+        answer = w.ask(signed(pki_data([(5, client.GET_CERT, value)]), ra))
+        assert (holder.certificate in answer.certificates) is is_seen

@@ -531,7 +531,9 @@ def test_certificates_and_crls_are_told(w: World) -> None:
     assert holder.certificate in answer.certificates
 
 
-@pytest.mark.parametrize("fault", ["serial", "negative", "issuer", "nobody", "used secret"])
+@pytest.mark.parametrize(
+    "fault", ["serial", "negative", "issuer", "nobody", "used secret", "other holder", "secret"]
+)
 def test_certificates_are_not_told_to_anybody(w: World, fault: str) -> None:
     known = w.known()
     holder = w.enroll_by_secret(known=known)
@@ -546,13 +548,29 @@ def test_certificates_are_not_told_to_anybody(w: World, fault: str) -> None:
         [(5, client.GET_CERT, client.get_cert(issuer, number)),
          (6, client.IDENTIFICATION, utf8(known[0]))]
     )  # fmt: skip
-    message = signed(content, None if fault == "nobody" else holder)
+    asking = w.enroll_by_secret("dev2") if fault == "other holder" else holder
+    message = signed(content, None if fault == "nobody" else asking)
+    if fault == "secret":
+        fresh = w.known()
+        content = pki_data(
+            [(5, client.GET_CERT, client.get_cert(issuer, number)),
+             (6, client.IDENTIFICATION, utf8(fresh[0]))]
+        )  # fmt: skip
+        message = client.authenticated(content, "".join(fresh).encode())
     if fault == "used secret":
         message = client.authenticated(content, (known[0] + known[1]).encode())
     answer = w.ask(message)
     expected = BAD_IDENTITY if fault in ("nobody", "used secret") else BAD_CERT_ID
     assert answer.statuses == [(FAILED, (5,), expected)]
     assert holder.certificate not in answer.certificates
+
+
+def test_a_certificate_is_told_to_others_where_the_endpoint_says_so() -> None:
+    w = world(options={"open_getcert": True})
+    holder, other = w.enroll_by_secret(), w.enroll_by_secret("dev2")
+    value = client.get_cert(holder.certificate.issuer, holder.certificate.serial_number)
+    answer = w.ask(signed(pki_data([(5, client.GET_CERT, value)]), other))
+    assert answer.certificates == [holder.certificate]
 
 
 def test_an_older_crl_is_not_kept(w: World) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import controls
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from tmad.ca.hierarchy import Issuer
     from tmad.plugin import Services
     from tmad.protocols.cmc.turn import Turn
+    from tmad.storage.certificates import CertificateRow
 
 
 class Lookups:
@@ -23,7 +27,10 @@ class Lookups:
         self._services = services
 
     async def certificate(self, turn: Turn, control: Control) -> StatusInfo:
-        """Send a certificate of the endpoint's authority to somebody who is known here."""
+        """Send a certificate to its holder, or to a registration authority.
+
+        To others it does not exist: getCert is not for looking around.
+        """
         wish = controls.get_cert(control)
         author = turn.author
         if author.known is not None:
@@ -41,7 +48,7 @@ class Lookups:
                 row = await self._services.database.lookup(
                     certificates.by_serial, issuer.id, wish.serial
                 )
-            if row is not None and row.certificate_der is not None:
+            if row is not None and row.certificate_der is not None and _may_see(turn, row):
                 turn.reply.add([row.certificate_der])
                 return StatusInfo(status=Status.SUCCESS, parts=((control.id,),))
         raise Fault(
@@ -82,3 +89,16 @@ class Lookups:
             for issuer in await self._services.hierarchy.by_subject(name)
             if issuer.tenant == turn.visit.endpoint.tenant and issuer.authority in listed
         ]
+
+
+def _may_see(turn: Turn, row: CertificateRow) -> bool:
+    author = turn.author
+    if turn.visit.options.open_getcert:
+        return True
+    if author.shown is None:
+        return False
+    if author.is_authority:
+        return row.endpoint == turn.visit.door
+    key = author.shown.certificate.public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return row.spki_sha256 == hashlib.sha256(spki).digest()

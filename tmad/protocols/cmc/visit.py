@@ -50,6 +50,9 @@ class EndpointOptions(BaseModel):
         description="Accept requests that are encrypted to the endpoint's own RSA key, whose "
         "certificate is in every answer.",
     )
+    open_getcert: bool = Field(
+        default=False, description="getCert gives a certificate to others than its holder."
+    )
     clock_window: int = Field(
         default=0,
         ge=0,
