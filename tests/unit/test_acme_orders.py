@@ -907,3 +907,20 @@ def test_a_certificate_is_replaced_once(world: World, client: Client) -> None:
 
 def test_addresses_are_of_the_configured_host(client: Client) -> None:
     assert client.kid.startswith(BASE)
+
+
+def test_a_challenge_that_came_too_late_is_not_tried(world: World, client: Client) -> None:
+    order = client.order("a.example.test")
+    found = client.post(order.body["authorizations"][0]).body
+    client.post(found["challenges"][0]["url"], {})
+    world.close()
+    world.bench.clock.advance(days=8)
+    world.work()
+    assert world.judge.asked == []
+    assert client.post(order.body["authorizations"][0]).body["status"] == "invalid"
+
+
+def test_what_is_no_message_is_not_journaled(world: World, client: Client) -> None:
+    assert "[" not in world.send("/default/new-order", b"x").body["detail"]
+    refused = client.post("new-order", {"identifiers": [{"type": "x", "value": "y"}]})
+    assert "[" in refused.body["detail"]

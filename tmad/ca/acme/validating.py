@@ -100,6 +100,9 @@ class Validations:
     def _take(self, connection: Connection, due: Authorization) -> Authorization | None:
         """Count an attempt and move its time ahead; None when another worker was faster."""
         now = self._now()
+        if due.expires_at <= now:
+            self._end(connection, due, {"problem": "malformed", "detail": "it has expired"})
+            return None
         if due.attempts >= ATTEMPTS:
             # Whoever had the last attempt did not live to tell of it.
             self._end(connection, due, {"problem": "serverInternal", "detail": "not validated"})

@@ -39,6 +39,8 @@ _GRACE: Final = 10  # seconds after which to come again, where a Fault does not 
 # What an order's request may say of its subject; the rest of it nobody has shown (RFC 8555, 7.4).
 _SUBJECT: Final = frozenset({NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER})
 
+_NOT_JOURNALED: Final = frozenset({"acme.nonce", "acme.message", "acme.content-type"})
+
 _Get: TypeAlias = Callable[[Visit, str], Awaitable[Response]]
 _Post: TypeAlias = Callable[[Signed, str], Awaitable[Response]]
 
@@ -144,9 +146,10 @@ class ACMEResponder:
     async def _journal(self, visit: Visit, operation: str, fault: Fault) -> None:
         """Write down a refusal that the core has not written down itself.
 
-        Not a nonce that was used or has become too old: clients run into that each day.
+        Not what is no message at all, with which anybody could fill a journal, nor a nonce that
+        has become too old: clients run into that each day.
         """
-        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE or fault.rule == "acme.nonce":
+        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE or fault.rule in _NOT_JOURNALED:
             return
         data: dict[str, JSON] = {
             "via": "acme",
