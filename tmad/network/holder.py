@@ -42,7 +42,8 @@ class _Known(NamedTuple):
     found: Principals
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: it is made for each login, and freezing takes twice the time of the rest.
+@dataclass(slots=True, kw_only=True)
 class Holder:
     """Who logs in, as far as certificate and records tell.
 
