@@ -44,6 +44,7 @@ _PKCS8 = PrivateFormat.PKCS8
 OUT = ("-outform", "DER")
 _CONF = Path(__file__).parents[3] / "conf"
 _CMP = Path(__file__).parents[2] / "vectors" / "cmp"
+_CMC = _CMP.parent / "cmc"
 _TSA = _CMP.parent / "tsa"
 _WSTEP = _CMP.parent / "wstep"
 
@@ -190,6 +191,12 @@ def cms_seeds() -> Iterator[bytes]:
         b"content", b"secret", cipher=envelopes.AES256, random=random, rounds=10
     )
     yield from _openssl_messages()
+
+
+def cmc_seeds() -> Iterator[bytes]:
+    """Yield messages and PKIData that pyasn1 has written."""
+    for path in sorted(_CMC.glob("*.der")):
+        yield path.read_bytes()
 
 
 def cmp_seeds() -> Iterator[bytes]:

@@ -55,6 +55,10 @@ from tmad.identity.tokenfiles import Format, Wishes
 from tmad.protocols.acme import codec as acme
 from tmad.protocols.acme import jws
 from tmad.protocols.acme.strictjson import encode, pack, parse_object
+from tmad.protocols.cmc import codec as cmc_codec
+from tmad.protocols.cmc import controls as cmc_controls
+from tmad.protocols.cmc import layers as cmc_layers
+from tmad.protocols.cmc import requests as cmc_requests
 from tmad.protocols.cmp import bodies as cmp_bodies
 from tmad.protocols.cmp import codec as cmp_codec
 from tmad.protocols.cmp import protection as cmp_protection
@@ -187,6 +191,43 @@ def _cms() -> Run:
             with suppress(Fault):
                 cms.verify(signed, signer, key.public_key(), POLICY)
         signed.certificate_of(signer)
+
+    return run
+
+
+def _cmc() -> Run:
+    """A message as it is; a PKIData, its requests and each of its controls behind no signature."""
+    readers = (
+        cmc_controls.octets,
+        cmc_controls.transaction_id,
+        cmc_controls.text,
+        cmc_controls.decrypted_pop,
+        cmc_controls.get_crl,
+        cmc_controls.get_cert,
+        cmc_controls.revoke_request,
+        cmc_controls.certificate_id,
+        cmc_controls.ids,
+        cmc_controls.references,
+        cmc_controls.mod_cert_template,
+        cmc_controls.add_extensions,
+        cmc_controls.lra_pop_witness,
+        cmc_controls.status_info,
+    )
+
+    def run(data: bytes) -> None:
+        with suppress(Fault):
+            layer = cmc_layers.decode(cmc_layers.normalise(data))
+            if isinstance(layer, cms.SignedData):
+                signer = cmc_layers.the_signer(layer)
+                if signer is not None:
+                    cmc_layers.certificate_of(layer, signer)
+        found = malformed_only(partial(cmc_codec.decode, data))
+        for control in () if found is None else found.controls:
+            for reader in readers:
+                malformed_only(partial(reader, control))
+        for request in () if found is None else found.requests:
+            with suppress(Fault):
+                cmc_requests.read(request, Policy())
 
     return run
 
@@ -734,6 +775,7 @@ TARGETS: Mapping[str, Target] = {
     "ber": Target(_ber, seeds.ber_seeds),
     "cms": Target(_cms, seeds.cms_seeds),
     "csr": Target(_csr, seeds.csr_seeds),
+    "cmc": Target(_cmc, seeds.cmc_seeds, 16_384),
     "cmp": Target(_cmp, seeds.cmp_seeds, 16_384),
     "scep": Target(
         _scep, seeds.scep_seeds, 16_384, ("operation=", "PKIOperation", "message=", "GetCACert")
