@@ -165,6 +165,7 @@ def http_solver(port: int) -> Iterator[Any]:
         answers[f"/.well-known/acme-challenge/{said.partition('.')[0]}"] = said
         account.answer(authorization, "http-01")
 
+    solve.answers = answers  # type: ignore[attr-defined]
     with server(serve, port=port):
         yield solve
 
