@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import os
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from click.testing import CliRunner, Result
 from tests.unit.agent_server import Bench
 from tmad.agent import agent as agents
 from tmad.agent import settings as agent_settings
+from tmad.agent import store as stores
 from tmad.agent import units
+from tmad.agent.keeper import Keeper
 from tmad.agent.settings import CertificateSettings
 from tmad.cli.context import Ended
 from tmad.cli.main import cli
@@ -153,6 +157,40 @@ def test_the_units_are_what_systemd_reads(tmp_path: Path) -> None:
             assert parser["Timer"]["Persistent"] == "yes"
     result = tmad(tmp_path, "install", "--dry-run")
     assert "agent run" in result.output
+
+
+def test_adopted_files_stay_as_they_are(tmp_path: Path) -> None:
+    """One file with everything, as haproxy reads it; its mode and its owner stay."""
+    bench = Bench(tmp_path / "old", place={"bundle": str(tmp_path / "site.pem")})
+    bench.run()
+    path = tmp_path / "site.pem"
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 65534, -1)
+    before, status = path.read_bytes(), path.stat()
+    link = tmp_path / "link.pem"
+    link.symlink_to(path)
+    result = tmad(
+        tmp_path / "agent", "adopt", str(link), "--key", str(link), "--name", "site", "--est",
+        "https://127.0.0.1:1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = agent_settings.load(tmp_path / "agent/site")
+    assert found.place.bundle == str(path)
+    assert found.place.key_mode == "0640"
+    server = bench.server
+    server.now += timedelta(days=61)
+    store = stores.open_one(tmp_path / "agent", "site")
+    renewed = Keeper(store, found, now=server.clock, source_of=lambda *_: server).run()
+    assert renewed.fault is None
+    assert path.read_bytes() != before
+    assert link.is_symlink()
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+    )
 
 
 def test_settings_are_written_as_a_person_would(tmp_path: Path) -> None:

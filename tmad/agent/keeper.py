@@ -426,6 +426,7 @@ def adopt(
     found = Identity.load(key_pem, certificates_pem)
     settings_.save(store.directory, settings)
     with store.locked():
+        store.drop_request()
         number = store.add(found)
         store.save(State(current=number))
     return found.certificate

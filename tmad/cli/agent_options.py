@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
+import pwd
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +55,7 @@ PLACES = (
     click.option("--pkcs12-out", type=_FILE, help="Where all goes as PKCS#12."),
     click.option("--pkcs12-password-file", type=EXISTING, help="Its password."),
     click.option("--owner", default="", metavar="USER[:GROUP]", help="Whose the files are."),
-    click.option("--key-mode", default="0600", show_default=True, help="Mode of files with keys."),
+    click.option("--key-mode", help="Mode of files with keys; else 0600, or as it was."),
     click.option("--reload", "reload_", default="", metavar="COMMAND",
                  help="What makes the service read them; words as a shell splits them."),
     click.option("--reload-seconds", type=float, default=30.0, show_default=True),
@@ -108,7 +111,9 @@ def document_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
         place["directory"] = _path(given["link"])
     if given["pkcs12_password_file"]:
         place["pkcs12_password_file"] = _path(given["pkcs12_password_file"])
-    document["place"] = {**place, "user": user, "group": group, "key_mode": given["key_mode"]}
+    document["place"] = {**place, "user": user, "group": group}
+    if given["key_mode"]:
+        document["place"]["key_mode"] = given["key_mode"]
     document["reload"] = {"command": _words(given["reload_"]), "seconds": given["reload_seconds"]}
     document["check"] = {"address": given["check"]}
     document["renewal"] = {"new_key": not given["same_key"], "revoked": given["if_revoked"]}
@@ -161,11 +166,24 @@ def own_name(document: dict[str, Any], name: str) -> list[str]:
 def same_places(
     place: dict[str, Any], certificate: Path, key: Path, chain: Path | None, is_full: bool
 ) -> None:
-    """Let the files that were adopted be the places; links are followed, not replaced."""
-    place["fullchain" if is_full else "certificate"] = str(certificate.resolve())
-    place["key"] = str(key.resolve())
+    """Let the files that were adopted be the places, with the owners and modes that they have.
+
+    Links are followed, not replaced.
+    """
+    if certificate.resolve() == key.resolve():
+        place["bundle"] = str(key.resolve())
+    else:
+        place["fullchain" if is_full else "certificate"] = str(certificate.resolve())
+        place["key"] = str(key.resolve())
     if chain is not None:
         place["chain"] = str(chain.resolve())
+    status = key.stat()
+    place.setdefault("key_mode", f"{status.st_mode & 0o777:04o}")
+    place.setdefault("mode", f"{certificate.stat().st_mode & 0o777:04o}")
+    if not (place["user"] or place["group"]):
+        with contextlib.suppress(KeyError):  # whose name nobody knows stays a number
+            place["user"] = pwd.getpwuid(status.st_uid).pw_name
+            place["group"] = grp.getgrgid(status.st_gid).gr_name
 
 
 def _path(given: Path | None) -> str:
