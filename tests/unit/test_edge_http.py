@@ -123,6 +123,25 @@ def test_a_request_is_answered_whole_with_length_and_date(edge: Edge) -> None:
     assert not transport.is_closing
 
 
+def test_the_access_log_shows_nothing_below_a_private_door() -> None:
+    edge = Edge()
+    for prefix, is_private in (("/enroll/", True), ("/open", False)):
+        edge.mount(prefix, private=is_private)
+    written: list[bytes] = []
+
+    class Access:
+        def add(self, *about: Any) -> None:
+            written.append(about[2])
+
+        def flush(self) -> None: ...
+
+    site = edge.site(access=Access())
+    for path in (b"/enroll/token/file", b"/enroll/token", b"/open/door"):
+        channel, _ = edge.connect(site)
+        channel.dataReceived(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert written == [b"/enroll", b"/enroll", b"/open/door"]
+
+
 def test_any_cutting_of_the_octets_gives_the_same_answers(edge: Edge) -> None:
     stream = (
         GET
