@@ -16,7 +16,7 @@ from tests.fuzz.mutations import judge, mutated, one_octet_wrong
 from tests.name_server import add, reply_to
 from tests.unit.validation_world import DIGEST, KEY_AUTHORIZATION, TOKEN, certificate, question
 from tmad.ca.validation import attestation, caa, tls_alpn01
-from tmad.ca.validation.contract import Identifier, Problem
+from tmad.ca.validation.contract import UNREADABLE, Identifier, Problem
 from tmad.ca.validation.http01 import is_host
 from tmad.errors import Fault
 from tmad.wire import cbor as wire_cbor
@@ -216,7 +216,7 @@ SHOWN = certificate(
 def read_certificate(octets: bytes) -> None:
     try:
         found = x509.load_der_x509_certificate(octets)
-    except ValueError:
+    except UNREADABLE:
         return
     tls_alpn01.check(found, Identifier("dns", NAME), KEY_AUTHORIZATION)
 

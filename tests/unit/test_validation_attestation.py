@@ -128,6 +128,15 @@ def test_t_acme_04_empty_and_wrong_extensions_of_an_attestation_key() -> None:
             assert refused(asked("tpm-1", payload("tpm", statement)))
 
 
+def test_a_certificate_of_a_version_that_is_none() -> None:
+    """What the coverage-guided fuzzer found."""
+    statement = made.apple(MAKER, KEY, TOKEN)
+    leaf = statement["x5c"][0]
+    statement["x5c"][0] = leaf.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x06", 1)
+    assert statement["x5c"][0] != leaf
+    assert "cannot be read" in refused(asked("C02XK1", payload("apple", statement)))
+
+
 @pytest.mark.parametrize(
     "key", [KEY, RSA, ed25519.Ed25519PrivateKey.generate()], ids=["ec", "rsa", "ed25519"]
 )

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -138,7 +138,7 @@ def _chain(statement: Mapping[str, cbor.Value]) -> list[x509.Certificate]:
         der.scan(each, elements=1_500, depth=32)
         try:
             chain.append(x509.load_der_x509_certificate(each))
-        except ValueError:
+        except UNREADABLE:
             raise wrong("x5c holds a certificate that cannot be read") from None
     return chain
 
@@ -166,7 +166,7 @@ def _is_valid(certificate: x509.Certificate, now: datetime) -> bool:
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tmad.errors import Fault, FaultCode
@@ -22,11 +22,13 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 _RESOLVER = re.compile(r"(?:([0-9.]+)|([0-9a-f:]+)|\[([0-9a-f:]+)\])(?::(\d{1,5}))?")
 
-# What cryptography raises when a certificate's parts are asked for that cannot be read.
+# What cryptography raises for certificates, or parts of them, that cannot be read.
 UNREADABLE: Final = (
     ValueError,
+    x509.InvalidVersion,
     TypeError,
     UnsupportedAlgorithm,
+    InternalError,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )

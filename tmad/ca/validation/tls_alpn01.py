@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
@@ -78,7 +78,7 @@ def check(certificate: x509.Certificate, identifier: Identifier, key_authorizati
         raise _wrong(identifier, "acmeIdentifier is not the digest of the key authorisation")
     try:
         certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*UNREADABLE, InvalidSignature):
         raise _wrong(identifier, "it must be signed by its own key") from None
 
 
@@ -151,7 +151,7 @@ class _Handshake(Protocol):
         connection: SSL.Connection = transport.getHandle()
         try:
             certificate = connection.get_peer_certificate(as_cryptography=True)
-        except ValueError:  # what OpenSSL reads and cryptography does not
+        except UNREADABLE:  # by cryptography, though OpenSSL has read it
             certificate = None
         self.done.callback((connection.get_alpn_proto_negotiated(), certificate))
 
