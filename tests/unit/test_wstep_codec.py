@@ -179,6 +179,7 @@ def test_the_template_may_stand_beside_the_request() -> None:
         (query("-1"), FaultCode.MALFORMED, "soap.message"),
         (query(""), FaultCode.MALFORMED, "soap.message"),
     ],
+    ids=range(19),  # the same in each process, though keys are not
 )  # fmt: skip
 def test_what_is_no_message_is_refused(body: bytes, code: FaultCode, rule: str) -> None:
     fault = fault_of(read, body)

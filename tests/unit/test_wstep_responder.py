@@ -557,6 +557,7 @@ def test_what_was_denied_is_denied() -> None:
         (query("12x"), "InvalidRequest", 0x8007000D),
         (query(1 << 40), "InvalidRequest", 0x8007000D),
     ],
+    ids=range(9),  # the same in each process, though keys are not
 )  # fmt: skip
 def test_what_is_no_request_is_answered_with_a_fault(body: bytes, word: str, code: int) -> None:
     w = world()
