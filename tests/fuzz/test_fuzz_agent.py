@@ -59,12 +59,14 @@ def test_reports(body: bytes) -> None:
         assert reports.decode_report(reports.encode_report(found)) == found
 
 
+@settings(max_examples=120)
 @given(overwritten(json.loads(reports.encode_report(REPORT))))
 def test_reports_with_any_values(document: dict[str, Any]) -> None:
     found = judge(reports.decode_report, json.dumps(document).encode())
     assert isinstance(found, Fault | Report)
 
 
+@settings(max_examples=120)
 @given(overwritten(json.loads(reports.encode_advice(ADVICE))) | JSON)
 def test_answers_to_reports(document: Any) -> None:
     found = judge(reports.decode_advice, json.dumps(document).encode())
@@ -125,6 +127,7 @@ AUTHORISATION = {
 }
 
 
+@settings(max_examples=120)
 @given(overwritten(ORDER) | overwritten(AUTHORISATION) | JSON, st.integers(200, 599))
 def test_acme_objects(document: Any, status: int) -> None:
     answer = Answer(status, {"retry-after": "5"}, json.dumps(document).encode())
@@ -140,6 +143,7 @@ def test_acme_objects(document: Any, status: int) -> None:
     assert judge(acme._why, found).isprintable()
 
 
+@settings(max_examples=120)
 @given(overwritten({"suggestedWindow": {"start": AT.isoformat(), "end": "x"}}) | JSON)
 def test_renewal_information(document: Any) -> None:
     found = judge(acme.decode_window, Answer(200, {}, json.dumps(document).encode()))
@@ -160,6 +164,7 @@ def test_a_token_is_never_a_path(text: str) -> None:
         assert "." not in text
 
 
+@settings(max_examples=120)
 @given(overwritten(json.loads(State().model_dump_json())) | JSON)
 def test_states(document: Any) -> None:
     found = judge(decode_state, json.dumps(document).encode())
