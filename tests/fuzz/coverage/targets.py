@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from tests import scep_client as client
 from tests import snmp_world
-from tests.fuzz.coverage import keys, seeds
+from tests.fuzz.coverage import keys, seeds, validation
 from tests.unit.ca_bench import PRESETS
 from tests.unit.scep_core import SmallCore, key_usage, make_certificate
 from tests.unit.test_edge_http import Edge
@@ -76,9 +76,8 @@ from tmad.protocols.snmp.engine import OUTCOMES
 from tmad.protocols.tsa import codec as tsa
 from tmad.protocols.wstep import codec as wstep
 from tmad.protocols.wstep import policies
-from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes, reports
+from tmad.wire import ber, chain, cms, crmf, csr, der, envelopes, reports, soap
 from tmad.wire import ldap as ldap_answers
-from tmad.wire import soap
 from tmad.wire.evidence import verify_export
 from tmad.wire.http import Request
 from tmad.wire.signatures import Age, Policy
@@ -783,6 +782,7 @@ TARGETS: Mapping[str, Target] = {
     "scep-content": Target(_scep_content, seeds.scep_content_seeds, 4_096),
     "ocsp": Target(_ocsp, seeds.ocsp_seeds, 16_384),
     "acme": Target(_acme, seeds.acme_seeds, 16_384),
+    "validation": Target(validation.prepare, validation.seeds),
     "agent": Target(_agent, seeds.agent_seeds, 16_384),
     "tsa": Target(_tsa, seeds.tsa_seeds, 16_384),
     "wstep": Target(
