@@ -48,10 +48,6 @@ class Witness:
     mac: Algorithm
     value: bytes
 
-    def encode(self) -> bytes:
-        """Return it as DER."""
-        return der.sequence(self.key.encode(), self.mac.encode(), der.octets(self.value))
-
 
 def witness(value_der: bytes) -> Witness:
     """Read the value of either."""

@@ -220,6 +220,8 @@ class Serving:
         if unsupported:
             fault = codec.bad_request("a control is not supported", "cmc.control.unsupported")
             raise Refused(fault, *[(control.id,) for control in unsupported])
+        if data.messages and turn.depth >= _MOST_LAYERS:
+            raise codec.bad_request("too many layers of wrapping", "cmc.ra.depth")
         if len(data.requests) > _MOST_REQUESTS:
             raise codec.bad_request(
                 f"there are more than {_MOST_REQUESTS} requests", "cmc.request.number"
@@ -322,10 +324,12 @@ class Serving:
         known = turn.sender.known
         if known is None or not turn.visit.options.trust_anchors:
             return
-        document = turn.visit.endpoint.document
-        issuer = await self._services.hierarchy.active(
-            turn.visit.endpoint.tenant, document.authority
-        )
+        try:
+            issuer = await self._services.hierarchy.active(
+                turn.visit.endpoint.tenant, turn.visit.endpoint.document.authority
+            )
+        except Fault:
+            return  # withdrawn since: what was issued is told all the same
         root = issuer.chain[-1].public_bytes(Encoding.DER)
         anchors = controls.trusted_anchors(
             int(self._services.now().timestamp()), SHA256.algorithm, [SHA256.of(root)]
@@ -346,8 +350,6 @@ class Serving:
         named += [path[0] for path, _ in own.modifications if path]
         named += [path[0] for path, _ in (*own.vouched, *own.identities) if path]
         messages = [number for number in dict.fromkeys(named) if number in data.messages]
-        if messages and turn.depth >= _MOST_LAYERS:
-            raise codec.bad_request("too many layers of wrapping", "cmc.ra.depth")
         for number in messages:
             answer = await self._serve_message(turn, number)
             turn.reply.messages.append((number, answer.octets))
