@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tmad.plugin import Provision, Services
 
 _GRACE: Final = 10  # seconds after which to come again, where a Fault does not say
-_PASSWORDS: Final = frozenset({"password", "challenge", "webhook"})
+_PASSWORDS: Final = frozenset({"password", "challenge", "directory", "webhook"})
 # RFC 7030, 3.2.3; the realm is what the server of libest says, and nothing more: it is parsed.
 _ASK: Final = ("WWW-Authenticate", 'Basic realm="estrealm"')
 _NAMED: Final = frozenset({"user-agent", "accept"})
