@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +118,33 @@ def test_nobody_answers_the_challenge(pebble: Pebble, tmp_path: Path) -> None:
     assert state["retry_at"]
     again = machine.run("once")
     assert "nothing is due before" in again.stdout
+
+
+@pytest.mark.parametrize("moment", ["account", "order"])
+def test_kill_9_in_the_middle_of_an_order(pebble: Pebble, tmp_path: Path, moment: str) -> None:
+    """As soon as an account or an order is there: the next run goes on with it."""
+    machine = Machine(tmp_path)
+    name = f"kill-{moment}.example.test"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tmad.cli.main", "agent", "enroll", name, *options(pebble),
+         "--san", f"dns:{name}", "--listen", f"127.0.0.1:{pebble.http_port}",
+         "--link", machine.path("live")],
+        env={**os.environ, "TMAD_AGENT_DIR": str(machine.state)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    found = ""
+    while not found and process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            found = machine.remembers(name)[moment]
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert found
+    key = (machine.state / name / "pending/key.pem").read_bytes()
+    machine.run("once", "--now")
+    same_pair(tmp_path / "live/key.pem", tmp_path / "live/fullchain.pem")
+    assert (tmp_path / "live/key.pem").read_bytes() == key
+    assert machine.remembers(name)["order"] == ""
 
 
 def test_a_server_that_was_never_trusted(pebble: Pebble, tmp_path: Path) -> None:
