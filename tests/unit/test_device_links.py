@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN, asked
 from tests.unit.device_profile_world import HOST, World, wish, world
+from tmad.ca.device_profiles.wish import Wish
 from tmad.ca.requests import Challenge, EndpointID
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
@@ -360,6 +361,37 @@ def test_where_a_person_decides_no_secret_is_needed() -> None:
         with pytest.raises(Fault) as caught:
             link(here, endpoint="scep/asked", lifetime=timedelta(days=days))
         assert caught.value.rule == "device-profile.link.lifetime"
+
+
+def test_apples_devices_enrol_over_acme_without_a_secret() -> None:
+    here = world()
+    drive(here.open("acme", "ios", authenticate=["acme"]))
+    device = Wish(subject=("SERIALNUMBER=C02ABC",))
+    made = drive(here.profiles.make(OPERATOR, "default", "acme/ios", "apple", device))
+    assert (made.secret_id, made.expires_at) == (None, None)
+    assert made.content is not None
+    [payload] = [
+        each
+        for each in profile(made.content.reveal())["PayloadContent"]
+        if each["PayloadType"] == "com.apple.security.acme"
+    ]
+    assert payload["DirectoryURL"] == f"https://{HOST}/acme/ios/directory"
+    assert (payload["ClientIdentifier"], payload["Attest"]) == ("C02ABC", True)
+
+
+@pytest.mark.parametrize(("authenticate", "has_secret"), [("challenge", True), ("kerberos", False)])
+def test_windows_enrols_by_its_own_way(authenticate: str, has_secret: bool) -> None:
+    here = world()
+    people = {"realms": ["CORP.TEST"]} if authenticate == "kerberos" else {}
+    drive(here.open("wstep", "pcs", authenticate=[authenticate], people=people,
+                    options={"template": "Computers"}))  # fmt: skip
+    made = drive(here.profiles.make(OPERATOR, "default", "wstep/pcs", "powershell", wish()))
+    assert made.content is not None
+    script = made.content.reveal().decode("utf-8-sig")
+    assert f"$Url = 'https://{HOST}/xcep/pcs'\r\n" in script
+    assert "$Way = 'xcep'\r\n" in script
+    assert "$Template = 'Computers'\r\n" in script
+    assert ("$Secret = ''\r\n" in script) is not has_secret
 
 
 def test_a_dry_run_makes_nothing() -> None:

@@ -176,7 +176,8 @@ class ProfileMaker:
         return Description(
             identifier=".".join([*_reversed(self.urls.host), label]),
             title=f"{organisation}: {document.label}",
-            profile=document.profile,
+            # Windows may know a template by another name than its profile has.
+            profile=getattr(endpoint.options, "template", "") or document.profile,
             organisation=organisation,
             subject=wish.attributes,
             names=wish.alternatives,

@@ -73,8 +73,10 @@ def shell(description: Description) -> bytes:
 def powershell(description: Description) -> bytes:
     """Return the script for Windows: certreq with EST, or with a policy server (MS-XCEP)."""
     door = description.door
-    if door.protocol not in ("est", "xcep"):
-        raise unable("powershell", "the script enrols over EST and XCEP, not over " + door.protocol)
+    if door.protocol not in ("est", "wstep"):
+        raise unable(
+            "powershell", "the script enrols over EST and WSTEP, not over " + door.protocol
+        )
     networks = [windows.profile(description, each).decode() for each in description.networks]
     # Windows finds certificates by their SHA-1.
     thumbprint = windows.thumbprint(description.issuers[0]).upper()
