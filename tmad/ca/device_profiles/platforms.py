@@ -39,11 +39,6 @@ class Platform:
     holds_identity: bool = False
     is_signed: bool = False
 
-    @property
-    def enrolls(self) -> bool:
-        """Tell whether a certificate comes out of it."""
-        return self.holds_identity or bool(self.protocols)
-
     def keys_over(self, protocol: str) -> tuple[KeyAlgorithm, ...]:
         """Return the keys that it can make for one protocol."""
         # Apple's SCEP knows RSA alone; RFC 8894, 3.1: messages are encrypted to the key.
