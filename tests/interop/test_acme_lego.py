@@ -89,6 +89,19 @@ def test_kinds_of_keys(node: ACMENode, tmp_path: Path, kind: str) -> None:
     assert certificate(tmp_path)
 
 
+def test_a_name_whose_caa_record_forbids_it_fails_with_the_reason(
+    node: ACMENode, tmp_path: Path
+) -> None:
+    node.endpoint("caa", **{"validation.caa_identities": ["ca.test"]})
+    node.names.records["www.example.test", "CAA"] = [(False, "issue", "other.test")]
+    node.names.records["host.example.test", "CAA"] = [(False, "issue", "ca.test")]
+    refused = lego(node, tmp_path, "run", domains=("www.example.test",), label="caa", expect=1)
+    assert "urn:ietf:params:acme:error:caa" in refused.stderr
+    lego(node, tmp_path, "run", domains=("host.example.test",), label="caa")
+    assert certificate(tmp_path, "host.example.test")
+
+
+@pytest.mark.long  # ten seconds of retries
 def test_a_name_that_is_not_there_fails_with_the_reason(node: ACMENode, tmp_path: Path) -> None:
     done = lego(node, tmp_path, "run", domains=("nowhere.example.test",), expect=1)
     assert "urn:ietf:params:acme:error:dns" in done.stderr
