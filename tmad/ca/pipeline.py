@@ -23,9 +23,10 @@ from tmad.ca import keycheck, record
 from tmad.ca.applicant import Applicant, Renewed
 from tmad.ca.authentication import Authenticator, Proven
 from tmad.ca.history import History
-from tmad.ca.issuing import Issuing, Order
+from tmad.ca.issuing import Issuing
 from tmad.ca.keycheck import Blocklist
 from tmad.ca.keymaking import KeyMaker, check_allowed
+from tmad.ca.order import Order
 from tmad.ca.ordering import Ordering, Permission, check_road, forbid
 from tmad.ca.requests import (
     Credential,
@@ -285,7 +286,7 @@ class Authority:
         return Pending(request_id=row.id, since=row.created_at)
 
     def _pend_in(self, connection: Connection, order: Order, row: RequestRow) -> None:
-        self._issuing.check_history(connection, order)
+        self._issuing.recording.check_history(connection, order)
         assert row.idempotency is not None
         if order.pending_limit:
             waiting = requests.count(
@@ -294,10 +295,10 @@ class Authority:
             if waiting >= order.pending_limit:
                 raise _limited("limits.pending", waiting, order.pending_limit, retry_after=3600)
         requests.forget_idempotency(
-            connection, row.idempotency, row.created_at - order.idempotency_window
+            connection, [(row.idempotency, row.created_at - order.idempotency_window)]
         )
-        requests.insert(connection, row)
-        self._issuing.claim(connection, order, row.id, row.created_at)
+        requests.insert(connection, [row])
+        self._issuing.recording.claim(connection, [(order, row.id)], row.created_at)
         self.journal.append(
             connection,
             Event(
