@@ -121,15 +121,9 @@ class Issuing:
         signer = draft.order.signer
         signed = await self._keyring.use(
             signer.issuer.key_id,
-            lambda key: signature.sign(key, signer.scheme, draft.tbs_der),
+            lambda key: signature.sign_as(signer.public_key, key, signer.scheme, draft.tbs_der),
         )
-        return finish(
-            draft.tbs_der,
-            signer.algorithm_der,
-            signed,
-            public_key=signer.public_key,
-            scheme=signer.scheme,
-        )
+        return finish(draft.tbs_der, signer.algorithm_der, signed)
 
     async def _give_up(self, draft: Draft, certificate_id: int, error: BaseException) -> None:
         try:

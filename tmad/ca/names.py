@@ -212,6 +212,8 @@ def _content(value_der: bytes, *, tag: int) -> bytes:
 
 def _has_control(text: str) -> bool:
     # Cc and Cf: controls (NUL, the classic name-cutting attack) and invisible formatting.
+    if text.isascii():
+        return not text.isprintable()
     return any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in text)
 
 

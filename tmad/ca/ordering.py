@@ -139,6 +139,7 @@ class Ordering:
                 tenant=endpoint.tenant,
                 state="issuing",
                 same=same,
+                key=key,
                 now=now,
             ),
             idempotency_window=timedelta(minutes=endpoint.document.idempotency_minutes),

@@ -145,7 +145,8 @@ class Authority:
             await self._turn(same)
         self._under_way[same] = []
         try:
-            return await self._journaled(self._serve(request, endpoint), request, endpoint)
+            serving = self._serve(request, endpoint, same)
+            return await self._journaled(serving, request, endpoint)
         finally:
             for waiting in self._under_way.pop(same):
                 waiting.callback(None)
@@ -159,9 +160,10 @@ class Authority:
             await self._refuse(fault, request, endpoint)
             raise
 
-    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
+    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
         proven = await self._authenticator.prove(request, endpoint)
-        same = record.idempotency(request, proven.identity)
+        if proven.identity:
+            same = record.idempotency(request, proven.identity)
         earlier = await self._history.earlier(request, endpoint, same)
         if earlier is not None:
             return earlier
