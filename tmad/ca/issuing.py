@@ -68,9 +68,14 @@ class Issuing:
         """
         draft = self._draft(order)
         unsigned = self._lint(draft)
-        certificate_id = await self.recording.intend(draft, dry_run=dry_run)
         if dry_run:
+            await self.recording.intend(draft, dry_run=True)
             return Made(certificate_id=0, certificate=unsigned)
+        with self.recording.present():
+            return await self._make(draft)
+
+    async def _make(self, draft: Draft) -> Made:
+        certificate_id = await self.recording.intend(draft)
         try:
             certificate = await self._sign(draft)
         except BaseException as error:

@@ -7,7 +7,8 @@ Certificates that are made at the same time share their transactions; each has i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,20 @@ class Recording:
         self._journal = journal
         self._secrets = secrets
         self._now = now
-        self._intents = Batches(database, self._intend_in)
-        self._results = Batches(database, self._complete_in)
+        self._present = 0  # issues that are between their beginning and their end
+        self._intents = Batches(database, self._intend_in, company=lambda: self._present)
+        self._results = Batches(
+            database, self._complete_in, company=lambda: self._present - self._intents.waiting
+        )
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Count an issue as long as it lasts: so many are worth waiting for."""
+        self._present += 1
+        try:
+            yield
+        finally:
+            self._present -= 1
 
     async def intend(self, draft: Draft, *, dry_run: bool = False) -> int:
         """Record what is about to be signed and return the certificate's id, or refuse.
