@@ -742,7 +742,9 @@ HOT: dict[str, Call] = {
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
     # conversations
     "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
-    "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
+    "exchange, change": call(
+        exchanges.update, [(EXCHANGE, replace(EXCHANGE, state="withdrawing"))]
+    ),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
     # ACME
