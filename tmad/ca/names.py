@@ -73,6 +73,8 @@ def refuse(rule: str, detail: str, **values: str) -> Fault:
 
 def kind_of(name: x509.GeneralName) -> NameKind:
     """Tell which kind of name this is."""
+    if type(name) is x509.DNSName:  # most of them, and a match asks each class for its word
+        return NameKind.DNS
     match name:
         case x509.DNSName():
             return NameKind.DNS
@@ -97,6 +99,8 @@ def text_of(name: x509.GeneralName) -> str:
     Lower case, A-labels, "TYPE;HEX" for an otherName that is not a UPN. The name has been
     through ``normalise``, or at least through ``cryptography``'s parser.
     """
+    if type(name) is x509.DNSName:
+        return name.value.lower()
     match name:
         case x509.IPAddress():
             return str(name.value)

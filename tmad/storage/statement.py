@@ -107,7 +107,7 @@ class Statement:
             found = cursor.fetchall()
         finally:
             cursor.close()
-        return [form.row(each) for each in found]
+        return [form.row(each) for each in found] if found else []
 
     def _form(self, connection: sa.Connection) -> _Form:
         form = self._forms.get(connection.dialect.name)
