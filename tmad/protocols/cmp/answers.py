@@ -162,7 +162,7 @@ class _OwnSalts:
         self._blind = token_bytes(32)
         self._known: OrderedDict[tuple[object, ...], tuple[datetime, MAC, Secret]] = OrderedDict()
 
-    async def of(self, transaction: bytes, sender: MACSender) -> tuple[MAC, bytes]:
+    async def of(self, transaction: bytes | None, sender: MACSender) -> tuple[MAC, bytes]:
         """Return how an answer in a transaction is protected, and the key for that."""
         mac, now = sender.mac, self._now()
         digest = hashlib.sha256(self._blind + sender.secret.reveal()).digest()
