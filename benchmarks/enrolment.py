@@ -43,7 +43,9 @@ _PATHS = (
 )
 # A title line, where a script has several figures; then the rate and the CPU.
 _FIGURES = re.compile(
-    r"(?:^(?P<title>[^\s\d][^\n]*)\n)?^ *(?P<rate>\d+) enrolments/s[^\n]*\n *(?P<cpu>\d+) µs", re.M
+    r"(?:^(?P<title>[^\s\d][^\n]*)\n)?"
+    r"^ *(?P<rate>\d+) (?:enrolments|certificates)/s[^\n]*\n *(?P<cpu>\d+) µs",
+    re.M,
 )
 
 
