@@ -52,6 +52,9 @@ _FORGET = Statement(
     )
     .values(idempotency=None)
 )
+_BY_ID = Statement(
+    _SELECT.where(requests.c.id == sa.bindparam("row"), requests.c.tenant == sa.bindparam("whose"))
+)
 _OF_TRANSACTION = Statement(
     _SELECT.where(
         requests.c.endpoint == sa.bindparam("door"),
@@ -94,10 +97,9 @@ def forget_idempotency(
 
 def by_id(connection: sa.Connection, tenant: str, request_id: str) -> RequestRow | None:
     """Return one request of a tenant."""
-    row = connection.execute(
-        _SELECT.where(requests.c.id == request_id, requests.c.tenant == tenant)
-    ).one_or_none()
-    return None if row is None else _read(row)
+    for row in _BY_ID.rows(connection, {"row": request_id, "whose": tenant}):
+        return RequestRow(**dict(zip(_NAMES, row, strict=True)))
+    return None
 
 
 def find_of_transaction(
