@@ -73,7 +73,8 @@ async def run(options: argparse.Namespace, url: str) -> None:
     wall, cpu = time.perf_counter() - begun, time.process_time() - busy
     profiler.disable()
     rate = options.count / wall
-    print(f"enrolments        {rate:8.0f} /s   {1e6 * cpu / options.count:6.0f} us CPU each")
+    print(f"{rate:8.0f} enrolments/s")
+    print(f"{1e6 * cpu / options.count:8.0f} µs of CPU each")
     for label, seconds in ceilings(keys[0]).items():
         print(f"{label:17} {1 / seconds:8.0f} /s   ratio {rate * seconds:.2f}")
     if options.profile:

@@ -75,7 +75,7 @@ def test_scep_02_fifty_claims_at_once_let_one_win(world: World) -> None:
 
     def use(connection: Any, request: str) -> str:
         world.secrets.find(connection, "scep/a", digest)
-        world.secrets.claim(connection, row.id, request, world.clock())
+        world.secrets.claim(connection, [(row.id, request)], world.clock())
         return request
 
     results = world.at_once(*(world.database.write(use, f"r{n}") for n in range(50)))

@@ -114,6 +114,28 @@ def test_many_at_once_each_get_their_own(loop: Loop, b: Bench) -> None:
         assert outcome.certificate.subject == wish.subject
 
 
+def test_who_is_refused_spoils_nothing_for_those_of_the_same_moment(loop: Loop, b: Bench) -> None:
+    def wish(number: int, **options: Any) -> Any:
+        host = f"m{number}.example.test"
+        options = {"secret": loop.run(b.secret()), "names": (x509.DNSName(host),), **options}
+        return asked(transaction=f"moment{number}", common=host, **options)
+
+    key, secret = ec.generate_private_key(ec.SECP256R1()), loop.run(b.secret())
+    good = [wish(number) for number in range(20)]
+    same_key = [wish(20 + number, key=key) for number in range(4)]
+    same_secret = [wish(30 + number, secret=secret) for number in range(4)]
+    mixed = [*good[:10], *same_key, *same_secret, *good[10:]]
+    outcomes = at_once(loop, *(b.authority.enroll(each) for each in mixed))
+    found = dict(zip((each.transaction for each in mixed), outcomes, strict=True))
+    assert all(isinstance(found[each.transaction], Issued) for each in good)
+    for several, rule in ((same_key, "key.duplicate.same-subject"), (same_secret, "secret.used")):
+        own = [found[each.transaction] for each in several]
+        assert sum(isinstance(outcome, Issued) for outcome in own) == 1
+        assert {outcome.rule for outcome in own if isinstance(outcome, Fault)} == {rule}
+    assert issued(loop, b) == 22
+    assert loop.run(b.journal.verify({})).findings == ()
+
+
 def test_a_used_key_and_a_dry_run(loop: Loop, b: Bench) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     loop.run(b.authority.enroll(asked(key=key, secret=loop.run(b.secret()))))

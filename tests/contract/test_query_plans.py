@@ -39,6 +39,7 @@ from tmad.storage import (
     holdings,
     issuers,
     journal,
+    key_history,
     log_collectors,
     login_failures,
     objects,
@@ -77,6 +78,12 @@ class SQLiteCursor(sqlite3.Cursor):
     def execute(self, sql: str, parameters: Any = ()) -> SQLiteCursor:
         self.connection.sent.statements.append((sql, parameters))  # type: ignore[attr-defined]
         super().execute(sql, parameters)
+        return self
+
+    def executemany(self, sql: str, parameters: Any) -> SQLiteCursor:
+        for each in parameters:
+            self.connection.sent.statements.append((sql, each))  # type: ignore[attr-defined]
+        super().executemany(sql, parameters)
         return self
 
 
@@ -473,6 +480,10 @@ def explained(
         engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
 
         class PostgreSQLCursor(psycopg.Cursor[Any]):
+            def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+                sent.statements.extend((query, each) for each in params_seq)
+                super().executemany(query, params_seq, **options)
+
             def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
                 sent.statements.append((query, params))
                 return super().execute(query, params, **options)
@@ -557,7 +568,10 @@ HOT: dict[str, Call] = {
     "certificates that expire": call(
         certificates.find_expiring, "default", until=LATER, after=(NOW, 0), limit=PAGE
     ),
-    "key history": call(certificates.key_history, "default", _digest(MIDDLE), NOW),
+    "key history": call(key_history.history, "default", _digest(MIDDLE), NOW),
+    "key histories": call(
+        key_history.histories, [("default", _digest(MIDDLE + n)) for n in range(6)], NOW
+    ),
     "stale intents": call(certificates.find_stale_intents, LATER, limit=PAGE),
     # CRL
     "revoked, a page": call(crls.find_revoked, 1, _digest(MIDDLE), None, None, PAGE),
@@ -586,12 +600,12 @@ HOT: dict[str, Call] = {
     "requests of today": call(
         requests.count, "scep/door-0", ("issued", "pending"), f"R{ROWS - 10:06}", PAGE
     ),
-    "idempotency": call(requests.forget_idempotency, _digest(MIDDLE), NOW),
+    "idempotency": call(requests.forget_idempotency, [(_digest(MIDDLE), NOW)]),
     "secret": call(enroll_secrets.by_digest, "scep/door-0", _digest(MIDDLE)),
     "secret of a reference": call(enroll_secrets.sealed, "default", "scep/door-0", f"S{MIDDLE:06}"),
     "secrets, deep page": call(enroll_secrets.find, "default", None, f"S{MIDDLE:06}", PAGE),
-    "secret, claim": call(enroll_secrets.claim, f"S{MIDDLE:06}", "R1", NOW),
-    "secret, consume": call(enroll_secrets.consume, f"S{MIDDLE:06}", "R1", NOW),
+    "secret, claim": call(enroll_secrets.claim, [(f"S{MIDDLE:06}", "R1")], NOW),
+    "secret, consume": call(enroll_secrets.consume, [(f"S{MIDDLE:06}", "R1")], NOW),
     # journal
     "journal by trace": call(journal.by_trace, f"T{MIDDLE // 2}"),
     "journal, first page": call(journal.find, None, None, PAGE),
@@ -728,7 +742,9 @@ HOT: dict[str, Call] = {
     "service certificate": call(service_certificates.find_of_scope, "ocsp", "7"),
     # conversations
     "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
-    "exchange, change": call(exchanges.update, EXCHANGE, replace(EXCHANGE, state="withdrawing")),
+    "exchange, change": call(
+        exchanges.update, [(EXCHANGE, replace(EXCHANGE, state="withdrawing"))]
+    ),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
     # ACME

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from tests.support import Clock, drive
 from tmad.errors import Fault, FaultCode
-from tmad.storage import certificates, requests
-from tmad.storage.certificates import Intent
+from tmad.storage import certificates, intents, key_history, requests
 from tmad.storage.database import Database
+from tmad.storage.intents import Completed, Intent
 from tmad.storage.requests import RequestRow
 
 NOW = Clock()()
+PAGE = {"after": 0, "limit": 10}
 
 
 def intent(number: int, **changes) -> Intent:
@@ -65,6 +66,12 @@ def asked(number: int, **changes) -> RequestRow:
     return RequestRow(**given)
 
 
+def signed(row: int) -> Completed:
+    return Completed(
+        id=row, tenant="default", certificate_der=b"der", sha256=bytes(32), names=frozenset()
+    )
+
+
 @pytest.fixture(scope="module")
 def full() -> Database:
     """Return a database with some thousands of rows, analysed."""
@@ -72,16 +79,13 @@ def full() -> Database:
 
     def fill(connection):
         for number in range(3000):
-            row = certificates.insert_intent(connection, intent(number))
+            [row] = intents.insert(connection, [intent(number)])
+            terms = frozenset({("cn", f"r{number}"), ("dns", f"r{number}.test")})
             if number % 100:
-                certificates.complete(
-                    connection, row, certificate_der=b"der", sha256=number.to_bytes(32)
-                )
-            certificates.insert_names(
-                connection, row, "default", [("cn", f"r{number}"), ("dns", f"r{number}.test")]
-            )
+                one = replace(signed(row), sha256=number.to_bytes(32), names=terms)
+                intents.complete(connection, [one])
             state = "pending" if number % 50 == 0 else "issuing"
-            requests.insert(connection, asked(number, state=state))
+            requests.insert(connection, [asked(number, state=state)])
         connection.execute(sa.text("ANALYZE"))
 
     drive(database.write(fill))
@@ -95,19 +99,19 @@ def read(database, function, *arguments, **options):
 def test_g_loss_2_a_serial_number_is_used_once_per_issuer():
     database = Database.in_memory()
     write = database.write
-    drive(write(certificates.insert_intent, intent(1)))
+    drive(write(intents.insert, [intent(1)]))
     with pytest.raises(Fault) as caught:
-        drive(write(certificates.insert_intent, intent(1)))
+        drive(write(intents.insert, [intent(1)]))
     assert caught.value.code is FaultCode.CONFLICT
-    assert drive(write(certificates.insert_intent, intent(1, issuer_id=2)))
+    assert drive(write(intents.insert, [intent(1, issuer_id=2)]))
 
 
 def test_an_intent_is_completed_once_and_not_after_it_was_voided():
     database = Database.in_memory()
-    first = drive(database.write(certificates.insert_intent, intent(1)))
+    [first] = drive(database.write(intents.insert, [intent(1)]))
 
     def complete(connection):
-        certificates.complete(connection, first, certificate_der=b"der", sha256=bytes(32))
+        intents.complete(connection, [signed(first)])
 
     drive(database.write(complete))
     row = read(database, certificates.by_id, "default", first)
@@ -117,16 +121,54 @@ def test_an_intent_is_completed_once_and_not_after_it_was_voided():
         drive(database.write(complete))
 
 
+def test_many_are_added_completed_and_found_in_one_go():
+    database = Database.in_memory()
+    rows = drive(database.write(intents.insert, [intent(n) for n in range(5)]))
+    assert len(set(rows)) == 5
+    terms = [frozenset({("cn", f"r{n}")}) for n in range(5)]
+    several = [replace(signed(row), names=terms[n]) for n, row in enumerate(rows)]
+    drive(database.write(intents.complete, several))
+    for number, row in enumerate(rows):
+        found = read(database, certificates.by_serial, 1, (1 << 150) + number)
+        assert (found.id, found.subject, found.state) == (row, f"CN=r{number}", "issued")
+        [named] = read(database, certificates.find_by_name, "default", f"r{number}", **PAGE)
+        assert named.id == row
+
+
+def test_one_that_was_voided_keeps_the_others_from_being_completed():
+    database = Database.in_memory()
+    rows = drive(database.write(intents.insert, [intent(1), intent(2)]))
+    voided = read(database, certificates.by_id, "default", rows[0])
+    assert drive(database.write(certificates.void, voided, NOW))
+    with pytest.raises(Fault) as caught:
+        drive(database.write(intents.complete, [signed(row) for row in rows]))
+    assert caught.value.rule == "certificate.void"
+    assert read(database, certificates.by_id, "default", rows[1]).state == "intent"
+
+
+def test_the_histories_of_many_keys_are_those_of_each():
+    database = Database.in_memory()
+    wanted = [("default", number.to_bytes(32)) for number in range(7)]
+    later = NOW + timedelta(hours=1)
+    drive(database.write(intents.insert, [intent(n) for n in (1, 3)]))
+    copies = [intent(n, serial=(1 << 151) + n, spki_sha256=(5).to_bytes(32)) for n in range(60)]
+    drive(database.write(intents.insert, copies))
+    found = read(database, key_history.histories, wanted, later)
+    each = [read(database, key_history.history, *key, later) for key in wanted]
+    assert found == each
+    assert [len(one.uses) for one in found] == [0, 1, 0, 1, 0, 50, 0]
+
+
 def test_a_foreign_serial_of_any_size_comes_back():
     database = Database.in_memory()
     for serial in (0, 1, 255, 256, 1 << 2000):
-        drive(database.write(certificates.insert_intent, intent(1, serial=serial)))
+        drive(database.write(intents.insert, [intent(1, serial=serial)]))
         assert read(database, certificates.by_serial, 1, serial).serial == serial
 
 
 def test_another_tenants_certificate_is_not_there():
     database = Database.in_memory()
-    row = drive(database.write(certificates.insert_intent, intent(1)))
+    [row] = drive(database.write(intents.insert, [intent(1)]))
     assert read(database, certificates.by_id, "default", row)
     assert read(database, certificates.by_id, "other", row) is None
 
@@ -160,24 +202,24 @@ def test_a_name_finds_its_certificates_once(full):
 
 def test_a_copy_of_a_request_is_a_conflict_until_it_is_forgotten():
     database = Database.in_memory()
-    drive(database.write(requests.insert, asked(1)))
+    drive(database.write(requests.insert, [asked(1)]))
     copy = asked(2, idempotency=asked(1).idempotency)
     with pytest.raises(Fault) as caught:
-        drive(database.write(requests.insert, copy))
+        drive(database.write(requests.insert, [copy]))
     assert caught.value.rule == "request.duplicate"
     later = NOW + timedelta(hours=1)
-    drive(database.write(requests.forget_idempotency, copy.idempotency, later))
-    drive(database.write(requests.insert, copy))
+    drive(database.write(requests.forget_idempotency, [(copy.idempotency, later)]))
+    drive(database.write(requests.insert, [copy]))
 
 
 def test_a_pending_request_is_never_forgotten():
     database = Database.in_memory()
-    drive(database.write(requests.insert, asked(1, state="pending")))
+    drive(database.write(requests.insert, [asked(1, state="pending")]))
     later = NOW + timedelta(days=1)
-    drive(database.write(requests.forget_idempotency, asked(1).idempotency, later))
+    drive(database.write(requests.forget_idempotency, [(asked(1).idempotency, later)]))
     copy = replace(asked(2), idempotency=asked(1).idempotency)
     with pytest.raises(Fault):
-        drive(database.write(requests.insert, copy))
+        drive(database.write(requests.insert, [copy]))
 
 
 def test_counting_stops_at_the_limit(full):
@@ -201,7 +243,7 @@ QUESTIONS = {
         {"until": NOW + timedelta(days=9), "after": (NOW, 0), "limit": 10},
     ),
     "find_stale_intents": (certificates.find_stale_intents, (NOW,), {"limit": 10}),
-    "key_history": (certificates.key_history, ("default", bytes(32), NOW), {}),
+    "key_history": (key_history.history, ("default", bytes(32), NOW), {}),
     "request": (requests.by_id, ("default", f"{17:026d}"), {}),
     "transaction": (requests.find_of_transaction, ("scep/routers", "t17", 5), {}),
     "pending": (requests.find, ("default",), {"state": "pending", "after": "", "limit": 10}),

@@ -24,6 +24,7 @@ from tests.cmp_client import (
     KUR,
     PKICONF,
     Holder,
+    Reply,
     Shared,
     name,
 )  # fmt: skip
@@ -160,6 +161,11 @@ def test_t_cmp_02_rounds_of_a_stranger() -> None:
         refusal(reply, ERROR, "badAlg")
 
 
+def salt_of(reply: Reply) -> bytes:
+    parameters = der.read(bytes(reply.header["protectionAlg"]["parameters"]), der.SEQUENCE)
+    return parameters.content(der.OCTET_STRING)
+
+
 def test_t_cmp_01_salts_never_repeat() -> None:
     w = world()
     shared = w.shared()
@@ -167,10 +173,20 @@ def test_t_cmp_01_salts_never_repeat() -> None:
     for _ in range(200):
         asking = w.client(shared)
         reply = asking.ask((16, b""))
-        parameters = der.read(bytes(reply.header["protectionAlg"]["parameters"]), der.SEQUENCE)
-        salts.add(parameters.content(der.OCTET_STRING))
+        salts.add(salt_of(reply))
     assert len(salts) == 200
     assert {len(salt) for salt in salts} == {16}
+
+
+def test_cmp_24_a_transaction_has_one_salt_of_ours_and_another_secret_another_one() -> None:
+    w = world()
+    client = w.client(w.shared())
+    first = client.request(IR, new_key(), DEV)
+    last = client.confirm(first.certificate)
+    assert salt_of(first) == salt_of(last)
+    stranger = w.client(w.shared())
+    stranger.transaction = client.transaction
+    assert salt_of(stranger.ask((16, b""))) not in (b"", salt_of(first))
 
 
 def test_endpoints_without_shared_secrets() -> None:

@@ -73,10 +73,10 @@ class World:
         return drive(self.database.write(self.secrets.find, endpoint, digest))
 
     def claim(self, secret: Any, request: str) -> None:
-        drive(self.database.write(self.secrets.claim, secret.id, request, self.clock()))
+        drive(self.database.write(self.secrets.claim, [(secret.id, request)], self.clock()))
 
     def consume(self, secret: Any, request: str) -> None:
-        drive(self.database.write(self.secrets.consume, secret.id, request, self.clock()))
+        drive(self.database.write(self.secrets.consume, [(secret.id, request)], self.clock()))
 
 
 @pytest.fixture
@@ -124,10 +124,26 @@ def test_scep_02_of_fifty_at_once_one_wins(world: World) -> None:
         world.find(secret)  # all fifty find it usable before the first claims it
     for number in range(50):
         claimed = drive(
-            world.database.write(rows.claim, row.id, f"request-{number}", world.clock())
+            world.database.write(rows.claim, [(row.id, f"request-{number}")], world.clock())
         )
         winners += [number] * claimed
     assert winners == [0]
+
+
+def test_of_several_at_once_all_or_none_are_taken(world: World) -> None:
+    one_time, _ = world.create()
+    other, _ = world.create()
+    static, _ = world.create("scep/printers", uses=None)
+
+    def claim(*wanted: tuple[str, str]) -> bool:
+        return drive(world.database.write(rows.claim, wanted, world.clock(), dry_run=True))
+
+    assert claim((one_time.id, "r1"), (other.id, "r2"))
+    assert claim((one_time.id, "r1"), (static.id, "r2"), (static.id, "r3"))
+    assert not claim((one_time.id, "r1"), (one_time.id, "r2"))
+    assert not claim((one_time.id, "r1"), (static.id, "r2"), ("nobody", "r3"))
+    assert drive(world.secrets.revoke(ADMIN, "default", static.id))
+    assert not claim((one_time.id, "r1"), (static.id, "r2"))
 
 
 def test_a_claim_is_repeated_by_its_owner_and_given_back(world: World) -> None:

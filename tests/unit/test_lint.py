@@ -80,7 +80,7 @@ def root() -> x509.Certificate:
         algorithm_der=ALGORITHM,
     )
     signed = sign(KEY, SCHEME, tbs)
-    return finish(tbs, ALGORITHM, signed, public_key=KEY.public_key(), scheme=SCHEME)
+    return finish(tbs, ALGORITHM, signed)
 
 
 def complaint(

@@ -187,3 +187,39 @@ def test_without_a_reactor_it_is_one_transaction_each(world: World) -> None:
     world.database.reactor = None
     assert world.add("a") == ["A"]
     assert world.transactions == [["a"]]
+
+
+def accompanied(world: World, count: int) -> Batches[str, str]:
+    return Batches(world.database, world.write, company=lambda: count)  # type: ignore[arg-type]
+
+
+def test_where_it_is_known_who_is_at_it_the_last_one_begins(world: World) -> None:
+    world.batches = accompanied(world, 5)
+    outcomes = [world.add(name) for name in "abcd"]
+    assert world.database.asked == []
+    outcomes.append(world.add("e"))
+    assert world.database.reactor is not None
+    assert world.database.reactor.getDelayedCalls() == []
+    world.database.run()
+    assert outcomes == [["A"], ["B"], ["C"], ["D"], ["E"]]
+    assert world.transactions == [list("abcde")]
+
+
+def test_who_dawdles_is_waited_for_a_moment_only(world: World) -> None:
+    world.batches = accompanied(world, 5)
+    world.add("a")
+    assert world.database.reactor is not None
+    world.database.reactor.advance(0.004)
+    assert world.database.asked == []
+    world.database.reactor.advance(0.002)
+    world.database.run()
+    assert world.transactions == [["a"]]
+
+
+def test_a_few_wait_for_nobody_however_often_they_come(world: World) -> None:
+    world.batches = accompanied(world, 3)
+    for name in "abcdefgh":
+        world.add(name)
+        world.database.run()
+    assert world.transactions == [[name] for name in "abcdefgh"]
+    assert world.batches.waiting == 0

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from tmad.ca import x509 as build
 from tmad.ca.scheme import SignaturePolicy, scheme_for
-from tmad.ca.signature import algorithm_der, sign
+from tmad.ca.signature import algorithm_der, check, sign_as
 from tmad.errors import Fault, FaultCode
 
 ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Issuer")])
@@ -44,6 +44,13 @@ KEYS = {
     "ml-dsa-65": (mldsa.MLDSA65PrivateKey.generate(), SignaturePolicy()),
     "ml-dsa-87": (mldsa.MLDSA87PrivateKey.generate(), SignaturePolicy()),
 }
+GENERATED = (
+    ed25519.Ed25519PrivateKey,
+    ed448.Ed448PrivateKey,
+    mldsa.MLDSA44PrivateKey,
+    mldsa.MLDSA65PrivateKey,
+    mldsa.MLDSA87PrivateKey,
+)
 SERIALS = (1, 127, 128, 255, 256, 2**64 + 5, 2**159 - 1)
 
 
@@ -91,11 +98,10 @@ def test_x5_02_the_octets_are_those_of_the_builder(name):
         certificate = build.finish(
             tbs,
             algorithm,
-            sign(key, scheme, tbs),
-            public_key=key.public_key(),
-            scheme=scheme,
+            sign_as(key.public_key(), key, scheme, tbs),
         )
         assert certificate.serial_number == serial
+        check(key.public_key(), scheme, certificate.signature, tbs, digest=False)
 
 
 def test_x5_04_the_last_utc_time_is_in_2049():
@@ -115,24 +121,42 @@ def test_x5_04_the_last_utc_time_is_in_2049():
         assert tag in tbs
 
 
-def test_a_signature_by_another_key_never_leaves():
-    key = KEYS["p256"][0]
-    scheme = scheme_for(key.public_key(), SignaturePolicy())
-    algorithm = algorithm_der(key.public_key(), scheme)
-    tbs = build.tbs_certificate(
-        _template(key), serial=2**100, issuer_der=ISSUER.public_bytes(), algorithm_der=algorithm
-    )
-    foreign = ec.generate_private_key(ec.SECP256R1())
-    with pytest.raises(Fault) as caught:
-        build.finish(
-            tbs,
-            algorithm,
-            sign(foreign, scheme, tbs),
-            public_key=key.public_key(),
-            scheme=scheme,
-        )
-    assert caught.value.code is FaultCode.INTERNAL
-    assert caught.value.rule == "signature.check"
+class Token:
+    """A key that lives elsewhere and answers as the test wants."""
+
+    def __init__(self, key, answer):
+        self._key = key
+        self._answer = answer
+
+    def sign(self, data, *how):
+        return self._answer(self._key.sign(data, *how))
+
+
+def another(key):
+    """Return a second key of the same kind."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return next(other for other, _ in KEYS.values() if other is not key)
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return ec.generate_private_key(key.curve)
+    kind = next(kind for kind in GENERATED if isinstance(key, kind))
+    return kind.generate()
+
+
+def flipped(signature):
+    return signature[:-1] + bytes((signature[-1] ^ 1,))
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_signature_by_another_key_never_leaves(name):
+    key, policy = KEYS[name]
+    scheme = scheme_for(key.public_key(), policy)
+    foreign = another(key)
+    for signer in (foreign, Token(foreign, bytes), Token(key, flipped)):
+        with pytest.raises(Fault) as caught:
+            sign_as(key.public_key(), signer, scheme, b"octets")
+        assert caught.value.code is FaultCode.INTERNAL
+        assert caught.value.rule == "signature.check"
+    assert sign_as(key.public_key(), Token(key, bytes), scheme, b"octets")
 
 
 def test_t_ca_01_serials_are_random_positive_and_fit_twenty_octets():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -24,14 +25,20 @@ def check(
     ``chain`` is the issuer and everything above it, the trust anchor too, since common
     verifiers apply its constraints as well (RFC 5280, 4.2.1.10).
     """
-    subjects = (*names, *_names_in_subject(subject))
     for certificate in chain:
-        try:
-            constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
-        except x509.ExtensionNotFound:
+        constraints = _of(certificate)
+        if constraints is None:
             continue
-        for name in subjects:
-            _check_constrained(name, constraints.value, certificate)
+        for name in (*names, *_names_in_subject(subject)):
+            _check_constrained(name, constraints, certificate)
+
+
+@lru_cache(maxsize=256)
+def _of(certificate: x509.Certificate) -> x509.NameConstraints | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def _names_in_subject(subject: x509.Name) -> list[x509.GeneralName]:

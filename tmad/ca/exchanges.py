@@ -7,7 +7,9 @@ nobody confirmed is found by :meth:`Exchanges.attend`, whichever process issued 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +21,7 @@ from tmad.identity.actors import Actor
 from tmad.journal import Journal
 from tmad.storage import certificates, requests
 from tmad.storage import exchanges as rows
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
 from tmad.storage.exchanges import Exchange
 
@@ -40,6 +43,15 @@ _LATER: Final = timedelta(minutes=1)
 _PAGE: Final = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A conversation that begins, or goes on from what it was."""
+
+    new: Exchange
+    old: Exchange | None = None
+    event: Event | None = None
+
+
 class Exchanges:
     """The conversations of one database."""
 
@@ -50,6 +62,17 @@ class Exchanges:
         self._journal = journal
         self._revocation = revocation
         self._now = now
+        self._present = 0  # messages that are being served
+        self._steps = Batches(database, self._step_in, company=lambda: self._present)
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Count a message as long as it is served: what so many write may share a commit."""
+        self._present += 1
+        try:
+            yield
+        finally:
+            self._present -= 1
 
     async def find(self, endpoint: str, transaction: bytes) -> Exchange | None:
         """Return a conversation, if the endpoint has it."""
@@ -82,7 +105,7 @@ class Exchanges:
             due_at=now + PATIENCE,
             created_at=now,
         )
-        await self._database.write(rows.insert, exchange)
+        await self._steps.add(_Step(new=exchange))
         return exchange
 
     async def forget(self, exchange: Exchange) -> None:
@@ -271,18 +294,27 @@ class Exchanges:
         )
 
     async def _change(self, old: Exchange, new: Exchange, event: Event | None = None) -> None:
-        if not await self._database.write(self._update, old, new, event):
+        await self._steps.add(_Step(old=old, new=new, event=event))
+
+    def _step_in(self, connection: Connection, steps: Sequence[_Step]) -> list[None]:
+        """Take steps of several conversations; who finds that another was faster spoils it."""
+        rows.insert(connection, [step.new for step in steps if step.old is None])
+        changes = [(step.old, step.new) for step in steps if step.old is not None]
+        if changes and not rows.update(connection, changes):
+            old, _ = changes[0]  # alone, when anybody hears of it
             raise Fault(
                 FaultCode.CONFLICT,
                 "another message of this transaction was faster",
                 rule="exchange.changed",
                 values={"endpoint": old.endpoint, "transaction": old.transaction.hex()},
             )
+        self._journal.append(connection, *(step.event for step in steps if step.event is not None))
+        return [None] * len(steps)
 
     def _update(
         self, connection: Connection, old: Exchange, new: Exchange, event: Event | None
     ) -> bool:
-        if not rows.update(connection, old, new):
+        if not rows.update(connection, [(old, new)]):
             return False
         if event is not None:
             self._journal.append(connection, event)

@@ -184,7 +184,9 @@ class CertificateImport:
                     refused.append(_refusal(certificate, _serial_taken()))
                 continue
             row_id = imported.insert(connection, row)
-            certificate_rows.insert_names(connection, row_id, row.tenant, _terms(certificate))
+            certificate_rows.insert_names(
+                connection, [(row_id, row.tenant, *term) for term in _terms(certificate)]
+            )
             new.append(row_id)
             self.journal.append(
                 connection,

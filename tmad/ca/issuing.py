@@ -7,7 +7,6 @@ intent, which ``recover`` voids and revokes (GEN-23, G-LOSS-1).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,50 +14,24 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tmad.ca import lint, names, record, signature
+from tmad.ca import lint, record, signature
 from tmad.ca.acme import control as acme
-from tmad.ca.applicant import Applicant
-from tmad.ca.keycheck import Key
-from tmad.ca.shape import Profile
-from tmad.ca.signers import Signer
-from tmad.ca.x509 import Template, finish, new_serial, tbs_certificate
-from tmad.errors import Fault, FaultCode
-from tmad.events import JSON, Clock, Event
+from tmad.ca.order import Draft, Order, Signed
+from tmad.ca.recording import Recording
+from tmad.ca.x509 import finish, new_serial, tbs_certificate
+from tmad.errors import Fault
+from tmad.events import Clock, Event
 from tmad.identity.credentials import EnrollSecrets
 from tmad.journal import Journal
 from tmad.signer.keyring import Keyring
 from tmad.storage import certificates, requests
-from tmad.storage.certificates import CertificateRow, Intent, KeyHistory
+from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
-from tmad.storage.requests import RequestRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from tmad.ca.hierarchy import Issuer
-
 _PAGE = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """One certificate to be made: everything that was decided about it."""
-
-    tenant: str
-    via: str
-    endpoint: str
-    actor: str
-    applicant: Applicant
-    profile: Profile
-    signer: Signer
-    template: Template
-    key: Key
-    is_internal: bool  # for the appliance itself: its own keys are what it is about
-    request: RequestRow | None
-    was_pending: bool = False
-    idempotency_window: timedelta = timedelta(0)
-    proof: str = ""
-    pending_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +40,6 @@ class Made:
 
     certificate_id: int
     certificate: x509.Certificate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
-    order: Order
-    serial: int
-    tbs_der: bytes
 
 
 class Issuing:
@@ -93,6 +59,7 @@ class Issuing:
         self._keyring = keyring
         self._secrets = secrets
         self._now = now
+        self.recording = Recording(database=database, journal=journal, secrets=secrets, now=now)
 
     async def make(self, order: Order, *, dry_run: bool = False) -> Made:
         """Issue one certificate; with ``dry_run`` everything but the signature, undone.
@@ -101,20 +68,31 @@ class Issuing:
         """
         draft = self._draft(order)
         unsigned = self._lint(draft)
-        certificate_id = await self._database.write(self._intend, draft, dry_run=dry_run)
         if dry_run:
+            await self.recording.intend(draft, dry_run=True)
             return Made(certificate_id=0, certificate=unsigned)
+        with self.recording.present():
+            return await self._make(draft)
+
+    async def _make(self, draft: Draft) -> Made:
+        certificate_id = await self.recording.intend(draft)
         try:
             certificate = await self._sign(draft)
         except BaseException as error:
             await self._give_up(draft, certificate_id, error)
             raise
-        await self._database.write(self._complete, draft, certificate_id, certificate)
+        await self.recording.complete(
+            Signed(
+                draft=draft,
+                id=certificate_id,
+                certificate_der=certificate.public_bytes(Encoding.DER),
+            )
+        )
         return Made(certificate_id=certificate_id, certificate=certificate)
 
     # -- before the signature -----------------------------------------------------------------
 
-    def _draft(self, order: Order) -> _Draft:
+    def _draft(self, order: Order) -> Draft:
         serial = new_serial()
         tbs_der = tbs_certificate(
             order.template,
@@ -122,9 +100,9 @@ class Issuing:
             issuer_der=order.signer.issuer.subject_der,
             algorithm_der=order.signer.algorithm_der,
         )
-        return _Draft(order=order, serial=serial, tbs_der=tbs_der)
+        return Draft(order=order, serial=serial, tbs_der=tbs_der)
 
-    def _lint(self, draft: _Draft) -> x509.Certificate:
+    def _lint(self, draft: Draft) -> x509.Certificate:
         signer = draft.order.signer
         unsigned = lint.preview(draft.tbs_der, signer.algorithm_der)
         lint.check(
@@ -142,156 +120,17 @@ class Issuing:
         )
         return unsigned
 
-    def _intend(self, connection: Connection, draft: _Draft) -> int:
-        order = draft.order
-        now = self._now()
-        if order.signer.must_be_active:
-            self._check_issuer(connection, order.signer.issuer)
-        warning = self.check_history(connection, order)
-        if order.request is not None:
-            self._record(connection, order, order.request, now)
-        template = order.template
-        intent = Intent(
-            tenant=order.tenant,
-            issuer_id=order.signer.issuer.id,
-            serial=draft.serial,
-            via=order.via,
-            endpoint=order.endpoint,
-            profile=order.profile.name,
-            profile_revision=order.profile.revision,
-            request_id=order.request.id if order.request else None,
-            replaces_id=order.applicant.renews.row.id if order.applicant.renews else None,
-            owner=order.applicant.owner,
-            subject=template.subject.rfc4514_string(),
-            not_before=template.not_before,
-            not_after=template.not_after,
-            spki_sha256=order.key.spki_sha256,
-            tbs_sha256=hashlib.sha256(draft.tbs_der).digest(),
-            tbs_der=draft.tbs_der,
-            created_at=now,
-        )
-        certificate_id = certificates.insert_intent(connection, intent)
-        self._journal.append(
-            connection,
-            self._event(
-                "certificate.intended",
-                draft,
-                certificate_id,
-                tbs_sha256=intent.tbs_sha256.hex(),
-                spki_sha256=intent.spki_sha256.hex(),
-                subject=intent.subject,
-                profile=f"{intent.profile}/{intent.profile_revision}",
-                via=intent.via,
-                endpoint=intent.endpoint,
-                method=order.applicant.method,
-                proof=order.proof,
-                request=intent.request_id,
-                request_sha256=order.request.fingerprint.hex() if order.request else None,
-                transaction=order.request.transaction if order.request else None,
-                warning=warning,
-            ),
-        )
-        return certificate_id
-
-    def check_history(self, connection: Connection, order: Order) -> str | None:
-        """Look the key up in the transaction and refuse it, or return a warning."""
-        history = certificates.key_history(
-            connection, order.tenant, order.key.spki_sha256, self._now()
-        )
-        return check_key(history, order)
-
-    def _check_issuer(self, connection: Connection, issuer: Issuer) -> None:
-        # Inside the transaction: after a withdrawal has been committed nothing is issued.
-        state = certificates.issuer_state(connection, issuer.id)
-        if state is None or state[0] != "active" or state[1] is not None:
-            raise Fault(
-                FaultCode.UNAVAILABLE,
-                "the authority cannot issue",
-                rule="issuer.state",
-                values={"authority": issuer.authority, "state": str(state)},
-            )
-
-    def _record(
-        self, connection: Connection, order: Order, request: RequestRow, now: datetime
-    ) -> None:
-        if order.was_pending:
-            requests.update_state(connection, request, "issuing", now, decided_by=order.actor)
-            self._journal.append(
-                connection,
-                Event(
-                    kind="request.approved",
-                    tenant=order.tenant,
-                    actor=order.actor,
-                    object=f"request/{request.id}",
-                    data={"endpoint": request.endpoint, "subject": request.subject},
-                ),
-            )
-            if order.applicant.control is not None:
-                order.applicant.control.check_again(connection, now)
-        else:
-            if request.idempotency is not None:
-                requests.forget_idempotency(
-                    connection, request.idempotency, now - order.idempotency_window
-                )
-            requests.insert(connection, request)
-            self.claim(connection, order, request.id, now)
-
-    def claim(self, connection: Connection, order: Order, request_id: str, now: datetime) -> None:
-        """Take what is good for one request only: a one-time secret, or an account's order."""
-        if order.applicant.secret is not None:
-            self._secrets.claim(connection, order.applicant.secret.id, request_id, now)
-        if order.applicant.control is not None:
-            order.applicant.control.claim(connection, request_id, now)
-
     # -- the signature ------------------------------------------------------------------------
 
-    async def _sign(self, draft: _Draft) -> x509.Certificate:
+    async def _sign(self, draft: Draft) -> x509.Certificate:
         signer = draft.order.signer
         signed = await self._keyring.use(
             signer.issuer.key_id,
-            lambda key: signature.sign(key, signer.scheme, draft.tbs_der),
+            lambda key: signature.sign_as(signer.public_key, key, signer.scheme, draft.tbs_der),
         )
-        return finish(
-            draft.tbs_der,
-            signer.algorithm_der,
-            signed,
-            public_key=signer.public_key,
-            scheme=signer.scheme,
-        )
+        return finish(draft.tbs_der, signer.algorithm_der, signed)
 
-    # -- after the signature ------------------------------------------------------------------
-
-    def _complete(
-        self,
-        connection: Connection,
-        draft: _Draft,
-        certificate_id: int,
-        certificate: x509.Certificate,
-    ) -> None:
-        order = draft.order
-        certificate_der = certificate.public_bytes(Encoding.DER)
-        digest = hashlib.sha256(certificate_der).digest()
-        now = self._now()
-        certificates.complete(
-            connection, certificate_id, certificate_der=certificate_der, sha256=digest
-        )
-        certificates.insert_names(
-            connection,
-            certificate_id,
-            order.tenant,
-            names.search_terms(order.template.subject, order.template.names),
-        )
-        if order.request is not None:
-            requests.update_issued(connection, order.request.id, certificate_id, now)
-            if order.applicant.secret is not None:
-                self._secrets.consume(connection, order.applicant.secret.id, order.request.id, now)
-        # Step 6: whoever publishes or notifies starts from this row, in his own time.
-        self._journal.append(
-            connection,
-            self._event("certificate.issued", draft, certificate_id, sha256=digest.hex()),
-        )
-
-    async def _give_up(self, draft: _Draft, certificate_id: int, error: BaseException) -> None:
+    async def _give_up(self, draft: Draft, certificate_id: int, error: BaseException) -> None:
         try:
             await self._database.write(self._void_one, draft, certificate_id, str(error))
         except Fault:
@@ -299,7 +138,7 @@ class Issuing:
             return
 
     def _void_one(
-        self, connection: Connection, draft: _Draft, certificate_id: int, why: str
+        self, connection: Connection, draft: Draft, certificate_id: int, why: str
     ) -> None:
         row = certificates.by_id(connection, draft.order.tenant, certificate_id)
         if row is not None:
@@ -354,53 +193,3 @@ class Issuing:
                 },
             ),
         )
-
-    def _event(self, kind: str, draft: _Draft, certificate_id: int, **data: JSON) -> Event:
-        order = draft.order
-        return Event(
-            kind=kind,
-            tenant=order.tenant,
-            actor=order.actor,
-            object=f"certificate/{certificate_id}",
-            data={
-                "issuer": order.signer.issuer.id,
-                "serial": f"{draft.serial:x}",
-                **{name: value for name, value in data.items() if value is not None},
-            },
-        )
-
-
-def check_key(history: KeyHistory, order: Order) -> str | None:
-    """Refuse a key for what is known of it; return a warning for the journal, or None (KEY-04)."""
-    if history.is_compromised:
-        raise Fault(
-            FaultCode.REJECTED,
-            "the key is known to be compromised",
-            rule="key.compromised",
-            values={"spki_sha256": order.key.spki_sha256.hex()},
-        )
-    if order.is_internal:
-        return None
-    if history.is_own:
-        raise Fault(
-            FaultCode.REJECTED,
-            "the key belongs to this appliance",
-            rule="key.own",
-            values={"spki_sha256": order.key.spki_sha256.hex()},
-        )
-    policy = order.profile.document.duplicate_keys
-    if policy == "none" or not history.uses:
-        return None
-    subject = order.template.subject.rfc4514_string()
-    others = [use for use in history.uses if use.subject != subject]
-    if policy == "refuse" or (policy == "same-subject" and others):
-        raise Fault(
-            FaultCode.REJECTED,
-            "the key is certified already",
-            rule=f"key.duplicate.{policy}",
-            values={
-                "certificates": ", ".join(str(use.id) for use in history.uses),
-                "policy": policy,
-            },
-        )
-    return f"the key is certified already: {len(history.uses)} times" if others else None

@@ -73,6 +73,8 @@ def refuse(rule: str, detail: str, **values: str) -> Fault:
 
 def kind_of(name: x509.GeneralName) -> NameKind:
     """Tell which kind of name this is."""
+    if type(name) is x509.DNSName:  # most of them, and a match asks each class for its word
+        return NameKind.DNS
     match name:
         case x509.DNSName():
             return NameKind.DNS
@@ -97,6 +99,8 @@ def text_of(name: x509.GeneralName) -> str:
     Lower case, A-labels, "TYPE;HEX" for an otherName that is not a UPN. The name has been
     through ``normalise``, or at least through ``cryptography``'s parser.
     """
+    if type(name) is x509.DNSName:
+        return name.value.lower()
     match name:
         case x509.IPAddress():
             return str(name.value)
@@ -212,6 +216,8 @@ def _content(value_der: bytes, *, tag: int) -> bytes:
 
 def _has_control(text: str) -> bool:
     # Cc and Cf: controls (NUL, the classic name-cutting attack) and invisible formatting.
+    if text.isascii():
+        return not text.isprintable()
     return any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in text)
 
 
@@ -289,31 +295,34 @@ def _other(name: x509.OtherName) -> x509.OtherName:
 
 def _check_attribute(attribute: x509.NameAttribute[str | bytes]) -> None:
     oid, value = attribute.oid, attribute.value
-    label = attribute.rfc4514_attribute_name
     if isinstance(value, bytes):
         # x500UniqueIdentifier is a BIT STRING; nothing legible is in it.
-        raise refuse("name.subject.type", "a name attribute is not text", attribute=label)
+        raise refuse(
+            "name.subject.type",
+            "a name attribute is not text",
+            attribute=attribute.rfc4514_attribute_name,
+        )
     if not value.strip() or _has_control(value):
         raise refuse(
             "name.subject.value",
             "a name attribute is empty or has control characters",
-            attribute=label,
+            attribute=attribute.rfc4514_attribute_name,
         )
     limit = _MAX_LENGTH.get(oid, _DEFAULT_MAX_LENGTH)
     if len(value) > limit:
         raise refuse(
             "name.subject.length",
             "a name attribute is too long",
-            attribute=label,
+            attribute=attribute.rfc4514_attribute_name,
             length=str(len(value)),
             limit=str(limit),
         )
     if oid == NameOID.COUNTRY_NAME and not re.fullmatch("[A-Za-z]{2}", value):
         raise refuse("name.subject.country", "a country is two letters", value=value)
-    _check_string_type(attribute, label)
+    _check_string_type(attribute)
 
 
-def _check_string_type(attribute: x509.NameAttribute[str | bytes], label: str) -> None:
+def _check_string_type(attribute: x509.NameAttribute[str | bytes]) -> None:
     string_type = attribute._type
     if attribute.oid in _PRINTABLE_ONLY:
         allowed = frozenset({_ASN1Type.PrintableString})
@@ -328,13 +337,19 @@ def _check_string_type(attribute: x509.NameAttribute[str | bytes], label: str) -
         raise refuse(
             "name.subject.string-type",
             "a name attribute has the wrong ASN.1 string type",
-            attribute=label,
+            attribute=attribute.rfc4514_attribute_name,
             type=string_type.name,
         )
     text = str(attribute.value)
     if string_type is _ASN1Type.PrintableString and not _PRINTABLE.match(text):
         raise refuse(
-            "name.subject.characters", "a PrintableString holds other characters", attribute=label
+            "name.subject.characters",
+            "a PrintableString holds other characters",
+            attribute=attribute.rfc4514_attribute_name,
         )
     if string_type is _ASN1Type.IA5String and not text.isascii():
-        raise refuse("name.subject.characters", "an IA5String is not ASCII", attribute=label)
+        raise refuse(
+            "name.subject.characters",
+            "an IA5String is not ASCII",
+            attribute=attribute.rfc4514_attribute_name,
+        )

@@ -15,8 +15,8 @@ from tmad.ca.accounts import names_of
 from tmad.ca.applicant import Applicant, Renewed, check_window
 from tmad.ca.belonging import check_names
 from tmad.ca.constraints import check as check_constraints
-from tmad.ca.issuing import Order
 from tmad.ca.keycheck import Blocklist
+from tmad.ca.order import Order
 from tmad.ca.requests import EnrollmentRequest, Proof
 from tmad.ca.shape import Profile
 from tmad.ca.signers import Signer, Signers
@@ -139,6 +139,7 @@ class Ordering:
                 tenant=endpoint.tenant,
                 state="issuing",
                 same=same,
+                key=key,
                 now=now,
             ),
             idempotency_window=timedelta(minutes=endpoint.document.idempotency_minutes),

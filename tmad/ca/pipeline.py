@@ -23,9 +23,10 @@ from tmad.ca import keycheck, record
 from tmad.ca.applicant import Applicant, Renewed
 from tmad.ca.authentication import Authenticator, Proven
 from tmad.ca.history import History
-from tmad.ca.issuing import Issuing, Order
+from tmad.ca.issuing import Issuing
 from tmad.ca.keycheck import Blocklist
 from tmad.ca.keymaking import KeyMaker, check_allowed
+from tmad.ca.order import Order
 from tmad.ca.ordering import Ordering, Permission, check_road, forbid
 from tmad.ca.requests import (
     Credential,
@@ -144,7 +145,8 @@ class Authority:
             await self._turn(same)
         self._under_way[same] = []
         try:
-            return await self._journaled(self._serve(request, endpoint), request, endpoint)
+            serving = self._serve(request, endpoint, same)
+            return await self._journaled(serving, request, endpoint)
         finally:
             for waiting in self._under_way.pop(same):
                 waiting.callback(None)
@@ -158,9 +160,10 @@ class Authority:
             await self._refuse(fault, request, endpoint)
             raise
 
-    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint) -> Outcome:
+    async def _serve(self, request: EnrollmentRequest, endpoint: Endpoint, same: bytes) -> Outcome:
         proven = await self._authenticator.prove(request, endpoint)
-        same = record.idempotency(request, proven.identity)
+        if proven.identity:
+            same = record.idempotency(request, proven.identity)
         earlier = await self._history.earlier(request, endpoint, same)
         if earlier is not None:
             return earlier
@@ -285,7 +288,7 @@ class Authority:
         return Pending(request_id=row.id, since=row.created_at)
 
     def _pend_in(self, connection: Connection, order: Order, row: RequestRow) -> None:
-        self._issuing.check_history(connection, order)
+        self._issuing.recording.check_history(connection, order)
         assert row.idempotency is not None
         if order.pending_limit:
             waiting = requests.count(
@@ -294,10 +297,10 @@ class Authority:
             if waiting >= order.pending_limit:
                 raise _limited("limits.pending", waiting, order.pending_limit, retry_after=3600)
         requests.forget_idempotency(
-            connection, row.idempotency, row.created_at - order.idempotency_window
+            connection, [(row.idempotency, row.created_at - order.idempotency_window)]
         )
-        requests.insert(connection, row)
-        self._issuing.claim(connection, order, row.id, row.created_at)
+        requests.insert(connection, [row])
+        self._issuing.recording.claim(connection, [(order, row.id)], row.created_at)
         self.journal.append(
             connection,
             Event(

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
+from tmad.ca.keycheck import Key
 from tmad.ca.requests import (
     DomainControl,
     EndpointID,
@@ -37,6 +38,7 @@ from tmad.wire import der
 # How long a request may wait for a person.
 PATIENCE = timedelta(days=14)
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _EXTENSION_REQUEST = der.oid("1.2.840.113549.1.9.14")
 _NO_SIGNATURE = der.sequence(der.oid("1.3.101.112")) + der.tlv(der.BIT_STRING, b"\0")
 _VERSION = der.integer(0)
@@ -68,7 +70,7 @@ def digest_of(public_key: CertificatePublicKeyTypes) -> bytes:
 
 def fingerprint(request: EnrollmentRequest) -> bytes:
     """Return the SHA-256 of the signed request as received, or of what it says."""
-    return hashlib.sha256(request.evidence or _csr(request)).digest()
+    return hashlib.sha256(request.evidence or _csr(request, spki_der(request))).digest()
 
 
 def signer(request: EnrollmentRequest) -> bytes:
@@ -104,23 +106,25 @@ def row(
     tenant: str,
     state: str,
     same: bytes,
+    key: Key,
     now: datetime,
 ) -> RequestRow:
     """Return the row that records this request; ``same`` is its ``idempotency``."""
+    csr = _csr(request, key.spki_der)
     return RequestRow(
         id=new_id(now),
         tenant=tenant,
         endpoint=str(request.endpoint),
         via=request.via,
         transaction=request.transaction,
-        spki_sha256=digest_of(request.key),
-        fingerprint=fingerprint(request),
+        spki_sha256=key.spki_sha256,
+        fingerprint=hashlib.sha256(request.evidence or csr).digest(),
         idempotency=same,
         state=state,
         applicant=standing.applicant,
         peer=request.peer,
         subject=request.subject.rfc4514_string(),
-        body=json.dumps(_body(request, standing), sort_keys=True, separators=(",", ":")),
+        body=_ENCODER.encode(_body(request, standing, csr)),
         created_at=now,
         updated_at=now,
         expires_at=now + PATIENCE,
@@ -175,9 +179,9 @@ def restore(row: RequestRow) -> tuple[EnrollmentRequest, Standing]:
     return request, standing
 
 
-def _body(request: EnrollmentRequest, standing: Standing) -> dict[str, JSON]:
+def _body(request: EnrollmentRequest, standing: Standing, csr: bytes) -> dict[str, JSON]:
     return {
-        "csr": base64.b64encode(_csr(request)).decode(),
+        "csr": base64.b64encode(csr).decode(),
         "proof": request.proof.value,
         "intent": request.intent.value,
         "selector": request.selector,
@@ -188,7 +192,7 @@ def _body(request: EnrollmentRequest, standing: Standing) -> dict[str, JSON]:
     }
 
 
-def _csr(request: EnrollmentRequest) -> bytes:
+def _csr(request: EnrollmentRequest, spki: bytes) -> bytes:
     wishes = [
         extension(wish.oid, wish.value.public_bytes(), critical=wish.critical)
         for wish in request.wanted
@@ -201,7 +205,5 @@ def _csr(request: EnrollmentRequest) -> bytes:
     if wishes:
         values = der.set_of([der.sequence(*wishes)])
         attributes = der.sequence(_EXTENSION_REQUEST, values)
-    info = der.sequence(
-        _VERSION, request.subject.public_bytes(), spki_der(request), der.explicit(0, attributes)
-    )
+    info = der.sequence(_VERSION, request.subject.public_bytes(), spki, der.explicit(0, attributes))
     return der.sequence(info, _NO_SIGNATURE)

@@ -134,14 +134,7 @@ class Operator:
 
 
 Credential: TypeAlias = (
-    NoCredential
-    | Challenge
-    | Password
-    | SharedKey
-    | SignedBy
-    | DomainControl
-    | Kerberos
-    | Operator
+    NoCredential | Challenge | Password | SharedKey | SignedBy | DomainControl | Kerberos | Operator
 )
 
 

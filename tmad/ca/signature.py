@@ -39,6 +39,7 @@ _PSS = {
     )
     for name, arc, salt in (("sha256", "01", "20"), ("sha384", "02", "30"), ("sha512", "03", "40"))
 }
+_OPENSSL = "cryptography.hazmat.bindings._rust"  # where cryptography's own kinds of key live
 # Made once: it takes as long as a tenth of a signature.
 _SIGNED = {
     each.name: ec.ECDSA(each) for each in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
@@ -64,6 +65,25 @@ def algorithm_der(public_key: CertificatePublicKeyTypes, scheme: SignatureScheme
 def sign(private_key: Any, scheme: SignatureScheme, data: bytes) -> bytes:
     """Sign ``data``; the key may live in an HSM."""
     return _sign(private_key, scheme, data, scheme.hash)
+
+
+def sign_as(
+    public_key: CertificatePublicKeyTypes, private_key: Any, scheme: SignatureScheme, data: bytes
+) -> bytes:
+    """Sign ``data`` as the owner of ``public_key``; Fault(INTERNAL) when that is somebody else.
+
+    A token's signature is verified, and RSA's, which is cheap and where a fault in one half of
+    the computation would give the key away. Where OpenSSL signs in this process the two keys are
+    compared: that costs 2 µs instead of 50 to 70.
+    """
+    signature = sign(private_key, scheme, data)
+    is_here = type(private_key).__module__.startswith(_OPENSSL)
+    if is_here and scheme.padding is None:
+        if private_key.public_key() != public_key:
+            raise _wrong("another key than the issuer's was asked to sign")
+    else:
+        check(public_key, scheme, signature, data, digest=False)
+    return signature
 
 
 def sign_digest(private_key: Any, scheme: SignatureScheme, digest: bytes) -> bytes:
@@ -108,13 +128,16 @@ def check(
         if algorithm is None:
             public_key.verify(signature, data)
         elif scheme.padding is None:
-            public_key.verify(signature, data, ec.ECDSA(algorithm))
+            public_key.verify(signature, data, _ecdsa(algorithm))
         else:
             public_key.verify(signature, data, scheme.padding, algorithm)
     except InvalidSignature:
-        raise Fault(
-            FaultCode.INTERNAL,
-            "a signature failed its check",
-            private="the private key made a signature that its public key does not accept",
-            rule="signature.check",
+        raise _wrong(
+            "the private key made a signature that its public key does not accept"
         ) from None
+
+
+def _wrong(private: str) -> Fault:
+    return Fault(
+        FaultCode.INTERNAL, "a signature failed its check", private=private, rule="signature.check"
+    )

@@ -95,6 +95,8 @@ class ExtensionWriter:
         self._copied = frozenset(ObjectIdentifier(oid) for oid in rules.copy_from_request)
         self._per_key: dict[str, bytes] = {}
         self._per_issuer: dict[IssuerFacts, tuple[bytes, ...]] = {}
+        # Mostly the same again, and all of it would be hashed to see that.
+        self._last: tuple[IssuerFacts | None, tuple[bytes, ...]] = None, ()
 
     def write(
         self,
@@ -198,12 +200,15 @@ class ExtensionWriter:
         return tuple(found)
 
     def _issuer_part(self, issuer: IssuerFacts) -> tuple[bytes, ...]:
+        if issuer is self._last[0]:
+            return self._last[1]
         encoded = self._per_issuer.get(issuer)
         if encoded is None:
             # A profile has few issuers; those of a former generation are not worth keeping.
             if len(self._per_issuer) > 8:
                 self._per_issuer.clear()
             encoded = self._per_issuer[issuer] = tuple(self._from_issuer(issuer))
+        self._last = issuer, encoded
         return encoded
 
     def _from_issuer(self, issuer: IssuerFacts) -> Iterator[bytes]:

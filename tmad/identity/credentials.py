@@ -12,7 +12,7 @@ import math
 import re
 import secrets as randomness
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
@@ -229,17 +229,22 @@ class EnrollSecrets:
             rule, value = violation
             raise refusal(rule, secret=secret.id, asked=value, bound_to=secret.bound_to)
 
-    def claim(self, connection: Connection, secret_id: str, request_id: str, now: datetime) -> None:
-        """Take a secret for one request; of many at once, all but one get the neutral Fault."""
-        if not rows.claim(connection, secret_id, request_id, now):
-            raise refusal("secret.used", secret=secret_id)
+    def claim(
+        self, connection: Connection, wanted: Sequence[tuple[str, str]], now: datetime
+    ) -> None:
+        """Take secrets for requests, as pairs of their ids; the neutral Fault unless all can be.
+
+        Of many that want the same one, all but one get it.
+        """
+        if not rows.claim(connection, wanted, now):
+            raise refusal("secret.used", secret=", ".join(key for key, _ in wanted))
 
     def consume(
-        self, connection: Connection, secret_id: str, request_id: str, now: datetime
+        self, connection: Connection, wanted: Sequence[tuple[str, str]], now: datetime
     ) -> None:
-        """Use up a claimed secret, in the transaction that records the issue."""
-        if not rows.consume(connection, secret_id, request_id, now):
-            raise refusal("secret.used", secret=secret_id)
+        """Use up claimed secrets, in the transaction that records the issue."""
+        if not rows.consume(connection, wanted, now):
+            raise refusal("secret.used", secret=", ".join(key for key, _ in wanted))
 
     def release(self, connection: Connection, secret_id: str, request_id: str) -> None:
         """Give back a claimed secret: the request failed, and not because of the secret."""

@@ -61,7 +61,8 @@ class Seal:
 
     def __init__(self, master: bytes) -> None:
         self._cipher = AESGCM(_derive(master, b"tmad seal"))
-        self._digest_key = _derive(master, b"tmad digest")
+        # OpenSSL looks its algorithms up for each new one, which takes longer than the digest.
+        self._mac = hmac.new(_derive(master, b"tmad digest"), digestmod="sha256")
 
     @classmethod
     def create(cls, path: Path, source: MasterSource) -> Seal:
@@ -134,9 +135,9 @@ class Seal:
         does not help to guess a weak secret.
         """
         words = about.encode()
-        return hmac.digest(
-            self._digest_key, len(words).to_bytes(4, "big") + words + secret.reveal(), "sha256"
-        )
+        mac = self._mac.copy()
+        mac.update(len(words).to_bytes(4, "big") + words + secret.reveal())
+        return mac.digest()
 
     def __repr__(self) -> str:
         return "Seal()"

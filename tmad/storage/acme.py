@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -462,17 +463,26 @@ def update_authorization(
     connection: sa.Connection, old: Authorization, values: Mapping[str, Any]
 ) -> bool:
     """Change one that is still in the state and at the attempt of ``old``; tell whether."""
-    due = (
-        authorizations.c.due_at.is_(None)
-        if old.due_at is None
-        else authorizations.c.due_at == old.due_at
+    given = {f"new_{name}": value for name, value in values.items()}
+    given |= {"row": old.id, "old_state": old.state, "old_due": old.due_at}
+    return (
+        _changing(tuple(sorted(values)), is_due=old.due_at is not None).run(connection, given) == 1
     )
-    done = connection.execute(
+
+
+@cache
+def _changing(names: tuple[str, ...], *, is_due: bool) -> Statement:
+    """Return the statement that changes these columns of an authorisation."""
+    due_at = authorizations.c.due_at
+    return Statement(
         authorizations.update()
-        .where(authorizations.c.id == old.id, authorizations.c.state == old.state, due)
-        .values(**values)
+        .where(
+            authorizations.c.id == sa.bindparam("row"),
+            authorizations.c.state == sa.bindparam("old_state"),
+            due_at == sa.bindparam("old_due") if is_due else due_at.is_(None),
+        )
+        .values({name: sa.bindparam(f"new_{name}") for name in names})
     )
-    return done.rowcount == 1
 
 
 def end_authorizations(connection: sa.Connection, account: str) -> None:

@@ -30,6 +30,9 @@ _CROWD: Final = 3
 _CROWD_SECONDS: Final = 0.030
 _LINGER_SECONDS: Final = 0.010
 _ENOUGH: Final = 6  # of them make it worth while at once
+# Where it is known who else is at it, waiting is never in vain.
+_COMPANY_LINGER_SECONDS: Final = 0.005
+_COMPANY_ENOUGH: Final = 16
 _MOST: Final = 64  # entries of one transaction
 
 
@@ -44,10 +47,17 @@ class Batches(Generic[Entry, Outcome]):
 
     ``write`` serves them in their order and returns an outcome for each. When a transaction
     fails, each of its entries is tried alone, so that none fails for another's sake.
+
+    ``company`` tells how many are under way who have come, or are about to; without it, that is
+    judged by how many came of late.
     """
 
     def __init__(
-        self, database: Database, write: Callable[[Connection, Sequence[Entry]], list[Outcome]]
+        self,
+        database: Database,
+        write: Callable[[Connection, Sequence[Entry]], list[Outcome]],
+        *,
+        company: Callable[[], int] | None = None,
     ) -> None:
         self._database = database
         self._write = write
@@ -55,6 +65,12 @@ class Batches(Generic[Entry, Outcome]):
         self._is_asked = False
         self._timer: Any = None  # while more are waited for
         self._came = deque([float("-inf")] * _CROWD, _CROWD)
+        self._company = company
+
+    @property
+    def waiting(self) -> int:
+        """How many entries no transaction has taken yet."""
+        return len(self._waiting)
 
     async def add(self, entry: Entry) -> Outcome:
         """Write an entry; return what ``write`` says of it once that is durable."""
@@ -64,18 +80,28 @@ class Batches(Generic[Entry, Outcome]):
             return outcome
         waiting: _Waiting[Entry, Outcome] = _Waiting(entry)
         self._waiting.append(waiting)
-        now = time.monotonic()
-        self._came.append(now)
+        linger, enough = self._patience()
         if not self._is_asked:
             self._is_asked = True
-            if self._came[0] > now - _CROWD_SECONDS:
-                self._timer = reactor.callLater(_LINGER_SECONDS, self._begin)
+            if linger and len(self._waiting) < enough:
+                self._timer = reactor.callLater(linger, self._begin)
             else:
                 self._begin()
-        elif self._timer is not None and len(self._waiting) >= _ENOUGH:
+        elif self._timer is not None and len(self._waiting) >= enough:
             self._timer.cancel()
             self._begin()
         return await waiting.outcome
+
+    def _patience(self) -> tuple[float, int]:
+        """Return how many seconds more are waited for, and how many are enough."""
+        if self._company is not None:
+            present = self._company()
+            if present <= _CROWD:
+                return 0, 1
+            return _COMPANY_LINGER_SECONDS, min(present, _COMPANY_ENOUGH)
+        now = time.monotonic()
+        self._came.append(now)
+        return (_LINGER_SECONDS if self._came[0] > now - _CROWD_SECONDS else 0), _ENOUGH
 
     def _begin(self) -> None:
         self._timer = None

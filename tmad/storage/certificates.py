@@ -1,4 +1,4 @@
-"""Rows of certificates: the intent before the signature, the certificate after it, its names.
+"""Rows of certificates that exist, and their names (intents.py makes them).
 
 Serial numbers are big-endian octets without leading zeros, so that any foreign one fits too.
 """
@@ -12,35 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tmad.errors import Fault, FaultCode
 from tmad.storage import changes
-from tmad.storage.statement import Statement, is_integrity
-from tmad.storage.tables import certificate_names, certificates, issuers, private_keys
+from tmad.storage.statement import Statement
+from tmad.storage.tables import certificate_names, certificates, issuers
 
 KEY_COMPROMISE = 1  # RFC 5280, 5.3.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """What is about to be signed; committed before the key is touched."""
-
-    tenant: str
-    issuer_id: int
-    serial: int
-    via: str
-    endpoint: str
-    profile: str
-    profile_revision: int
-    request_id: str | None
-    replaces_id: int | None
-    owner: str
-    subject: str
-    not_before: datetime
-    not_after: datetime
-    spki_sha256: bytes
-    tbs_sha256: bytes
-    tbs_der: bytes
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,27 +46,6 @@ class CertificateRow:
     reason: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse:
-    """One earlier certificate for a key."""
-
-    id: int
-    tenant: str
-    issuer_id: int
-    subject: str
-    not_after: datetime
-    revoked_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyHistory:
-    """What the installation knows of a public key, in every tenant."""
-
-    is_own: bool  # a private key of the appliance's own
-    is_compromised: bool  # a certificate for it was revoked with keyCompromise
-    uses: tuple[KeyUse, ...]  # unexpired ones of one tenant
-
-
 _COLUMNS = tuple(
     certificates.c[name]
     for name in CertificateRow.__dataclass_fields__  # the class is the one list of columns
@@ -113,20 +68,6 @@ _BY_SHA256 = Statement(
         certificates.c.tenant == sa.bindparam("whose"),
     ).limit(1)
 )
-_INSERT_INTENT = Statement(
-    certificates.insert().returning(certificates.c.id),
-    columns=(*Intent.__dataclass_fields__, "state"),
-)
-_COMPLETE = Statement(
-    certificates.update()
-    .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
-    .values(
-        state="issued",
-        tbs_der=None,
-        certificate_der=sa.bindparam("der"),
-        sha256=sa.bindparam("digest"),
-    )
-)
 _VOID = Statement(
     certificates.update()
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
@@ -137,49 +78,13 @@ _MARK = Statement(
     .where(certificates.c.id == sa.bindparam("row"))
     .values(changed_id=sa.bindparam("change"))
 )
-_INSERT_NAMES = Statement(
-    certificate_names.insert(), columns=("certificate_id", "tenant", "kind", "value")
-)
+_NAME_COLUMNS = ("certificate_id", "tenant", "kind", "value")
+_INSERT_NAMES = Statement(certificate_names.insert(), columns=_NAME_COLUMNS)
 
 
 def serial_octets(serial: int) -> bytes:
     """Return the stored form of a serial number."""
     return serial.to_bytes((serial.bit_length() + 7) // 8)
-
-
-def insert_intent(connection: sa.Connection, intent: Intent) -> int:
-    """Add what is about to be signed and return its id.
-
-    Raise Fault(CONFLICT) when the issuer has used the serial number.
-    """
-    values = {name: getattr(intent, name) for name in Intent.__dataclass_fields__}
-    values["serial"] = serial_octets(intent.serial)
-    values["state"] = "intent"
-    try:
-        ((certificate_id,),) = _INSERT_INTENT.rows(connection, values)
-    except Exception as error:
-        if not is_integrity(connection, error):
-            raise
-        raise Fault(
-            FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
-        ) from error
-    return int(certificate_id)
-
-
-def complete(
-    connection: sa.Connection, certificate_id: int, *, certificate_der: bytes, sha256: bytes
-) -> None:
-    """Turn an intent into a certificate; Fault(CONFLICT) when it was voided meanwhile."""
-    done = _COMPLETE.run(
-        connection, {"row": certificate_id, "der": certificate_der, "digest": sha256}
-    )
-    if done != 1:
-        raise Fault(
-            FaultCode.CONFLICT,
-            "the certificate was given up meanwhile",
-            rule="certificate.void",
-            values={"certificate": str(certificate_id)},
-        )
 
 
 def void(connection: sa.Connection, row: CertificateRow, now: datetime) -> bool:
@@ -191,16 +96,11 @@ def void(connection: sa.Connection, row: CertificateRow, now: datetime) -> bool:
     return True
 
 
-def insert_names(
-    connection: sa.Connection, certificate_id: int, tenant: str, names: Iterable[tuple[str, str]]
-) -> None:
-    """Make a certificate findable by these (kind, value) pairs."""
-    rows = [
-        {"certificate_id": certificate_id, "tenant": tenant, "kind": kind, "value": value}
-        for kind, value in names
-    ]
-    if rows:
-        _INSERT_NAMES.run_many(connection, rows)
+def insert_names(connection: sa.Connection, names: Iterable[tuple[int, str, str, str]]) -> None:
+    """Make certificates findable: by their ids, the tenant, and kind and value of a name."""
+    _INSERT_NAMES.run_many(
+        connection, [dict(zip(_NAME_COLUMNS, name, strict=True)) for name in names]
+    )
 
 
 def by_id(connection: sa.Connection, tenant: str, certificate_id: int) -> CertificateRow | None:
@@ -302,64 +202,6 @@ def find_stale_intents(
     )
 
 
-def key_history(
-    connection: sa.Connection, tenant: str, spki_sha256: bytes, now: datetime
-) -> KeyHistory:
-    """Return what is known of a public key: own, compromised, certified before (KEY-04).
-
-    Own and compromised hold for every tenant of the installation; the uses are the tenant's.
-    """
-    digest = {"digest": spki_sha256}
-    own = bool(_OWN.rows(connection, digest))
-    rows = _KEY_ROWS.rows(connection, digest)
-    compromised = any(reason == KEY_COMPROMISE and at for *_, at, reason in rows)
-    if not compromised and len(rows) == _KEY_LIMIT:
-        compromised = bool(_COMPROMISED.rows(connection, digest))
-    uses = tuple(
-        KeyUse(
-            id=certificate_id,
-            tenant=owner,
-            issuer_id=issuer_id,
-            subject=subject,
-            not_after=not_after,
-            revoked_at=revoked_at,
-        )
-        for certificate_id, owner, issuer_id, state, subject, not_after, revoked_at, _ in rows
-        if owner == tenant and state != "void" and not_after >= now
-    )
-    return KeyHistory(own, compromised, uses)
-
-
-_KEY_LIMIT = 50
-_OWN = Statement(
-    sa.select(private_keys.c.id)
-    .where(private_keys.c.spki_sha256 == sa.bindparam("digest"))
-    .limit(1)
-)
-_KEY_ROWS = Statement(
-    sa.select(
-        certificates.c.id,
-        certificates.c.tenant,
-        certificates.c.issuer_id,
-        certificates.c.state,
-        certificates.c.subject,
-        certificates.c.not_after,
-        certificates.c.revoked_at,
-        certificates.c.reason,
-    )
-    .where(certificates.c.spki_sha256 == sa.bindparam("digest"))
-    .order_by(certificates.c.id.desc())
-    .limit(_KEY_LIMIT)
-)
-_COMPROMISED = Statement(
-    sa.select(certificates.c.id)
-    .where(
-        certificates.c.spki_sha256 == sa.bindparam("digest"),
-        certificates.c.reason == KEY_COMPROMISE,
-        certificates.c.revoked_at.is_not(None),
-    )
-    .limit(1)
-)
 _MAY_ISSUE = Statement(
     sa.select(issuers.c.state, issuers.c.compromised_at).where(
         issuers.c.id == sa.bindparam("issuer")

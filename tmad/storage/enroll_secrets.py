@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -142,20 +144,33 @@ def insert(
         ) from None
 
 
-def claim(connection: sa.Connection, secret_id: str, request_id: str, now: datetime) -> bool:
-    """Take a usable secret for one request; tell whether it was ours to take.
+def claim(connection: sa.Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> bool:
+    """Take usable secrets, each for one request; tell whether all were there to take.
 
-    One conditional UPDATE: of many requests at once, the database lets one win. A static
-    secret is not taken from anybody.
+    ``wanted`` are pairs of a secret's and a request's id. One conditional UPDATE each: of many
+    requests at once, the database lets one win. A static secret is not taken from anybody.
     """
-    values = {"key": secret_id, "request": request_id, "now": now}
-    return _CLAIM.run(connection, values) == 1 or bool(_IS_STATIC.rows(connection, values))
+    values = [{"key": key, "request": request, "now": now} for key, request in sorted(wanted)]
+    taken = _CLAIM.run_many(connection, values)
+    return taken == len(values) or _the_others(connection, _IS_STATIC, values, taken)
 
 
-def consume(connection: sa.Connection, secret_id: str, request_id: str, now: datetime) -> bool:
-    """Use up the secret that a request claimed; tell whether the claim still stood."""
-    values = {"key": secret_id, "request": request_id, "now": now}
-    return _CONSUME.run(connection, values) == 1 or bool(_IS_STILL_STATIC.rows(connection, values))
+def consume(connection: sa.Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> bool:
+    """Use up the secrets that requests claimed; tell whether all claims still stood."""
+    values = [{"key": key, "request": request, "now": now} for key, request in sorted(wanted)]
+    used = _CONSUME.run_many(connection, values)
+    return used == len(values) or _the_others(connection, _IS_STILL_STATIC, values, used)
+
+
+def _the_others(
+    connection: sa.Connection, static: Statement, values: Sequence[dict[str, Any]], done: int
+) -> bool:
+    """Tell whether whatever was not done to some secrets was not done because they are static."""
+    times = Counter(each["key"] for each in values)
+    found = {each["key"]: each for each in values}
+    return done + sum(
+        times[key] for key, each in found.items() if static.rows(connection, each)
+    ) == len(values)
 
 
 def release(connection: sa.Connection, secret_id: str, request_id: str) -> bool:

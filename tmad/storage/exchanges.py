@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -58,11 +58,18 @@ _DUE = Statement(
 )
 
 
-def insert(connection: sa.Connection, exchange: Exchange) -> None:
-    """Add one; Fault(CONFLICT) when the endpoint has that transaction already."""
-    values = {name: getattr(exchange, name) for name in _NAMES}
+def insert(connection: sa.Connection, exchanges: Sequence[Exchange]) -> None:
+    """Add some; Fault(CONFLICT) when an endpoint has one of the transactions already."""
+    if not exchanges:
+        return
     try:
-        _INSERT.run(connection, values)
+        _INSERT.run_many(
+            connection,
+            [
+                {name: getattr(one, name) for name in _NAMES}
+                for one in sorted(exchanges, key=_place)
+            ],
+        )
     except Exception as error:
         if not is_integrity(connection, error):
             raise
@@ -77,10 +84,13 @@ def by_transaction(connection: sa.Connection, endpoint: str, transaction: bytes)
     return _read(rows[0]) if rows else None
 
 
-def update(connection: sa.Connection, old: Exchange, new: Exchange) -> bool:
-    """Change what may change; tell whether the row was still as ``old`` says."""
-    values = {f"new_{name}": getattr(new, name) for name in _CHANGING}
-    return _UPDATE.run(connection, {**values, **_key(old)}) == 1
+def update(connection: sa.Connection, changes: Sequence[tuple[Exchange, Exchange]]) -> bool:
+    """Change old ones into new ones; tell whether every row was still as the old one says."""
+    values = [
+        {**{f"new_{name}": getattr(new, name) for name in _CHANGING}, **_key(old)}
+        for old, new in sorted(changes, key=lambda each: _place(each[0]))
+    ]
+    return _UPDATE.run_many(connection, values) == len(values)
 
 
 def delete(connection: sa.Connection, exchange: Exchange) -> bool:
@@ -91,6 +101,11 @@ def delete(connection: sa.Connection, exchange: Exchange) -> bool:
 def find_due(connection: sa.Connection, now: datetime, *, limit: int) -> tuple[Exchange, ...]:
     """Return those that something is to be done about, the most urgent first."""
     return tuple([_read(row) for row in _DUE.rows(connection, {"now": now, "most": limit})])
+
+
+def _place(exchange: Exchange) -> tuple[str, bytes]:
+    """Return by what rows are sorted: two transactions never wait for each other."""
+    return exchange.endpoint, exchange.transaction
 
 
 def _key(exchange: Exchange) -> Mapping[str, Any]:

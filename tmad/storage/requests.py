@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -41,7 +42,7 @@ class RequestRow:
 _NAMES = tuple(RequestRow.__dataclass_fields__)
 _COLUMNS = tuple(requests.c[name] for name in _NAMES)
 _SELECT = sa.select(*_COLUMNS)
-_INSERT = Statement(requests.insert(), columns=RequestRow.__dataclass_fields__)
+_INSERT = Statement(requests.insert(), columns=_NAMES)
 _FORGET = Statement(
     requests.update()
     .where(
@@ -50,6 +51,9 @@ _FORGET = Statement(
         requests.c.state != "pending",
     )
     .values(idempotency=None)
+)
+_BY_ID = Statement(
+    _SELECT.where(requests.c.id == sa.bindparam("row"), requests.c.tenant == sa.bindparam("whose"))
 )
 _OF_TRANSACTION = Statement(
     _SELECT.where(
@@ -70,11 +74,12 @@ _ISSUED = Statement(
 )
 
 
-def insert(connection: sa.Connection, row: RequestRow) -> None:
-    """Add a request; Fault(CONFLICT) when the same one is there already."""
-    values = {name: getattr(row, name) for name in RequestRow.__dataclass_fields__}
+def insert(connection: sa.Connection, rows: Sequence[RequestRow]) -> None:
+    """Add requests; Fault(CONFLICT) when one of them is there already."""
     try:
-        _INSERT.run(connection, values)
+        _INSERT.run_many(
+            connection, [{name: getattr(row, name) for name in _NAMES} for row in rows]
+        )
     except Exception as error:
         if not is_integrity(connection, error):
             raise
@@ -83,17 +88,18 @@ def insert(connection: sa.Connection, row: RequestRow) -> None:
         ) from error
 
 
-def forget_idempotency(connection: sa.Connection, idempotency: bytes, before: datetime) -> None:
-    """End the idempotency window of a request made before ``before`` and decided since."""
-    _FORGET.run(connection, {"digest": idempotency, "before": before})
+def forget_idempotency(
+    connection: sa.Connection, digests: Iterable[tuple[bytes, datetime]]
+) -> None:
+    """End the idempotency windows of requests made before an instant and decided since."""
+    _FORGET.run_many(connection, [{"digest": one, "before": before} for one, before in digests])
 
 
 def by_id(connection: sa.Connection, tenant: str, request_id: str) -> RequestRow | None:
     """Return one request of a tenant."""
-    row = connection.execute(
-        _SELECT.where(requests.c.id == request_id, requests.c.tenant == tenant)
-    ).one_or_none()
-    return None if row is None else _read(row)
+    for row in _BY_ID.rows(connection, {"row": request_id, "whose": tenant}):
+        return RequestRow(**dict(zip(_NAMES, row, strict=True)))
+    return None
 
 
 def find_of_transaction(
@@ -154,16 +160,19 @@ def count(
 
 
 def update_issued(
-    connection: sa.Connection, request_id: str, certificate_id: int, now: datetime
+    connection: sa.Connection, issued: Sequence[tuple[str, int]], now: datetime
 ) -> None:
-    """Record that a request got its certificate; Fault(CONFLICT) if it was given up."""
-    values = {"row": request_id, "certificate": certificate_id, "now": now}
-    if _ISSUED.run(connection, values) != 1:
+    """Record that requests got their certificates; Fault(CONFLICT) if one was given up."""
+    done = _ISSUED.run_many(
+        connection,
+        [{"row": request, "certificate": found, "now": now} for request, found in issued],
+    )
+    if done != len(issued):
         raise Fault(
             FaultCode.CONFLICT,
             "the request was given up meanwhile",
             rule="request.state",
-            values={"request": request_id},
+            values={"request": ", ".join(request for request, _ in issued)},
         )
 
 

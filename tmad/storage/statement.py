@@ -6,7 +6,7 @@ SQLAlchemy's execution costs several times what SQLite needs for the statement i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -34,6 +34,14 @@ class _Form:
             return tuple(found)
         return {bind[0]: value for bind, value in zip(self.binds, found, strict=True)}
 
+    def row(self, found: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(
+            [
+                value if process is None else process(value)
+                for value, process in zip(found, self.results, strict=True)
+            ]
+        )
+
 
 class Statement:
     """One statement, compiled once for each dialect.
@@ -57,14 +65,38 @@ class Statement:
         finally:
             cursor.close()
 
-    def run_many(self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]) -> None:
-        """Execute once for each set of values."""
+    def run_many(self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]) -> int:
+        """Execute once for each set of values; return how many rows that changed altogether."""
         form = self._form(connection)
+        parameters = [form.parameters(each) for each in values]
+        if not parameters:
+            return 0
         cursor = connection.connection.cursor()
         try:
-            cursor.executemany(form.sql, [form.parameters(each) for each in values])
+            cursor.executemany(form.sql, parameters)
+            return int(cursor.rowcount)
         finally:
             cursor.close()
+
+    def one_each(
+        self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]
+    ) -> list[tuple[Any, ...]]:
+        """Execute once for each set of values; return the one row that each of them returns."""
+        form = self._form(connection)
+        parameters = [form.parameters(each) for each in values]
+        cursor: Any = connection.connection.cursor()
+        try:
+            if connection.dialect.name == "sqlite":
+                found = [cursor.execute(form.sql, each).fetchone() for each in parameters]
+            else:
+                # In one go: a round trip for each would cost more than the rows.
+                cursor.executemany(form.sql, parameters, returning=True)
+                found = [cursor.fetchone()]
+                while cursor.nextset():
+                    found.append(cursor.fetchone())
+        finally:
+            cursor.close()
+        return [form.row(each) for each in found]
 
     def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute once; return every row, its columns in the statement's order."""
@@ -75,15 +107,7 @@ class Statement:
             found = cursor.fetchall()
         finally:
             cursor.close()
-        return [
-            tuple(
-                [
-                    value if process is None else process(value)
-                    for value, process in zip(row, form.results, strict=True)
-                ]
-            )
-            for row in found
-        ]
+        return [form.row(each) for each in found] if found else []
 
     def _form(self, connection: sa.Connection) -> _Form:
         form = self._forms.get(connection.dialect.name)
@@ -114,6 +138,33 @@ class Statement:
                 for column in columns
             ),
         )
+
+
+class Listing:
+    """A select whose ``WHERE`` names several values of one column, compiled once for each size.
+
+    ``select`` makes it for a list of parameters. Fewer values than that repeat the last one, so
+    there are few sizes.
+    """
+
+    def __init__(self, select: Callable[[Sequence[sa.BindParameter[Any]]], Any]) -> None:
+        self._select = select
+        self._sizes: dict[int, Statement] = {}
+
+    def rows(
+        self, connection: sa.Connection, listed: Sequence[Any], **values: Any
+    ) -> list[tuple[Any, ...]]:
+        """Execute for one to many values; return every row."""
+        size = 1 << (len(listed) - 1).bit_length()
+        statement = self._sizes.get(size)
+        if statement is None:
+            parameters: list[sa.BindParameter[Any]] = [
+                sa.bindparam(f"listed_{number}") for number in range(size)
+            ]
+            statement = self._sizes[size] = Statement(self._select(parameters))
+        filled = [*listed, *[listed[-1]] * (size - len(listed))]
+        values |= {f"listed_{number}": value for number, value in enumerate(filled)}
+        return statement.rows(connection, values)
 
 
 def is_integrity(connection: sa.Connection, error: Exception) -> bool:

@@ -198,8 +198,8 @@ class Accounts:
         rows.insert_account(connection, account)
         if account.secret_id is not None:
             try:
-                self._secrets.claim(connection, account.secret_id, account.id, now)
-                self._secrets.consume(connection, account.secret_id, account.id, now)
+                self._secrets.claim(connection, [(account.secret_id, account.id)], now)
+                self._secrets.consume(connection, [(account.secret_id, account.id)], now)
             except Fault as fault:
                 raise _unbound(fault.rule, account.secret_id) from fault
             control.standing_of(connection, account, now)  # its person must be there

@@ -127,7 +127,9 @@ class CMPResponder:
             peer=request.peer,
             operation=operation,
         )
-        return Response(body=await self._serve(visit, message), content_type=_CONTENT_TYPE)
+        with self._services.exchanges.present():
+            body = await self._serve(visit, message)
+        return Response(body=body, content_type=_CONTENT_TYPE)
 
     # -- messages -----------------------------------------------------------------------------
 
