@@ -1,7 +1,7 @@
 """The two writes of each issue: the intent before the signature, the certificate after it.
 
 Certificates that are made at the same time share their transactions; each has its own outcome
-(docs/decisions/0026-enrolments-of-one-moment.md).
+(docs/decisions/0029-enrolments-of-one-moment.md).
 """
 
 from __future__ import annotations
