@@ -197,7 +197,7 @@ def test_slow_servers_are_given_up(
         found = refused(loop, question(http_port=port, resolvers=[names.address]))
     assert found == ("connection", found[1])
     assert "no whole answer in time" in found[1]
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 8
 
 
 def test_nobody_listens(loop: Loop, names: NameServer) -> None:
