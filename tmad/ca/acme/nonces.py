@@ -10,15 +10,20 @@ import base64
 import binascii
 import hmac
 import secrets as randomness
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tmad.ca.acme.faults import deny
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.signer.seal import Seal
 from tmad.storage import acme as rows
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 LIFETIME: Final = timedelta(hours=1)
 
@@ -29,12 +34,19 @@ _BATCH: Final = 1_000
 _SKEW: Final = timedelta(minutes=1)  # between the clocks of nodes
 
 
+class _Use(NamedTuple):
+    digest: bytes
+    expires_at: datetime
+
+
 class Nonces:
     """Makes nonces and takes each of them once."""
 
     def __init__(self, database: Database, seal: Seal, now: Clock) -> None:
         self._database = database
         self._seal = seal
+        # Each message uses one: those of one moment share a commit.
+        self._uses: Batches[_Use, None] = Batches(database, _use)
         self._now = now
 
     def make(self) -> str:
@@ -49,7 +61,7 @@ class Nonces:
         now = self._now()
         if not now - LIFETIME < made_at <= now + _SKEW:
             raise _bad("the nonce is too old")
-        await self._database.write(rows.use_nonce, digest, made_at + LIFETIME)
+        await self._uses.add(_Use(digest, made_at + LIFETIME))
 
     async def forget(self) -> int:
         """Forget those used ones that are too old anyway."""
@@ -70,6 +82,12 @@ class Nonces:
 
     def _mac(self, body: bytes) -> bytes:
         return self._seal.digest("acme-nonce", Secret(body))[: _WHOLE - _BODY]
+
+
+def _use(connection: Connection, uses: Sequence[_Use]) -> list[None]:
+    for each in uses:
+        rows.use_nonce(connection, each.digest, each.expires_at)
+    return [None] * len(uses)
 
 
 def _bad(detail: str) -> Fault:
