@@ -29,11 +29,8 @@ class NameServer:
         # Clients' hooks write TXT records here: a file for each name, a line for each record.
         self.zone: Path | None = None
         self.asked: list[tuple[str, str, bool]] = []
-        self._tcp = socket.create_server(("127.0.0.1", 0))
+        self._tcp, self._udp = _listening()
         self.port: int = self._tcp.getsockname()[1]
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._udp.bind(("127.0.0.1", self.port))
         for loop in (self._serve_udp, self._serve_tcp):
             threading.Thread(target=loop, daemon=True).start()
 
@@ -106,6 +103,20 @@ class NameServer:
         if self.zone is None or kind != "TXT" or not (self.zone / name).is_file():
             return []
         return (self.zone / name).read_bytes().split()
+
+
+def _listening() -> tuple[socket.socket, socket.socket]:
+    """Return sockets for TCP and UDP on one port, which may be taken for either."""
+    while True:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            tcp.close()
+            udp.close()
+        else:
+            return tcp, udp
 
 
 KINDS = {1: "A", 5: "CNAME", 16: "TXT", 28: "AAAA", 257: "CAA"}
