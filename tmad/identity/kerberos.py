@@ -178,9 +178,16 @@ def _credential(gss: Any, keytab: Path | None) -> Iterator[c_void_p]:
     elements = (_Element * 1)(_Element(b"keytab", b"FILE:" + str(keytab).encode()))
     store, credential, minor = _Store(1, elements), c_void_p(), c_uint32()
     major = gss.gss_acquire_cred_from(
-        byref(minor), None, c_uint32(_INDEFINITE), None, c_int(_ACCEPT), byref(store), byref(credential),
-        None, None,
-    )  # fmt: skip
+        byref(minor),
+        None,
+        c_uint32(_INDEFINITE),
+        None,
+        c_int(_ACCEPT),
+        byref(store),
+        byref(credential),
+        None,
+        None,
+    )
     if major & _ERRORS:
         raise _missing("the keytab cannot be used", _words(gss, major, minor))
     try:
