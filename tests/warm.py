@@ -7,6 +7,7 @@ The daemon is one of these commands. A supervisor's workers are started as they 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -16,6 +17,7 @@ import os
 import pkgutil
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -75,8 +77,9 @@ class Warm:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
-        self._ends = tempfile.TemporaryDirectory(prefix="tmad-ends-")
-        self._socket = f"{self._ends.name}/socket"
+        self._ends = tempfile.mkdtemp(prefix="tmad-ends-")
+        atexit.register(shutil.rmtree, self._ends, ignore_errors=True)
+        self._socket = f"{self._ends}/socket"
         self._started = 0
 
     def start(
@@ -92,7 +95,7 @@ class Warm:
                 )  # fmt: skip
         with self._lock:
             self._started += 1
-            ended = Path(self._ends.name) / str(self._started)
+            ended = Path(self._ends) / str(self._started)
             how = {"log": str(log), "ended": str(ended), "in": str(Path.cwd())}
             return Forked(self._ask(arguments, environment, how), ended)
 
