@@ -161,15 +161,15 @@ class People:
         self._seeds: dict[str, bytes] = {}
         self._used: dict[str, int] = {}
         self._turn = 0
-        with commands_of(daemon) as tmad:
-            for number in range(PEOPLE):
-                name = f"user{number}"
-                tmad.run("user", "create", name)
-                token = tmad.json("otp", "create", name, "--kind", "hotp", "--no-qr")
-                seed = parse_qs(urlsplit(token["uri"]).query)["secret"][0]
-                self._seeds[name] = base64.b32decode(seed + "=" * (-len(seed) % 8))
-                self._used[name] = 0
-                tmad.run("otp", "activate", token["serial"], hotp(self._seeds[name], 0))
+        tmad = commands_of(daemon)
+        for number in range(PEOPLE):
+            name = f"user{number}"
+            tmad.run("user", "create", name)
+            token = tmad.json("otp", "create", name, "--kind", "hotp", "--no-qr")
+            seed = parse_qs(urlsplit(token["uri"]).query)["secret"][0]
+            self._seeds[name] = base64.b32decode(seed + "=" * (-len(seed) % 8))
+            self._used[name] = 0
+            tmad.run("otp", "activate", token["serial"], hotp(self._seeds[name], 0))
         self.passwords = {name: secrets.token_hex(6) for name in self._seeds}
 
     def codes(self, count: int) -> list[tuple[object, object]]:

@@ -72,13 +72,13 @@ def deliveries(folder: Path, count: int) -> None:
         tls = (pki.path, server.chain, server.key) if way == "tls" else None
         collector = Rsyslog(folder / way, port, tls=tls)
         collector.start()
-        with commands_of(node) as tmad:
-            tmad.run(
-                "log-collector", "create", "bench", "--transport", way, "--beginning",
-                "--address", collector.address, "--event", "bench.*",
-                "--ca-file", str(pki.path), "--server-name", "logs.example.test",
-                "--set", "rate=100000",
-            )  # fmt: skip
+        tmad = commands_of(node)
+        tmad.run(
+            "log-collector", "create", "bench", "--transport", way, "--beginning",
+            "--address", collector.address, "--event", "bench.*",
+            "--ca-file", str(pki.path), "--server-name", "logs.example.test",
+            "--set", "rate=100000",
+        )  # fmt: skip
         node.start()
         before = scep.processor_seconds(node)
         rate, arrived = watch(collector, count)
@@ -87,8 +87,8 @@ def deliveries(folder: Path, count: int) -> None:
         collector.kill()
         lost = "" if arrived == count else f"   {count - arrived} lost by the datagram's way"
         print(f"{way:12} {rate:10,.0f} {spent / count * 1e6:12.0f}{lost}")
-        with commands_of(node) as tmad:
-            tmad.run("log-collector", "delete", "bench")
+        tmad = commands_of(node)
+        tmad.run("log-collector", "delete", "bench")
     print(f"{'rsyslog tcp':12} {forward(folder, count):10,.0f}")
 
 
