@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN, name
 from tests.unit.est_world import Session, World, body_of, make_csr
-from tmad.ca.agents import Agents, window
+from tmad.ca import renewing
+from tmad.ca.agents import Agents
 from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import Actor, Grant
 from tmad.protocols.agent import codec
@@ -82,6 +84,13 @@ class Appliance:
                 )
             )
         )
+
+    def row_of(self, **changes: Any) -> certificates.CertificateRow:
+        """Return the certificate's row with other values."""
+        digest = self.certificate.fingerprint(hashes.SHA256())
+        found = drive(self.bench.database.read(certificates.by_sha256, "default", digest))
+        assert found is not None
+        return replace(found, **changes)
 
     def rows(self, **how: Any) -> Any:
         return drive(self.agents.list(ADMIN, "default", **how))
@@ -276,15 +285,18 @@ def test_only_who_may_sees_agents_and_only_their_tenants(appliance: Appliance) -
     assert len(appliance.rows()) == 1
 
 
-def test_the_window_is_where_the_endpoint_renews() -> None:
+def test_the_window_is_where_the_endpoint_renews(appliance: Appliance) -> None:
     begin = datetime(2027, 1, 1, tzinfo=UTC)
     end = begin + timedelta(days=90)
-    start, stop = window(begin, end, None)
+    row = appliance.row_of(not_before=begin, not_after=end)
+    start, stop = drive(renewing.window(appliance.bench.objects, row, None))
     assert start == begin + timedelta(days=60)
     assert stop == start + timedelta(days=7.5)
-    start, stop = window(begin, end, timedelta(days=2))
+    start, stop = drive(renewing.window(appliance.bench.objects, row, 2))
     assert start == end - timedelta(days=2)
     assert stop == start + timedelta(hours=12)
+    gone = replace(row, profile="gone")
+    assert drive(renewing.window(appliance.bench.objects, gone, 2)) == (start, stop)
 
 
 def test_every_fault_has_a_status() -> None:

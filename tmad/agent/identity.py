@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
+from tmad.wire import generalnames
 
 PrivateKey: TypeAlias = (
     rsa.RSAPrivateKey
@@ -281,19 +282,12 @@ def spelling(text: str) -> str:
 def general_name(text: str) -> x509.GeneralName:
     """Read ``dns:…``, ``ip:…``, ``email:…`` or ``uri:…``; Fault(REJECTED)."""
     kind, _, value = text.partition(":")
-    try:
-        if value:
-            match kind:
-                case "dns":
-                    return x509.DNSName(value)
-                case "ip":
-                    return x509.IPAddress(ipaddress.ip_address(value))
-                case "email":
-                    return x509.RFC822Name(value)
-                case "uri":
-                    return x509.UniformResourceIdentifier(value)
-    except ValueError:
-        pass
+    found = None
+    if value:
+        with contextlib.suppress(ValueError):
+            found = generalnames.of_kind(kind, value)
+    if found is not None:
+        return found
     raise Fault(
         FaultCode.REJECTED,
         f"{text!r} is no name: dns:HOST, ip:ADDRESS, email:ADDRESS or uri:URI",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from tmad.ca import renewing
 from tmad.ca.holders import is_usable
 from tmad.ca.requests import EndpointID
 from tmad.ca.trust import Trust
@@ -156,20 +157,13 @@ class Agents:
 
     async def _window(self, row: CertificateRow) -> tuple[datetime, datetime]:
         """Return when to renew, as endpoint and profile allow it."""
-        opens: list[timedelta] = []
+        days = None
         try:
             endpoint = await self._endpoints.by_id(EndpointID.parse(row.endpoint))
-            if endpoint.document.renewal.window_days is not None:
-                opens.append(timedelta(days=endpoint.document.renewal.window_days))
+            days = endpoint.document.renewal.window_days
         except (Fault, ValueError):
             pass  # issued by hand, or by an endpoint that is gone
-        try:
-            stored = await self._objects.load(row.tenant, "profile", row.profile)
-            if stored.document.renewal.window:
-                opens.append(stored.document.renewal.window)
-        except Fault:
-            pass  # the profile is gone
-        return window(row.not_before, row.not_after, min(opens, default=None))
+        return await renewing.window(self._objects, row, days)
 
     # -- transactions
 
@@ -244,22 +238,6 @@ class Agents:
                 },
             ),
         )
-
-
-def window(
-    not_before: datetime, not_after: datetime, opens: timedelta | None
-) -> tuple[datetime, datetime]:
-    """Return when a certificate should be renewed: after two thirds of its life.
-
-    ``opens`` is how long before the end it may be renewed at all. The window is a quarter of
-    what is left then, so that a fleet that was set up on one day does not stay together; ACME's
-    renewal information says the same (tmad/ca/acme/renewal.py).
-    """
-    before = (not_after - not_before) / 3
-    if opens is not None:
-        before = min(before, opens)
-    start = not_after - before
-    return start, start + before / 4
 
 
 def _lasting(owner: str) -> str:

@@ -429,27 +429,18 @@ def _make_key(algorithm: str) -> Any:
 
 
 def _general_name(text: str) -> x509.GeneralName:
-    import ipaddress
-
-    from cryptography import x509
+    from tmad.wire import generalnames
 
     kind, separator, name = text.partition(":")
     if not separator:
         kind, name = "dns", text
     try:
-        match kind:
-            case "dns":
-                return x509.DNSName(name)
-            case "ip":
-                return x509.IPAddress(ipaddress.ip_address(name))
-            case "email":
-                return x509.RFC822Name(name)
-            case "uri":
-                return x509.UniformResourceIdentifier(name)
-            case _:
-                usage(f"{text!r} is no name", "dns:, ip:, email: or uri: first")
+        found = generalnames.of_kind(kind, name)
     except ValueError as error:
         usage(f"{text!r} is no name: {error}")
+    if found is None:
+        usage(f"{text!r} is no name", "dns:, ip:, email: or uri: first")
+    return found
 
 
 def _check_free(out: Path, name: str, with_key: bool) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from cryptography import x509
 
+from tmad.ca import renewing
 from tmad.ca.acme import certid
 from tmad.ca.acme.faults import absent, deny
 from tmad.ca.acme.options import ACMEOptions
-from tmad.ca.profile import ProfileDocument
 from tmad.ca.status import StatusSource
 from tmad.ca.validation.contract import Identifier
 from tmad.errors import Fault, FaultCode
@@ -76,7 +76,8 @@ class Renewals:
             start, end = ended - _DAY, ended - _SECOND
             retry = _HOUR
         else:
-            start, end = await self._window(endpoint, row)
+            days = endpoint.document.renewal.window_days
+            start, end = await renewing.window(self._objects, row, days)
             retry = min(6 * _HOUR, max(_HOUR, (row.not_after - row.not_before) / 100))
         return RenewalInfo(
             start=start.replace(microsecond=0),
@@ -84,28 +85,6 @@ class Renewals:
             retry_after=int(retry.total_seconds()),
             explanation=options.renewal_explanation,
         )
-
-    async def _window(self, endpoint: Endpoint, row: CertificateRow) -> tuple[datetime, datetime]:
-        """Return when renewal is open by the rules, or the last third; a quarter of that."""
-        length = row.not_after - row.not_before
-        before = length / 3
-        days = endpoint.document.renewal.window_days
-        if days is not None:
-            before = min(before, timedelta(days=days))
-        window = await self._profile_window(row)
-        if window:
-            before = min(before, window)
-        start = row.not_after - before
-        return start, start + max(before / 4, _SECOND)
-
-    async def _profile_window(self, row: CertificateRow) -> timedelta:
-        try:
-            stored = await self._objects.load(row.tenant, "profile", row.profile)
-        except Fault as fault:
-            if fault.code is not FaultCode.NOT_FOUND:
-                raise
-            return timedelta(0)  # the profile has gone since
-        return cast("ProfileDocument", stored.document).renewal.window
 
     async def check_replaces(
         self,

@@ -40,7 +40,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.binding import UPN
 from tmad.signer.keyring import Keyring
-from tmad.wire import cms
+from tmad.wire import cms, generalnames
 from tmad.wire import der as asn1
 from tmad.wire.signatures import SHA256
 
@@ -352,16 +352,10 @@ def _subject(description: Description) -> x509.Name:
 
 
 def _general_name(kind: str, text: str) -> x509.GeneralName:
-    match kind:
-        case "dns":
-            return x509.DNSName(text)
-        case "ip":
-            return x509.IPAddress(ipaddress.ip_address(text))
-        case "email":
-            return x509.RFC822Name(text)
-        case "uri":
-            return x509.UniformResourceIdentifier(text)
-    return x509.OtherName(UPN, asn1.tlv(_UTF8_STRING, text.encode()))
+    found = generalnames.of_kind(kind, text)
+    if found is None:
+        found = x509.OtherName(UPN, asn1.tlv(_UTF8_STRING, text.encode()))
+    return found
 
 
 def _compatible(password: Secret) -> KeySerializationEncryption:
