@@ -622,8 +622,9 @@ def test_the_command_line_explains_a_refusal(world: World) -> None:
     assert found is not None
     explained = world.daemon.json("explain", found[1])
     assert (explained["rule"], explained["values"]) == ("renewal.revoked", {"status": "revoked"})
-    newest = world.daemon.json("audit", "tail", "-n", "1")[0]
-    assert (newest["kind"], newest["trace"]) == ("request.refused", found[1])
+    # The CRL that the revocation asks for may come in between.
+    newest = world.daemon.json("audit", "tail", "-n", "5")
+    assert ("request.refused", found[1]) in [(each["kind"], each["trace"]) for each in newest]
 
 
 def test_t_scep_02_two_workers_give_one_certificate_for_one_challenge(tmp_path: Path) -> None:
