@@ -68,8 +68,11 @@ install_answer() {
     [ "$(openssl x509 -in "$staged/certificate.pem" -noout -pubkey)" = \
         "$(openssl pkey -in "$staged/key.pem" -pubout)" ] ||
         fail "the certificate is for another key"
-    version=$versions/$(date -u +%Y%m%dT%H%M%SZ)
-    mv "$staged" "$version"
+    # A version of this very second is there already where somebody renews at once.
+    while version=$versions/$(date -u +%Y%m%dT%H%M%SZ) && [ -e "$version" ]; do
+        sleep 1
+    done
+    mv -T "$staged" "$version"
     activate "$version"
     say "$label: $(openssl x509 -in "$directory/certificate.pem" -noout -enddate)"
 }
