@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 
 class FaultCode(enum.StrEnum):
@@ -22,6 +26,10 @@ class FaultCode(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
+
+
+# What may work at the next attempt.
+PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, FaultCode.INTERNAL})
 
 
 class Fault(Exception):  # noqa: N818  a fault is an answer, not necessarily an error of ours
@@ -55,3 +63,18 @@ class Fault(Exception):  # noqa: N818  a fault is an answer, not necessarily an 
     def __str__(self) -> str:
         suffix = f" [{self.explain_id}]" if self.explain_id else ""
         return f"{self.code.value}: {self.detail}{suffix}"
+
+
+def translate(fault: Fault, by_code: Mapping[FaultCode, T], by_rule: Mapping[str, T]) -> T:
+    """Return how a protocol tells a fault: by its rule where it has a word for it, else its code.
+
+    A rule stands for those below it, too: "secret" for "secret.wrong". How what may work at the
+    next attempt is told, no rule changes.
+    """
+    if fault.code not in PASSING:
+        rule = fault.rule
+        while rule:
+            if rule in by_rule:
+                return by_rule[rule]
+            rule = rule.rpartition(".")[0]
+    return by_code[fault.code]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from tmad.errors import Fault, FaultCode
+from tmad.errors import Fault, FaultCode, translate
 from tmad.wire import crmf, der
 from tmad.wire.crmf import CertRequest
 
@@ -116,11 +116,7 @@ FAULTS: Mapping[FaultCode, FailInfo] = {
     FaultCode.INTERNAL: FailInfo.INTERNAL_CA_ERROR,
 }
 
-# What may work at the next attempt; no rule changes how that is told.
-_PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, FaultCode.INTERNAL})
-
-# Rules, ours and the core's, that CMC has a more telling value for. A rule stands for those
-# below it, too.
+# Rules, ours and the core's, that CMC has a more telling value for (errors.translate).
 FAULTS_BY_RULE: Mapping[str, FailInfo] = {
     "cmc.identity": FailInfo.BAD_IDENTITY,
     "cmc.pop": FailInfo.POP_FAILED,
@@ -144,14 +140,7 @@ FAULTS_BY_RULE: Mapping[str, FailInfo] = {
 
 def fail_info(fault: Fault) -> FailInfo:
     """Return the value that tells a Fault best."""
-    if fault.code in _PASSING:
-        return FAULTS[fault.code]
-    rule = fault.rule
-    while rule:
-        if rule in FAULTS_BY_RULE:
-            return FAULTS_BY_RULE[rule]
-        rule = rule.rpartition(".")[0]
-    return FAULTS[fault.code]
+    return translate(fault, FAULTS, FAULTS_BY_RULE)
 
 
 def bad_request(detail: str, rule: str, **values: str) -> Fault:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from tmad.errors import Fault, FaultCode
+from tmad.errors import Fault, FaultCode, translate
 from tmad.wire import der
 from tmad.wire.signatures import Algorithm
 
@@ -113,11 +113,7 @@ FAULTS: Mapping[FaultCode, FailInfo] = {
     FaultCode.INTERNAL: FailInfo.SYSTEM_FAILURE,
 }
 
-# What may work at the next attempt; no rule changes how that is told.
-PASSING: Final = frozenset({FaultCode.RATE_LIMITED, FaultCode.UNAVAILABLE, FaultCode.INTERNAL})
-
-# Rules, ours and the core's, that CMP has a more telling bit for. A rule stands for those
-# below it, too: "secret" for "secret.wrong".
+# Rules, ours and the core's, that CMP has a more telling bit for (errors.translate).
 FAULTS_BY_RULE: Mapping[str, FailInfo] = {
     "cmp.body": FailInfo.BAD_REQUEST,
     "cmp.confirm.certificate": FailInfo.BAD_CERT_ID,
@@ -161,14 +157,7 @@ FAULTS_BY_RULE: Mapping[str, FailInfo] = {
 
 def fail_info(fault: Fault) -> FailInfo:
     """Return the bit that tells a Fault best."""
-    if fault.code in PASSING:
-        return FAULTS[fault.code]
-    rule = fault.rule
-    while rule:
-        if rule in FAULTS_BY_RULE:
-            return FAULTS_BY_RULE[rule]
-        rule = rule.rpartition(".")[0]
-    return FAULTS[fault.code]
+    return translate(fault, FAULTS, FAULTS_BY_RULE)
 
 
 def bad_request(detail: str, rule: str = "cmp.body", **values: str) -> Fault:

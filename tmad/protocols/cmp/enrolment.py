@@ -28,7 +28,7 @@ from tmad.ca.requests import (
     SharedKey,
     SignedBy,
 )
-from tmad.errors import Fault, FaultCode
+from tmad.errors import PASSING, Fault, FaultCode
 from tmad.protocols.cmp import answers, bodies, codec, keys, requests
 from tmad.protocols.cmp.bodies import ANSWERS, CertStatus, Reply, StatusInfo
 from tmad.protocols.cmp.codec import Body, FailInfo, Message, Status
@@ -297,7 +297,7 @@ class Enrolment:
 
     async def _refuse(self, turn: Turn, exchange: Exchange, number: int, fault: Fault) -> bytes:
         """Refuse what was asked for, and remember it, unless it may work the next time."""
-        if fault.code in codec.PASSING:
+        if fault.code in PASSING:
             await self._exchanges.forget(exchange)
             raise fault
         sealed = await self._seal(turn, _refusal(exchange.opening, number, fault))
@@ -322,7 +322,7 @@ class Enrolment:
                 turn.visit.endpoint.id, turn.message.transaction.hex(), key
             )
         except Fault as fault:
-            if fault.code in codec.PASSING:
+            if fault.code in PASSING:
                 raise
             if fault.rule == "request.absent":
                 # The process that was at it has died, and what it began was given up.

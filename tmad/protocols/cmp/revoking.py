@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tmad.ca.status import Reason
-from tmad.errors import Fault, FaultCode
+from tmad.errors import PASSING, Fault, FaultCode
 from tmad.protocols.cmp import answers, bodies, codec
 from tmad.protocols.cmp.bodies import Reply, RevocationWish, StatusInfo
 from tmad.protocols.cmp.codec import Body, Status
@@ -64,7 +64,7 @@ class Revoking:
             try:
                 target = await self._revoke(turn, turn.sender, wish, is_copy=is_copy)
             except Fault as fault:
-                if fault.code in codec.PASSING:
+                if fault.code in PASSING:
                     await self._services.exchanges.forget(exchange)
                     raise
                 await journal_refusal(self._services, turn.visit, turn.message, fault)
