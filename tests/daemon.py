@@ -23,11 +23,16 @@ START_SECONDS = 30
 def free_ports(count: int) -> list[int]:
     """Return neighbouring ports of loopback that nobody listens on just now.
 
-    They lie below the range from which the kernel takes ports for outgoing connections: one of
-    those could be taken between this call and the daemon's start.
+    They lie below the range from which the kernel takes ports for outgoing connections, and
+    each process of a test run has a range of its own: else one could be taken between this
+    call and the daemon's start.
     """
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    width = (32_000 - 10_000) // parts
+    lowest = 10_000 + part * width
     while True:
-        first = random.randrange(10_000, 32_000 - count)
+        first = random.randrange(lowest, lowest + width - count)
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

@@ -267,6 +267,7 @@ class World:
             row = issuers.by_id(connection, issuer.id)
             assert row is not None
             issuers.update(connection, replace(row, compromised_at=self.clock()))
+            change_rows.record(connection, "status", f"{issuer.id}:*")
 
         self.write(change)
 

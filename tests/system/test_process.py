@@ -102,14 +102,20 @@ def test_the_shipped_sample_is_a_working_configuration(node: Daemon) -> None:
     """conf/tmad.toml as it is, but for the addresses, which may be taken here."""
     sample = (ROOT / "conf" / "tmad.toml").read_text()
     ports = {
-        "http": node.http_port,
-        "https": node.https_port,
-        "ops": node.ops_port,
-        "auth": node.radius_port,
-        "accounting": node.radius_acct_port,
+        8080: node.http_port,
+        8443: node.https_port,
+        9464: node.ops_port,
+        1812: node.radius_port,
+        1813: node.radius_acct_port,
+        1161: node.snmp_port,
+        3389: node.ldap_port,
+        6636: node.ldaps_port,
     }
-    for key, port in ports.items():
-        sample = re.sub(rf"(?m)^# {key} = .*", f'{key} = ["127.0.0.1:{port}"]', sample)
+    for usual, port in ports.items():
+        line = rf'(?m)^# (\w+ = \["127\.0\.0\.1:){usual}("\])'
+        sample, found = re.subn(line, rf"\g<1>{port}\g<2>", sample)
+        assert found == 1
+    assert '# listen = ["127' not in sample
     sample = sample.replace('# data = "data" ', 'data = "." ')
     node.config.write_text(sample)
     assert "no mistakes" in node.tmad("check-config").stdout

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtensionOID
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock as Timers
 
 from tests.support import drive
@@ -261,6 +261,50 @@ def test_crl_11_a_change_during_the_signature_makes_another_crl(world, ca) -> No
     slow = with_keyring(world, Meanwhile(world.keyring, lambda: world.revoke(ca, 3, 1)))
     assert on(current(world, ca, slow)) == {}
     assert set(on(current(world, ca, slow))) == {3}
+
+
+class Slow:
+    """The keyring, while a token takes its time for each signature."""
+
+    def __init__(self, keyring) -> None:
+        self._keyring = keyring
+        self.pending: list[Deferred[None]] = []
+
+    async def use(self, key_id, operation):
+        done: Deferred[None] = Deferred()
+        self.pending.append(done)
+        await done
+        return await self._keyring.use(key_id, operation)
+
+
+def test_crl_11_who_comes_while_it_is_made_never_gets_the_one_before(world, ca) -> None:
+    keyring = Slow(world.keyring)
+    source = with_keyring(world, keyring)
+    got: list[CRL] = []
+    ensureDeferred(source.current(ca.id)).addCallback(got.append)
+    keyring.pending.pop().callback(None)
+    assert on(got.pop()) == {}
+    world.revoke(ca, 3, 1)
+    for _ in range(2):
+        ensureDeferred(source.current(ca.id)).addCallback(got.append)
+    assert not got
+    keyring.pending.pop().callback(None)
+    assert [set(on(crl)) for crl in got] == [{3}, {3}]
+    assert not keyring.pending
+
+
+def test_crl_11_an_authority_that_falls_while_its_list_is_made_asks_for_another(world, ca) -> None:
+    keyring = Slow(world.keyring)
+    source = with_keyring(world, keyring)
+    got: list[CRL] = []
+    ensureDeferred(source.current(ca.id)).addCallback(got.append)
+    world.compromise(ca)
+    drive(world.changes.catch_up())
+    keyring.pending.pop().callback(None)
+    assert on(got.pop()) == {}
+    ensureDeferred(source.current(ca.id)).addCallback(got.append)
+    keyring.pending.pop().callback(None)
+    assert len(on(got.pop())) == 20
 
 
 def test_crl_11_a_process_waits_for_another_that_makes_it(world, ca) -> None:

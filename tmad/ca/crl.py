@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -89,13 +89,27 @@ class _Frame:
     expired_since: datetime | None
 
 
+class _News(NamedTuple):
+    """How often something was heard that may concern an issuer's CRL; it only rises."""
+
+    others: int  # another CRL, another authority, or nobody knows what
+    statuses: int
+
+
+_NONE = _News(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A CRL in memory, right until then; ``waits``: whatever else is revoked meanwhile."""
+    """A CRL in memory, right until then; ``waits``: whatever else is revoked meanwhile.
+
+    ``news``: what had been heard before anything was read that the CRL was judged by.
+    """
 
     crl: CRL
     until: datetime
     waits: bool
+    news: _News
 
 
 class CRLs:
@@ -124,7 +138,8 @@ class CRLs:
         self._reactor = reactor
         self._workers = Workers("the CRL builder", threads=1, queue=256, reactor=reactor)
         self._kept: dict[int, _Kept] = {}
-        self._touched: set[int] = set()
+        self._heard: dict[int, _News] = {}
+        self._heard_by_all = 0
         self._entries: dict[int, Entries] = {}
         self._turns: dict[int, Turns] = {}
         changes.listen("status", self._on_status)
@@ -143,15 +158,17 @@ class CRLs:
         crl = self.at_hand(issuer_id)
         if crl is not None:
             return crl
-        issuer = await self._hierarchy.by_id(issuer_id)
-        return await self._bring_up_to_date(issuer)
+        return await self._bring_up_to_date(issuer_id)
 
     def at_hand(self, issuer_id: int) -> CRL | None:
         """Return the CRL if it is in memory and right, after ``changes.catch_up()``."""
         kept = self._kept.get(issuer_id)
         if kept is None or self._now() >= kept.until:
             return None
-        if issuer_id in self._touched and not kept.waits:
+        news = self._news(issuer_id)
+        if kept.news.others != news.others:
+            return None
+        if kept.news.statuses != news.statuses and not kept.waits:
             return None
         return kept.crl
 
@@ -193,7 +210,7 @@ class CRLs:
         built = []
         for issuer in await self._hierarchy.generations(tenant, authority):
             if self._may_sign(issuer):
-                built.append(await self._build(issuer, actor.name, dry_run=dry_run))
+                built.append(await self._build(issuer.id, actor.name, dry_run=dry_run))
         if not built:
             raise _signs_none(authority)
         return tuple(built)
@@ -233,7 +250,7 @@ class CRLs:
                 before = await self._database.read(crls.newest_head, issuer.id)
                 interval = issuer.document.crl.interval
                 if before is None or self._now() >= before.this_update + interval:
-                    await self._build(issuer, "system")
+                    await self._build(issuer.id, "system")
                     made += 1
                 else:
                     crl = await self.current(issuer.id)
@@ -247,25 +264,20 @@ class CRLs:
                 )
         return made
 
-    async def _bring_up_to_date(self, issuer: Issuer) -> CRL:
-        async with self._turns.setdefault(issuer.id, Turns()):
-            crl = self.at_hand(issuer.id)
+    async def _bring_up_to_date(self, issuer_id: int) -> CRL:
+        async with self._turns.setdefault(issuer_id, Turns()):
+            crl = self.at_hand(issuer_id)
             if crl is not None:
                 return crl
-            # Discarded before the read: whatever comes from now on marks it again.
-            was_touched = issuer.id in self._touched
-            self._touched.discard(issuer.id)
-            try:
-                last = await self._load(issuer)
-                if last is not None:
-                    return await self._keep_or_replace(issuer, *last)
-            except BaseException:
-                if was_touched:
-                    self._touched.add(issuer.id)
-                raise
+            # Before all reads: what comes after it, and is perhaps in none of them, asks again.
+            news = self._news(issuer_id)
+            issuer = await self._hierarchy.by_id(issuer_id)
+            last = await self._load(issuer)
+            if last is not None:
+                return await self._keep_or_replace(issuer, news, *last)
             if not self._may_sign(issuer):
                 raise _signs_none(issuer.authority)
-            return await self._make(issuer, "system")
+            return await self._make(issuer, news, "system")
 
     async def _load(self, issuer: Issuer) -> tuple[CRL, int] | None:
         """Return the newest CRL, and up to which change it is complete."""
@@ -278,12 +290,14 @@ class CRLs:
             return None
         return _from_row(row), row.change_id
 
-    async def _keep_or_replace(self, issuer: Issuer, crl: CRL, change_id: int) -> CRL:
+    async def _keep_or_replace(
+        self, issuer: Issuer, news: _News, crl: CRL, change_id: int
+    ) -> CRL:
         policy = issuer.document.crl
         now = self._now()
         due = crl.this_update + policy.interval
         if not self._may_sign(issuer):
-            self._kept[issuer.id] = _Kept(crl, now + _FOREVER, waits=True)
+            self._kept[issuer.id] = _Kept(crl, now + _FOREVER, True, news)
             return crl
         waits = policy.rebuild == "scheduled"
         # Also when deltas have been switched on or off: the CRL says where they are.
@@ -298,7 +312,7 @@ class CRLs:
                     due, waits = soonest, True
         if is_due:
             try:
-                return await self._make(issuer, "system")
+                return await self._make(issuer, news, "system")
             except Fault as fault:
                 if crl.next_update <= now:
                     raise
@@ -309,18 +323,23 @@ class CRLs:
                     private=fault.private,
                 )
                 due, waits = now + _PAUSE, True
-        self._kept[issuer.id] = _Kept(crl, due, waits)
+        self._kept[issuer.id] = _Kept(crl, due, waits, news)
         return crl
 
-    async def _build(self, issuer: Issuer, actor: str, *, dry_run: bool = False) -> CRL:
-        async with self._turns.setdefault(issuer.id, Turns()):
+    async def _build(self, issuer_id: int, actor: str, *, dry_run: bool = False) -> CRL:
+        async with self._turns.setdefault(issuer_id, Turns()):
+            news = self._news(issuer_id)
+            issuer = await self._hierarchy.by_id(issuer_id)
             if dry_run:
                 last = await self._database.read(crls.newest_head, issuer.id)
                 return (await self._sign(issuer, last)).crl
-            return await self._make(issuer, actor)
+            return await self._make(issuer, news, actor)
 
-    async def _make(self, issuer: Issuer, actor: str) -> CRL:
-        """Make and publish a CRL; the caller holds this process's lock for the issuer."""
+    async def _make(self, issuer: Issuer, news: _News, actor: str) -> CRL:
+        """Make and publish a CRL; the caller holds this process's lock for the issuer.
+
+        ``news`` is from before the issuer was read.
+        """
         lease = await self._take_lease(issuer)
         try:
             for attempt in range(1, _ATTEMPTS + 1):
@@ -344,7 +363,9 @@ class CRLs:
         if head is not None and head.number == crl.number:
             due = crl.this_update + issuer.document.crl.interval
             waits = issuer.document.crl.rebuild == "scheduled"
-            self._kept[issuer.id] = _Kept(crl, due, waits)
+            # This very publication is one that was heard since.
+            heard = news._replace(others=news.others + 1)
+            self._kept[issuer.id] = _Kept(crl, due, waits, heard)
         return crl
 
     async def _take_lease(self, issuer: Issuer) -> Lease | None:
@@ -538,16 +559,22 @@ class CRLs:
         """Tell whether a new CRL of this issuer could still be believed by anybody."""
         return issuer.signs and (issuer.not_after is None or self._now() < issuer.not_after)
 
+    def _news(self, issuer_id: int) -> _News:
+        others, statuses = self._heard.get(issuer_id, _NONE)
+        return _News(others + self._heard_by_all, statuses)
+
     def _on_status(self, key: str) -> None:
         issuer_id, _, _ = key.partition(":")
         if issuer_id.isdecimal():
-            self._touched.add(int(issuer_id))
+            others, statuses = self._heard.get(int(issuer_id), _NONE)
+            self._heard[int(issuer_id)] = _News(others, statuses + 1)
         else:
             self._on_everything(key)
 
     def _on_crl(self, key: str) -> None:
         if key.isdecimal():
-            self._kept.pop(int(key), None)
+            others, statuses = self._heard.get(int(key), _NONE)
+            self._heard[int(key)] = _News(others + 1, statuses)
         else:
             self._on_everything(key)
 
@@ -556,7 +583,7 @@ class CRLs:
             self._on_everything(key)
 
     def _on_everything(self, key: str) -> None:
-        self._kept.clear()
+        self._heard_by_all += 1
 
 
 def _digest(name: str, pieces: list[bytes]) -> bytes:

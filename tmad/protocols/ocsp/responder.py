@@ -229,9 +229,12 @@ class OCSPResponder:
         One answer has one signer, and a responder speaks for its own issuer only (RFC 6960,
         4.2.2.2): the first entry whose issuer is ours decides.
         """
+        epoch = self._epoch
         known = self._issuers
         if known is None:
-            known = self._issuers = _index(await self._services.hierarchy.all_issuers())
+            known = _index(await self._services.hierarchy.all_issuers())
+            if epoch == self._epoch:
+                self._issuers = known
         chosen: Issuer | None = None
         found: list[Issuer | None] = []
         for cert_id in request.cert_ids:
@@ -250,7 +253,9 @@ class OCSPResponder:
             raise Fault(FaultCode.NOT_FOUND, "the issuer is not one of ours")
         signer = self._signers.get(chosen.id)
         if signer is None or self._services.now() >= signer.not_after - _SHORTEST:
-            signer = self._signers[chosen.id] = await self._load_signer(chosen)
+            signer = await self._load_signer(chosen)
+            if epoch == self._epoch:
+                self._signers[chosen.id] = signer
         return signer, found
 
     async def _owner(self, candidates: tuple[Issuer, ...], serial: int) -> Issuer:
