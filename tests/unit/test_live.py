@@ -7,14 +7,17 @@ takes its time: it is as old as the question, and comes when the test lets it.
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.directory_world import DirectoryWorld
+from tests.directory_world import STAFF, SUBTREE, DirectoryWorld, eq
 from tests.hierarchy_world import ADMIN, NoOptions, pem
 from tests.hierarchy_world import World as HierarchyWorld
 from tests.network_world import a_visit
@@ -31,8 +34,10 @@ from tmad.lifecycle.snmp_targets import SNMP_TARGET, SNMPTargets
 from tmad.managed.objects import TENANT, Objects
 from tmad.network.clients import RadiusClients
 from tmad.network.issuers import Standings
+from tmad.protocols.ldap.filters import Equal
 from tmad.signer.seal import Seal
 
+_S_MIME = Path(__file__).parents[2] / "conf" / "profiles" / "smime-encrypt.toml"
 _OTHERS = ("endpoint", "log-collector", "snmp-target", "notification")
 
 
@@ -81,6 +86,8 @@ class World(DirectoryWorld):
         super().__init__()
         self.prepare()
         self.slow = Slow(self.database)
+        self.standings = Standings(self.database, self.changes, self.hierarchy)
+        self.directories._stands = self.standings.check
         self.others = Objects(
             self.database,
             self.journal,
@@ -164,12 +171,11 @@ def an_authority_above(world: World) -> Subject:
     issuer = drive(world.hierarchy.active("default", "issuing"))
     assert issuer.certificate is not None
     certificate = issuer.certificate
-    standings = Standings(world.database, world.changes, world.hierarchy)
 
     async def ask() -> bool:
         await world.changes.catch_up()
         try:
-            await standings.check(issuer.id, world.clock())
+            await world.standings.check(issuer.id, world.clock())
         except Fault:
             return False
         return True
@@ -180,7 +186,7 @@ def an_authority_above(world: World) -> Subject:
         elif number:
             world.release(certificate)
 
-    slow = world.slowly(standings, world.hierarchy)
+    slow = world.slowly(world.standings, world.hierarchy)
     return Subject(slow, change, ask, lambda number: number % 2 == 0)
 
 
@@ -208,6 +214,39 @@ def a_directory(world: World) -> Subject:
         world.put("directory", "main", {"suffix": "o=acme", "scan": 10_000 + number})
 
     return Subject(world.slowly(world.directories), change, ask, lambda number: 10_000 + number)
+
+
+def an_entry_of_an_authority(world: World) -> Subject:
+    """What LDAP publishes of an authority that gets one certificate after the other."""
+    return _published(world, "ou=CAs,o=acme", eq("cn", "issuing"), "cACertificate")
+
+
+def a_chain_in_an_entry(world: World) -> Subject:
+    """The same in the chain that LDAP sends with a certificate for mail."""
+    world.person("ada", mail="ada@example.test")
+    world.put("profile", "smime-encrypt", tomllib.loads(_S_MIME.read_text()))
+    world.mail_certificate("ada@example.test", owner="person:ada")
+    return _published(world, "ou=people,o=acme", eq("uid", "ada"), "userSMIMECertificate")
+
+
+def _published(world: World, base: str, wanted: Equal, attribute: str) -> Subject:
+    world.publish()
+    certificates: list[bytes] = []
+
+    async def ask() -> int:
+        page = await world.tree.search(STAFF, base, SUBTREE, wanted, limit=10)
+        [entry] = page.entries
+        [value] = entry.attributes[attribute]
+        [number] = [number for number, each in enumerate(certificates) if each in value]
+        return number
+
+    def change(number: int) -> None:
+        renewed = drive(world.ceremony.renew(ADMIN, "default", "issuing"))
+        assert renewed.certificate is not None
+        certificates.append(renewed.certificate.public_bytes(Encoding.DER))
+
+    slow = world.slowly(world.directories, world.hierarchy, world.standings)
+    return Subject(slow, change, ask)
 
 
 def collectors(world: World) -> Subject:
@@ -299,6 +338,8 @@ SUBJECTS = (
     an_authority_above,
     a_trust_anchor,
     a_directory,
+    an_entry_of_an_authority,
+    a_chain_in_an_entry,
     collectors,
     targets,
     notifications,
