@@ -181,6 +181,21 @@ class TestKeysOfTheServer:
             step = drive(conversation.receive(reply))
         assert_success(step, peer)
 
+    def test_a_login_that_is_taken_back_before_the_last_message_fails(self) -> None:
+        world = EAPWorld()
+        peer = world.peer(world.client())
+        conversation = world.converse()
+        step = drive(conversation.receive(b""))
+        while not world.core.asked:
+            step = drive(conversation.receive(peer.answer(step.eap) or b""))
+        assert step.outcome == "continue"
+        world.core.fault = Fault(FaultCode.UNAUTHENTICATED, "revoked", rule="network.revoked")
+        while step.outcome == "continue":
+            step = drive(conversation.receive(peer.answer(step.eap) or b""))
+        assert step.outcome == "failure"
+        assert step.fault.rule == "network.revoked"
+        assert step.keys is None
+
     def test_an_anchor_that_is_gone_counts_at_once(self) -> None:
         world = EAPWorld()
         identity = world.client()
