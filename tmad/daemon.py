@@ -29,7 +29,7 @@ from tmad.edge.health import Health
 from tmad.edge.http import Doors, Site
 from tmad.edge.limits import Connections
 from tmad.edge.mounting import Listeners, ProtocolEdge
-from tmad.edge.sockets import Sockets, most_connections
+from tmad.edge.sockets import Adopt, Sockets, most_connections
 from tmad.edge.timers import Timers
 from tmad.edge.tls import ClientCertificates, ServerTLS
 from tmad.errors import Fault
@@ -246,10 +246,10 @@ class Daemon:
         self._site("https", self._doors, secure=True, **access)
         self._site("https_client", self._doors, secure=True, verifier=checker.check, **access)
 
-    def _open(self, kind: str, addresses: tuple[str, ...], factory: Any) -> None:
-        # Only our own channel knows what to do on a connection that has not joined the reactor.
-        adopt = tcp.adopt if isinstance(factory, Site) else None
-        self._ports += self._sockets.listen(self.reactor, kind, addresses, factory, adopt=adopt)
+    def _open(
+        self, kind: str, addresses: tuple[str, ...], site: Site, adopt: Adopt = tcp.adopt
+    ) -> None:
+        self._ports += self._sockets.listen(self.reactor, kind, addresses, site, adopt=adopt)
 
     async def _open_tls(self) -> None:
         """Open the HTTPS listeners; without a certificate yet, the timer does it later."""
@@ -282,7 +282,7 @@ class Daemon:
         await server.refresh()
         if not was_ready and not self.is_stopping:
             addresses: tuple[str, ...] = getattr(self.settings.listen, kind)
-            self._open(kind, addresses, server.wrap(self._sites[kind], self.reactor))
+            self._open(kind, addresses, self._sites[kind], server.adopt)
 
     async def _refresh_tls(self) -> None:
         for kind, server in self._tls.items():

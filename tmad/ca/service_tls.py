@@ -61,6 +61,10 @@ class ServiceTLS:
     def serverConnectionForTLS(  # noqa: N802  Twisted's name
         self, protocol: TLSMemoryBIOProtocol
     ) -> SSL.Connection:
+        """Return the connection object of one handshake, as Twisted's TLS asks for it."""
+        return self.connection()
+
+    def connection(self) -> SSL.Connection:
         """Return the connection object of one handshake."""
         assert self._context is not None, "nobody is served before there is a certificate"
         return SSL.Connection(self._context, None)

@@ -113,15 +113,17 @@ class Channel(TwistedProtocol):
 
     def connectionMade(self) -> None:  # noqa: N802  Twisted's name
         transport = self._transport
-        self.peer = transport.host if isinstance(transport, Connection) else peer_of(transport)
+        if isinstance(transport, Connection):
+            self.peer = transport.host
+            self._socket = transport.direct
+        else:
+            self.peer = peer_of(transport)
         if not self.site.opened(self):
             self._is_over = True
             self._transport.abortConnection()
             return
         self.deadline = self.site.seconds() + self.site.limits.header_seconds
-        if isinstance(transport, Connection):
-            self._socket = transport.socket
-        else:
+        if self._socket is None:
             transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name

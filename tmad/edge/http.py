@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from itertools import count
@@ -348,12 +348,13 @@ class Site(Factory):
 
     async def _handled(self, door: Door, request: Request, channel: Channel) -> Response:
         if door.judges:
-            request = replace(request, tls=tls_session(channel))
+            request.tls = tls_session(channel)
         elif self.verifier is not None:
-            certificate_der = peer_certificate(channel.transport)
-            if certificate_der is not None:
-                await self.verifier(certificate_der)
-                request = replace(request, client_certificate=certificate_der)
+            session = tls_session(channel)
+            if session is not None and session.certificates:
+                own = session.certificates[0]
+                await self.verifier(own)
+                request.client_certificate = own
         answer = door.handler(request)
         return answer if isinstance(answer, Response) else await answer
 
@@ -469,15 +470,3 @@ def tls_session(channel: Channel) -> TLSSession | None:
         handle = getattr(channel.transport, "getHandle", lambda: None)()
         channel.tls = PeerSession(handle) if isinstance(handle, SSL.Connection) else None
     return channel.tls
-
-
-def peer_certificate(transport: Any) -> bytes | None:
-    """Return the certificate (DER) that the peer's TLS handshake proved, if any."""
-    get = getattr(transport, "getPeerCertificate", None)
-    certificate = get() if get is not None else None
-    if certificate is None:
-        return None
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    der: bytes = certificate.to_cryptography().public_bytes(Encoding.DER)
-    return der

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
-_MOST = 12  # certificates of a chain
+_MOST = 12  # certificates above the client's own
 _EXPORTER: Final = b"EXPORTER-Channel-Binding"  # RFC 9266, 2
 _EXPORTED: Final = 32  # octets
 
@@ -22,12 +21,13 @@ class PeerSession:
     @cached_property
     def certificates(self) -> tuple[bytes, ...]:
         """The client's certificates, its own first."""
-        own = self._connection.get_peer_certificate(as_cryptography=True)
+        own = self._connection.get_peer_certificate()
         if own is None:
             return ()
-        chain = self._connection.get_peer_cert_chain(as_cryptography=True) or []
-        above = [each for each in chain[:_MOST] if each != own]
-        return tuple(each.public_bytes(Encoding.DER) for each in (own, *above))
+        above = self._connection.get_peer_cert_chain() or ()
+        found = [crypto.dump_certificate(crypto.FILETYPE_ASN1, each) for each in (own, *above)]
+        # Some versions of OpenSSL name the client's own once more.
+        return tuple(dict.fromkeys(found[: _MOST + 1]))
 
     @cached_property
     def bindings(self) -> tuple[bytes, ...]:

@@ -19,6 +19,8 @@ INHERITED = "TMAD_SOCKETS"
 _BACKLOG = 2_048
 _LONGEST = 8_192  # octets of a datagram
 _RECEIVE_BUFFER = 1 << 20  # octets of datagrams; the kernel may give less
+# Listens on a descriptor (reactor, descriptor, family, factory), and returns the port.
+Adopt = Callable[[Any, int, int, Any], Any]
 # Descriptors that strangers never get: database, keys, logs, outgoing connections, and what a
 # burst takes between being accepted and being cut off.
 RESERVED_DESCRIPTORS = 192
@@ -104,7 +106,7 @@ class Sockets:
         addresses: tuple[str, ...],
         factory: Any,
         *,
-        adopt: Callable[[Any, int, int, Any], Any] | None = None,
+        adopt: Adopt | None = None,
     ) -> list[Any]:
         """Hand the sockets to the reactor, or to ``adopt``; return the ports."""
         ports = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import main, tcp
@@ -21,16 +22,21 @@ log = Logger()
 
 # So many connections in one turn, then others are served.
 _IN_A_TURN = 32
-_READ = 32_768
+READ = 32_768
 # Stands where a protocol belongs until there is one.
 _NOBODY: Any = Protocol()
 
 
 class Connection(tcp.Connection):
-    """One accepted connection; ``host`` is its peer's address."""
+    """One accepted connection; ``host`` is its peer's address.
+
+    Into ``direct`` its protocol may write as long as nothing waits in Twisted's buffer; there is
+    none where octets have to be encrypted first.
+    """
 
     connected = 1
     reactor: Any
+    direct: socket.socket | None
 
     def __init__(self, accepted: socket.socket, address: Any, reactor: Any) -> None:
         # What the constructors of Twisted's three classes do, in one call.
@@ -41,6 +47,7 @@ class Connection(tcp.Connection):
         self._tempDataBuffer = []
         self._tempDataLen = 0
         accepted.setblocking(False)
+        self.direct = accepted
         self._address = address
         self._has_joined = False
         self._is_paused = False
@@ -74,7 +81,7 @@ class Connection(tcp.Connection):
     def doRead(self) -> Any:  # noqa: N802  Twisted's name
         """Pass on what has come."""
         try:
-            data = self.socket.recv(_READ)
+            data = self.socket.recv(READ)
         except BlockingIOError:
             return None
         except OSError:
@@ -117,13 +124,20 @@ class Connection(tcp.Connection):
         return "tcp"
 
 
+# A socket, its peer's address and the reactor.
+Accepted = Callable[[socket.socket, Any, Any], Connection]
+
+
 class Port(tcp.Port):
     """Listens, and begins each connection in the turn that accepts it."""
+
+    connect: Accepted = Connection
 
     def doRead(self) -> None:  # noqa: N802  Twisted's name
         """Accept what waits."""
         factory: Any = self.factory
         accept, build, reactor = self.socket.accept, factory.buildProtocol, self.reactor
+        connect = self.connect
         # First all are accepted, then all are served: the others' requests arrive meanwhile.
         waiting: list[Connection] = []
         for _ in range(_IN_A_TURN):
@@ -135,7 +149,7 @@ class Port(tcp.Port):
                 # Out of descriptors, or the peer has gone: Twisted knows what to do.
                 super().doRead()  # type: ignore[no-untyped-call]  # untyped
                 break
-            waiting.append(Connection(accepted, address, reactor))
+            waiting.append(connect(accepted, address, reactor))
         for connection in waiting:
             try:
                 connection.begin(build(None))
@@ -152,10 +166,16 @@ class Port(tcp.Port):
                         connection.socket.close()
 
 
-def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> Port:
-    """Listen on a socket that is bound and listening already, as IReactorSocket does."""
+def adopt(
+    reactor: Any, descriptor: int, family: int, factory: Any, connect: Accepted = Connection
+) -> Port:
+    """Listen on a socket that is bound and listening already, as IReactorSocket does.
+
+    ``connect`` makes a connection of what has been accepted.
+    """
     port: Port = Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]  # untyped
         reactor, descriptor, family, factory
     )
+    port.connect = connect
     port.startListening()
     return port

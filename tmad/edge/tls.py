@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
 from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust, check_path
+from tmad.edge import tcp
+from tmad.edge.secure import SecureConnection
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.signer.keyring import Keyring
@@ -43,11 +45,10 @@ class ServerTLS(ServiceTLS):
             )
         return found
 
-    def wrap(self, factory: Any, reactor: Any) -> TLSMemoryBIOFactory:
-        """Return ``factory`` behind TLS."""
-        wrapped = TLSMemoryBIOFactory(self, False, factory, reactor)
-        wrapped.noisy = False
-        return wrapped
+    def adopt(self, reactor: Any, descriptor: int, family: int, factory: Any) -> tcp.Port:
+        """Listen with TLS on a socket that is bound and listening already."""
+        connect = partial(SecureConnection, handshakes=self)
+        return tcp.adopt(reactor, descriptor, family, factory, connect)
 
 
 def _finish(context: SSL.Context) -> None:
