@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -57,6 +57,13 @@ class Case:
     doubts: tuple[Fault, ...] = ()
     ends: tuple[datetime, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def holds(self, standings: Mapping[tuple[str, bytes], Standing]) -> bool:
+        """Tell whether the certificate is still what it was when this was found out."""
+        facts = self.facts
+        return facts is None or self.standing == standings.get(
+            (self.question.visit.tenant, facts.sha256)
+        )
 
 
 def of_status(standing: Standing, facts: Facts) -> Iterator[Fault]:
