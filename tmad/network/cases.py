@@ -154,10 +154,9 @@ def _forbidden(rule: str, detail: str, values: dict[str, str]) -> Fault:
 def session_timeout(case: Case, wanted: int) -> int | None:
     """Return Session-Timeout: the rule's, never beyond the end of certificate and account."""
     at = case.question.at
-    # What has ended already and still passes is let in by a rule that only monitors.
-    seconds = [int((end - at).total_seconds()) for end in case.ends if end > at]
-    # Below one second there is no session to speak of; 0 would mean that it never ends.
-    seconds = [max(1, each) for each in seconds]
+    # What has ended already and still passes is let in by a rule that only monitors. Below one
+    # second there is no session to speak of; 0 would mean that it never ends.
+    seconds = [max(1, (end - at) // _SECOND) for end in case.ends if end > at]
     return min([wanted, *seconds] if wanted else seconds, default=None)
 
 

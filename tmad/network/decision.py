@@ -52,6 +52,10 @@ log = Logger()
 
 
 _PERSISTENT: Final = frozenset({15, 18, 19})  # NAS-Port-Type of 802.1X: they can log in again
+# Logins by certificate that wait for one another in a crowd: five packets take longer than this,
+# and with twice as many in a transaction each takes a twentieth less CPU.
+_LINGER_SECONDS: Final = 0.020
+_ENOUGH: Final = 12
 _TRIES: Final = 3  # when what was decided on changes before it is written down
 # What a rule that only monitors lets pass; everything else is about whose certificate it is.
 _PARDONABLE: Final = frozenset(
@@ -183,6 +187,9 @@ class Admission:
         self._holders = Holders(database, changes)
         self._flood = Flood(now)
         self._records = Batches(database, self._admit_in)
+        self._certificate_records = Batches(
+            database, self._admit_in, linger=_LINGER_SECONDS, enough=_ENOUGH
+        )
 
     # -- for the protocols --------------------------------------------------------------------
 
@@ -610,7 +617,8 @@ class Admission:
             _log_event(event, self._database.why_not_writing)
             return True
         try:
-            return await self._records.add(_Entry(admitted, case, event))
+            records = self._records if facts is None else self._certificate_records
+            return await records.add(_Entry(admitted, case, event))
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE or not degrades:
                 raise
