@@ -103,7 +103,6 @@ class Peer:
         self.rounds = 0
         self.success: bool | None = None
         self.msk = b""
-        self.emsk = b""
         self.session_id = b""
         self.commitment = False
         self.alert: str = ""
@@ -246,7 +245,7 @@ class Peer:
         else:
             block = connection.export_keying_material(_LABELS[self.method], 128)
             tail = connection.client_random() + connection.server_random()
-        self.msk, self.emsk, self.session_id = block[:64], block[64:], kind + tail
+        self.msk, self.session_id = block[:64], kind + tail
 
     @property
     def resumed(self) -> bool:
@@ -395,7 +394,7 @@ class Peer:
         if hmac.digest(cmk, tlv[:40] + bytes(20) + b"\x19", "sha1") != tlv[40:]:
             raise RefusedError("the crypto-binding is wrong")
         block = prf_plus(ipmk, b"Session Key Generating Function\x00", 128)
-        self.msk, self.emsk = block[:64], block[64:]
+        self.msk = block[:64]
         own = tlv[:4] + bytes((0, 0, 0, 1)) + hashlib.sha256(tlv).digest()
         return own + hmac.digest(cmk, own + bytes(20) + b"\x19", "sha1")
 

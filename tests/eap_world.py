@@ -79,6 +79,7 @@ class Core:
     people: dict[str, str] = field(default_factory=lambda: {"alice": "correct horse"})
     codes: dict[str, str] = field(default_factory=dict)
     fault: Fault | None = None
+    wants_session_id: bool = True
     is_endless: bool = False  # always one more question
     asked: list[tuple[str, ...]] = field(default_factory=list)
     logins: list[TLSLogin] = field(default_factory=list)

@@ -74,7 +74,7 @@ class NetworkWorld(World):
             hierarchy=self.hierarchy,
             anchors=self.anchors,
             now=self.clock,
-            open_session=self.sessions.open_in,
+            open_sessions=self.sessions.open_in,
         )
 
     async def _fetch(self, url: str, largest: int) -> bytes:

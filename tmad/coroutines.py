@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
 
 
-def run(coroutine: Coroutine[Any, Any, object]) -> None:
+def run(coroutine: Coroutine[Deferred[Any], Any, object]) -> None:
     """Run a coroutine whose outcome nobody asks for; it must keep its exceptions to itself."""
     try:
         waiting = coroutine.send(None)
     except StopIteration:
         return
-    ensureDeferred(rest(coroutine, waiting))
+    # Nobody needs a Deferred of the whole: that would take another 15 µs.
+    waiting.addBoth(_go_on, coroutine, copy_context())
+
+
+def _go_on(_: object, coroutine: Coroutine[Deferred[Any], Any, object], context: Context) -> None:
+    try:
+        # What it waited for tells it the result itself.
+        waiting = context.run(coroutine.send, None)
+    except StopIteration:
+        return
+    waiting.addBoth(_go_on, coroutine, context)
 
 
 async def rest(coroutine: Coroutine[Any, Any, T], waiting: Awaitable[object]) -> T:

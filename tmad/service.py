@@ -261,7 +261,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         hierarchy=hierarchy,
         anchors=trust_anchors,
         now=now,
-        open_session=sessions.open_in,
+        open_sessions=sessions.open_in,
         blocklist=blocklist,
     )
     # A key that another process has destroyed is not kept in this one's memory.

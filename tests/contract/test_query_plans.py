@@ -704,7 +704,7 @@ HOT: dict[str, Call] = {
     "session by station": call(
         radius_sessions.by_station, "default", f"nas-{MIDDLE % 40}", "", f"{MIDDLE:012x}", ""
     ),
-    "session, supersede": call(radius_sessions.supersede, SESSION),
+    "session, supersede": call(radius_sessions.supersede, [SESSION, SESSION]),
     "session, write back": call(radius_sessions.update, SESSION),
     "session, heir": call(radius_sessions.has_heir, SESSION),
     "session, end": call(radius_sessions.end, f"N{MIDDLE:06}", NOW),

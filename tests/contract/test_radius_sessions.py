@@ -67,7 +67,7 @@ class Net:
     def login(self, method: str = "eap-tls", **changes: Any) -> str:
         said = {key: changes.pop(key) for key in list(changes) if key in _OF_VISIT}
         made = admitted(self.clock, **changes)
-        drive(self.database.write(self.sessions.open_in, made, visit(**said), method))
+        drive(self.database.write(self.sessions.open_in, [(made, visit(**said), method)]))
         self.clock.advance(milliseconds=2)
         return made.session
 
@@ -275,6 +275,18 @@ def test_a_session_with_a_timeout_is_over_soon_after_it(net: Net) -> None:
     net.clock.advance(seconds=301)
     assert drive(net.sessions.expire()) == 1
     assert net.row(session).cause == "stale"
+
+
+def test_logins_that_share_a_transaction_end_one_another_in_their_order(net: Net) -> None:
+    before = net.login(calling_station="020000000002", nas_port="2")
+    made = [admitted(net.clock) for _ in range(5)]
+    stations = ["020000000001", "020000000002", "020000000001", "203.0.113.5", "203.0.113.5"]
+    visits = [visit(calling_station=each, nas_port="2") for each in stations]
+    logins = [(each, said, "eap-tls") for each, said in zip(made, visits, strict=True)]
+    drive(net.database.write(net.sessions.open_in, logins))
+    live = {each.session for each in made[1:]}
+    assert set(net.live()) == live
+    assert {net.row(each).cause for each in (before, made[0].session)} == {"superseded"}
 
 
 def test_a_station_that_logs_in_again_has_one_session(net: Net) -> None:

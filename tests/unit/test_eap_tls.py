@@ -38,9 +38,9 @@ def assert_success(step: Any, peer: Peer) -> None:
     assert step.outcome == "success"
     assert peer.success is True
     assert step.keys is not None
-    assert (step.keys.msk, step.keys.emsk) == (peer.msk, peer.emsk)
+    assert step.keys.msk == peer.msk
     assert step.keys.session_id == peer.session_id
-    assert len(step.keys.msk) == len(step.keys.emsk) == 64
+    assert len(step.keys.msk) == 64
     assert len(step.keys.session_id) == 65
 
 

@@ -179,7 +179,7 @@ def goes_on(eap: bytes = CHALLENGE) -> Step:
 
 
 def wins() -> Step:
-    keys = Keys(bytes(range(64)), bytes(64), b"\x0d" + bytes(64))
+    keys = Keys(bytes(range(64)), b"\x0d" + bytes(64))
     return Step(eap=SUCCESS, outcome="success", method="eap-tls", keys=keys, admitted=ADMITTED)
 
 

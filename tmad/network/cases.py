@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -57,6 +57,13 @@ class Case:
     doubts: tuple[Fault, ...] = ()
     ends: tuple[datetime, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def holds(self, standings: Mapping[tuple[str, bytes], Standing]) -> bool:
+        """Tell whether the certificate is still what it was when this was found out."""
+        facts = self.facts
+        return facts is None or self.standing == standings.get(
+            (self.question.visit.tenant, facts.sha256)
+        )
 
 
 def of_status(standing: Standing, facts: Facts) -> Iterator[Fault]:
@@ -147,10 +154,9 @@ def _forbidden(rule: str, detail: str, values: dict[str, str]) -> Fault:
 def session_timeout(case: Case, wanted: int) -> int | None:
     """Return Session-Timeout: the rule's, never beyond the end of certificate and account."""
     at = case.question.at
-    # What has ended already and still passes is let in by a rule that only monitors.
-    seconds = [int((end - at).total_seconds()) for end in case.ends if end > at]
-    # Below one second there is no session to speak of; 0 would mean that it never ends.
-    seconds = [max(1, each) for each in seconds]
+    # What has ended already and still passes is let in by a rule that only monitors. Below one
+    # second there is no session to speak of; 0 would mean that it never ends.
+    seconds = [max(1, (end - at) // _SECOND) for end in case.ends if end > at]
     return min([wanted, *seconds] if wanted else seconds, default=None)
 
 

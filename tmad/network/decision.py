@@ -53,6 +53,10 @@ log = Logger()
 
 
 _PERSISTENT: Final = frozenset({15, 18, 19})  # NAS-Port-Type of 802.1X: they can log in again
+# Logins by certificate that wait for one another in a crowd: five packets take longer than this,
+# and with twice as many in a transaction each takes a twentieth less CPU.
+_LINGER_SECONDS: Final = 0.020
+_ENOUGH: Final = 12
 _TRIES: Final = 3  # when what was decided on changes before it is written down
 # What a rule that only monitors lets pass; everything else is about whose certificate it is.
 _PARDONABLE: Final = frozenset(
@@ -155,7 +159,7 @@ class PersonLike(Protocol):
 class Admission:
     """Decides about logins, and writes each decision down.
 
-    ``open_session`` adds the session in the transaction that journals it. ``when_unwritable``
+    ``open_sessions`` adds the sessions in the transaction that journals them. ``when_unwritable``
     says what happens while nothing can be written, as on a standby: "degrade" decides all the
     same and logs, "stop" answers nobody.
     """
@@ -169,7 +173,7 @@ class Admission:
         hierarchy: Hierarchy,
         anchors: TrustAnchors,
         now: Clock,
-        open_session: Callable[[Connection, Admitted, Visit, str], None],
+        open_sessions: Callable[[Connection, Sequence[tuple[Admitted, Visit, str]]], None],
         blocklist: Blocklist | None = None,
     ) -> None:
         self.journal = journal
@@ -179,13 +183,16 @@ class Admission:
         self._hierarchy = hierarchy
         self._anchors = anchors
         self._now = now
-        self._open_session = open_session
+        self._open_sessions = open_sessions
         self._reader = Reader(() if blocklist is None else blocklist)
         self._rules = Rules(database, changes)
         self._standings = Standings(database, changes, hierarchy)
         self._holders = Holders(database, changes)
         self._flood = Flood(now)
         self._records = Batches(database, self._admit_in)
+        self._certificate_records = Batches(
+            database, self._admit_in, linger=_LINGER_SECONDS, enough=_ENOUGH
+        )
 
     # -- for the protocols --------------------------------------------------------------------
 
@@ -657,7 +664,8 @@ class Admission:
             _log_event(event, self._database.why_not_writing)
             return True
         try:
-            return await self._records.add(_Entry(admitted, case, event))
+            records = self._records if facts is None else self._certificate_records
+            return await records.add(_Entry(admitted, case, event))
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE or not degrades:
                 raise
@@ -665,19 +673,20 @@ class Admission:
             return True
 
     def _admit_in(self, connection: Connection, entries: Sequence[_Entry]) -> list[bool]:
-        outcomes = []
-        for entry in entries:
-            visit, facts = entry.case.question.visit, entry.case.facts
-            # Revoked between the question and now: a session that began after the revocation
-            # is one that nobody would end.
-            holds = facts is None or entry.case.standing == rows.by_sha256(
-                connection, visit.tenant, facts.sha256
-            )
-            if holds:
-                self._open_session(connection, entry.admitted, visit, entry.case.question.method)
-            outcomes.append(holds)
-        events = [entry.event for entry, is_in in zip(entries, outcomes, strict=True) if is_in]
-        self.journal.append(connection, *events)
+        digests = [entry.case.facts.sha256 for entry in entries if entry.case.facts]
+        standings = rows.standings(connection, digests)
+        # Revoked between the question and now: a session that began after the revocation is
+        # one that nobody would end.
+        outcomes = [entry.case.holds(standings) for entry in entries]
+        admitted = [entry for entry, holds in zip(entries, outcomes, strict=True) if holds]
+        self._open_sessions(
+            connection,
+            [
+                (entry.admitted, entry.case.question.visit, entry.case.question.method)
+                for entry in admitted
+            ],
+        )
+        self.journal.append(connection, *[entry.event for entry in admitted])
         return outcomes
 
     async def _write_or_log(self, event: Event, fault: Fault) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tmad.network.visit import Visit
 
 T = TypeVar("T", "Report", SessionRow)
+# What was admitted, how its client described it, by which method.
+Login: TypeAlias = "tuple[Admitted, Visit, str]"
 
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8  # RFC 2866, 5.1: Acct-Status-Type
 
@@ -108,19 +110,24 @@ class Sessions:
 
     # -- for the decision -------------------------------------------------------------------
 
-    def open_in(
-        self, connection: Connection, admitted: Admitted, visit: Visit, method: str
-    ) -> None:
-        """Add the session of an admitted login, in the transaction that journals it.
+    def open_in(self, connection: Connection, logins: Sequence[Login]) -> None:
+        """Add the sessions of admitted logins, in the transaction that journals them.
 
         What the same station had at the same port before is thereby over.
         """
         now = self._now()
-        row = _storable(opened(admitted, visit, method, now))
-        rows.insert(connection, row)
-        if _MAC.fullmatch(row.calling_station):
-            # A telephone number or an address of a VPN client may have many sessions.
-            rows.supersede(connection, row)
+        begun = [_storable(opened(*login, now)) for login in logins]
+        # A telephone number or an address of a VPN client may have many sessions.
+        rows.insert(connection, *[row for row in begun if not _MAC.fullmatch(row.calling_station)])
+        stations = [row for row in begun if _MAC.fullmatch(row.calling_station)]
+        while stations:
+            # Of several logins of one station each ends the one before.
+            heirs = {row.calling_station: row for row in reversed(stations)}
+            stations = [row for row in stations if heirs[row.calling_station] is not row]
+            # In one order: two transactions never wait for each other.
+            turn = [heirs[station] for station in sorted(heirs)]
+            rows.supersede(connection, turn)
+            rows.insert(connection, *turn)
 
     # -- for accounting ---------------------------------------------------------------------
 

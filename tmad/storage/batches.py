@@ -59,7 +59,8 @@ class Batches(Generic[Entry, Outcome]):
     fails, each of its entries is tried alone, so that none fails for another's sake.
 
     ``company`` tells how many are under way who have come, or are about to; without it, that is
-    judged by how many came of late.
+    judged by how many came of late. ``linger`` is how many seconds more are then waited for, and
+    ``enough`` how many of them end that.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Batches(Generic[Entry, Outcome]):
         write: Callable[[Connection, Sequence[Entry]], list[Outcome]],
         *,
         company: Callable[[], int] | None = None,
+        linger: float = _LINGER_SECONDS,
+        enough: int = _ENOUGH,
     ) -> None:
         self._database = database
         self._write = write
@@ -76,6 +79,8 @@ class Batches(Generic[Entry, Outcome]):
         self._timer: Any = None  # while more are waited for
         self._came = deque([float("-inf")] * _CROWD, _CROWD)
         self._company = company
+        self._linger = linger
+        self._enough = enough
 
     @property
     def waiting(self) -> int:
@@ -111,7 +116,7 @@ class Batches(Generic[Entry, Outcome]):
             return _COMPANY_LINGER_SECONDS, min(present, _COMPANY_ENOUGH)
         now = time.monotonic()
         self._came.append(now)
-        return (_LINGER_SECONDS if self._came[0] > now - _CROWD_SECONDS else 0), _ENOUGH
+        return (self._linger if self._came[0] > now - _CROWD_SECONDS else 0), self._enough
 
     def _begin(self) -> None:
         self._timer = None

@@ -5,6 +5,7 @@ Both run by the driver's own cursor at each login (performance 5.5); nothing of 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -65,13 +66,14 @@ class Principals(NamedTuple):
 
 # RFC 5280, 5.3.1: reason 1 is keyCompromise. The octets of a certificate are what it is
 # looked for by: whoever finds its row has the very certificate that was issued.
-_CERTIFICATE = (
-    "SELECT c.issuer_id, c.serial, c.state, c.revoked_at, c.reason, c.profile, c.owner,"
+_CERTIFICATES = (
+    "SELECT c.tenant, c.sha256, c.issuer_id, c.serial, c.state, c.revoked_at, c.reason,"
+    " c.profile, c.owner,"
     " i.tenant, i.authority, i.state, i.compromised_at,"
     " EXISTS (SELECT 1 FROM certificates k WHERE k.spki_sha256 = c.spki_sha256"
     " AND k.reason = 1 AND k.revoked_at IS NOT NULL)"
     " FROM certificates c JOIN issuers i ON i.id = c.issuer_id"
-    " WHERE c.sha256 = {0} AND c.tenant = {0}"
+    " WHERE c.sha256 IN ({digests})"
 )
 _BY_SERIAL = (
     "SELECT c.tenant, c.state, c.sha256 FROM certificates c"
@@ -94,14 +96,20 @@ _PRINCIPALS = (
 _MARKS = {"sqlite": "?", "postgresql": "%s"}
 
 
-def _forms(sql: str) -> dict[str, str]:
+def _forms(sql: str, digests: int = 0) -> dict[str, str]:
     return {
-        dialect: sql.format(mark, names=", ".join([mark] * NAMES))
+        dialect: sql.format(
+            mark, names=", ".join([mark] * NAMES), digests=", ".join([mark] * digests)
+        )
         for dialect, mark in _MARKS.items()
     }
 
 
-_CERTIFICATES = _forms(_CERTIFICATE)
+@functools.cache
+def _certificates_forms(digests: int) -> dict[str, str]:
+    return _forms(_CERTIFICATES, digests)
+
+
 _BY_SERIALS = _forms(_BY_SERIAL)
 _COMPROMISED_KEYS = _forms(_COMPROMISED_KEY)
 _PRINCIPALS_FORMS = _forms(_PRINCIPALS)
@@ -109,12 +117,37 @@ _PRINCIPALS_FORMS = _forms(_PRINCIPALS)
 
 def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> Standing | None:
     """Return a tenant's certificate with exactly these octets, and its issuer."""
+    return standings(connection, [sha256]).get((tenant, sha256))
+
+
+def standings(
+    connection: sa.Connection, digests: Sequence[bytes]
+) -> dict[tuple[str, bytes], Standing]:
+    """Return the certificates with exactly these octets, by tenant and SHA-256."""
+    if not digests:
+        return {}
+    # Few sizes of the statement: the last digest is repeated.
+    size = 1 << (len(digests) - 1).bit_length()
+    sql = _certificates_forms(size)[connection.dialect.name]
     driver: Any = connection.connection.driver_connection
-    row = driver.execute(_CERTIFICATES[connection.dialect.name], (sha256, tenant)).fetchone()
-    if row is None:
-        return None
-    issuer_id, serial, state, revoked_at, reason, profile, owner = row[:7]
-    tenant_of_issuer, authority, issuer_state, compromised_at, is_key_compromised = row[7:]
+    found = driver.execute(sql, (*digests, *[digests[-1]] * (size - len(digests)))).fetchall()
+    return {(row[0], row[1]): _standing(*row[2:]) for row in found}
+
+
+def _standing(
+    issuer_id: int,
+    serial: bytes,
+    state: str,
+    revoked_at: int | None,
+    reason: int | None,
+    profile: str,
+    owner: str,
+    issuer_tenant: str,
+    authority: str,
+    issuer_state: str,
+    compromised_at: int | None,
+    is_key_compromised: int,
+) -> Standing:
     return Standing(
         issuer_id,
         serial,
@@ -123,7 +156,7 @@ def by_sha256(connection: sa.Connection, tenant: str, sha256: bytes) -> Standing
         reason,
         profile,
         owner,
-        tenant_of_issuer,
+        issuer_tenant,
         authority,
         issuer_state,
         _instant(compromised_at),

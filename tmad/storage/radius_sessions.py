@@ -179,7 +179,6 @@ _SUPERSEDE = Statement(
             sa.and_(t.c.session_key == _param("key"), t.c.session_key != ""),
         ),
         _LIVE,
-        t.c.id != _param("heir"),
     )
     .values(state="closed", cause="superseded", closed_at=_param("now"))
 )
@@ -218,9 +217,9 @@ _KNOWN_DIGESTS = Statement(
 # -- sessions ---------------------------------------------------------------------------------
 
 
-def insert(connection: sa.Connection, row: SessionRow) -> None:
-    """Add a session."""
-    _INSERT.run(connection, dict(zip(_NAMES, _VALUES(row), strict=True)))
+def insert(connection: sa.Connection, *rows: SessionRow) -> None:
+    """Add sessions."""
+    _INSERT.run_many(connection, [dict(zip(_NAMES, _VALUES(row), strict=True)) for row in rows])
 
 
 def by_id(connection: sa.Connection, session_id: str) -> SessionRow | None:
@@ -279,20 +278,25 @@ def lock(connection: sa.Connection, row: SessionRow) -> SessionRow:
     return SessionRow(**found.one())
 
 
-def supersede(connection: sa.Connection, heir: SessionRow) -> int:
-    """Close what the same station had at the same port before; return how many that were."""
-    return _SUPERSEDE.run(
+def supersede(connection: sa.Connection, heirs: Sequence[SessionRow]) -> int:
+    """Close what the same stations have at the same ports; return how many that were.
+
+    Call it before the heirs are added: they would be among what they close.
+    """
+    return _SUPERSEDE.run_many(
         connection,
-        {
-            "owner": heir.tenant,
-            "nas": heir.client,
-            "station": heir.calling_station,
-            "identifier": heir.nas_identifier,
-            "port": heir.nas_port,
-            "key": heir.session_key,
-            "heir": heir.id,
-            "now": heir.admitted_at,
-        },
+        [
+            {
+                "owner": heir.tenant,
+                "nas": heir.client,
+                "station": heir.calling_station,
+                "identifier": heir.nas_identifier,
+                "port": heir.nas_port,
+                "key": heir.session_key,
+                "now": heir.admitted_at,
+            }
+            for heir in heirs
+        ],
     )
 
 

@@ -24,6 +24,7 @@ class LoginHooks:
     """The core, as the conversation about one visit sees it (eap/method.py: Hooks)."""
 
     def __init__(self, visit: Visit, client: Client, admission: Admission, logins: Logins) -> None:
+        self.wants_session_id = visit.wants_key_name
         self._visit = visit
         self._client = client
         self._admission = admission

@@ -26,7 +26,7 @@ class EAPMSCHAPv2:
         self._challenge = random(mschapv2.CHALLENGE_OCTETS)
         self._identifier = random(1)[0]
         self._user = ""
-        self._keys = Keys(b"", b"", b"")
+        self._keys = Keys(b"")
         self._ending: Fault | None = None
         self._is_proved = False
         self.name = name
@@ -83,4 +83,4 @@ async def check(
         raise await hooks.failed(response.name, method)
     receive, send = mschapv2.keys(known, response.nt_response)
     proof = mschapv2.authenticator_response(known, *given)
-    return proof, Keys((receive + send).ljust(64, b"\x00"), b"", b"")
+    return proof, Keys((receive + send).ljust(64, b"\x00"))

@@ -11,7 +11,7 @@ from tmad.errors import Fault
 from tmad.network.decision import Admitted, TLSLogin
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.framing import Incoming, Outgoing, peer_fault
-from tmad.protocols.radius.eap.method import Hooks, Turn
+from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
 
 _LABEL = b"client EAP encryption"
@@ -110,6 +110,9 @@ class TLSMethod(ABC):
         self._is_established = True
         return await self._finished(session)
 
+    def _keys(self, session: Session, label: bytes) -> Keys:
+        return session.keys(self.type, label, has_id=self._hooks.wants_session_id)
+
     def _end(self, message: bytes, ending: Fault | Turn) -> Turn:
         """Send a last message; what follows it is settled."""
         self._ending = ending
@@ -167,7 +170,7 @@ class EAPTLS(TLSMethod):
         # changed (RFC 9190, 2.1.3 and 5.7). A refusal is an EAP-Failure at once: peers that
         # are sent a close_notify instead stop talking EAP.
         admitted: Admitted = await self._hooks.certificate(session.chain(), login)
-        turn = Turn(admitted=admitted, keys=session.keys(self.type, _LABEL))
+        turn = Turn(admitted=admitted, keys=self._keys(session, _LABEL))
         if session.is_13:
             # RFC 9190, 2.1.1: a promise that nothing but success follows.
             session.write(b"\x00")

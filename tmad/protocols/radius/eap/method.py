@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 from cryptography import x509
@@ -15,16 +14,17 @@ from tmad.network.decision import Admitted, TLSLogin
 Chain: TypeAlias = tuple[x509.Certificate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """What both ends know after a login (RFC 5247, 1.2).
 
-    ``session_id`` is empty for a method that has none.
+    ``session_id`` is empty for a method that has none, and where nobody asks for it.
     """
 
-    msk: bytes = field(repr=False)
-    emsk: bytes = field(repr=False)
-    session_id: bytes
+    msk: bytes
+    session_id: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Keys(octets={len(self.msk)})"
 
 
 class Prompt(Protocol):
@@ -38,8 +38,11 @@ class Prompt(Protocol):
 class Hooks(Protocol):
     """What the core decides; a Fault ends the login, and is journaled if it has an explain id.
 
-    ``method`` is one of conversation.METHODS.
+    ``method`` is one of conversation.METHODS. ``wants_session_id`` tells whether the client asks
+    for the Session-Id.
     """
+
+    wants_session_id: bool
 
     def certificate(self, chain: Chain, login: TLSLogin) -> Awaitable[Admitted]:
         """Let in whoever showed this certificate; ``chain`` is it first, the anchor last."""

@@ -82,7 +82,7 @@ class PEAP(TunnelMethod):
         return self._bind(session, asked.turn.admitted, asked.turn.keys)
 
     def _bind(self, session: Session, admitted: Admitted, inner: Keys | None) -> Turn:
-        keys = session.keys(self.type, _LABEL)
+        keys = self._keys(session, _LABEL)
         self._result = Turn(admitted=admitted, keys=keys)
         self._compound = _Compound(keys.msk, inner.msk if inner is not None else b"")
         binding = codec.CryptoBinding(0, 0, False, self._random(_NONCE_OCTETS), bytes(20))
@@ -133,8 +133,8 @@ class _Compound:
 
     def keys(self, session_id: bytes) -> Keys:
         """Return the keys of the login."""
-        block = _prf_plus(self._ipmk, b"Session Key Generating Function\x00", 128)
-        return Keys(block[:64], block[64:], session_id)
+        msk = _prf_plus(self._ipmk, b"Session Key Generating Function\x00", 64)
+        return Keys(msk, session_id)
 
 
 def _prf_plus(key: bytes, seed: bytes, length: int) -> bytes:

@@ -376,25 +376,30 @@ class Session:
         """Free it, whoever still holds this object; nothing else may be called afterwards."""
         del self._connection
 
-    def keys(self, type_: int, label: bytes) -> Keys:
+    def keys(self, type_: int, label: bytes, *, has_id: bool) -> Keys:
         """Return the keys; ``label`` is that of TLS 1.2 (RFC 5216, 2.3; RFC 9427, 2.1).
 
-        Always all 128 octets: in TLS 1.3 the length goes into the derivation.
+        The EMSK, their second half, is used by nobody.
         """
-        connection = self._connection
-        type_octet = bytes((type_,))
+        session_id = self._session_id(type_) if has_id else b""
         if self.is_13:
-            block = connection.export_keying_material(
-                b"EXPORTER_EAP_TLS_Key_Material", 128, type_octet
+            # All 128 octets: the length goes into the derivation.
+            block = self._connection.export_keying_material(
+                b"EXPORTER_EAP_TLS_Key_Material", 128, bytes((type_,))
             )
-            tail = connection.export_keying_material(b"EXPORTER_EAP_TLS_Method-Id", 64, type_octet)
-        else:
-            block = connection.export_keying_material(label, 128)
-            client, server = connection.client_random(), connection.server_random()
-            assert client is not None
-            assert server is not None
-            tail = client + server
-        return Keys(block[:64], block[64:], type_octet + tail)
+            return Keys(block[:64], session_id)
+        return Keys(self._connection.export_keying_material(label, 64), session_id)
+
+    def _session_id(self, type_: int) -> bytes:
+        connection, type_octet = self._connection, bytes((type_,))
+        if self.is_13:
+            return type_octet + connection.export_keying_material(
+                b"EXPORTER_EAP_TLS_Method-Id", 64, type_octet
+            )
+        client, server = connection.client_random(), connection.server_random()
+        assert client is not None
+        assert server is not None
+        return type_octet + client + server
 
     def export(self, label: bytes, length: int) -> bytes:
         """Return keying material without a context."""

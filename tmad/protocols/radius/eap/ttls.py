@@ -140,7 +140,7 @@ class TTLS(TunnelMethod):
 
     def _accept(self, session: Session, admitted: Admitted) -> Turn:
         # RFC 9427, 3.1: after an inner method TTLS has no record that promises success.
-        return Turn(admitted=admitted, keys=session.keys(self.type, _LABEL))
+        return Turn(admitted=admitted, keys=self._keys(session, _LABEL))
 
 
 _KNOWN = frozenset(
