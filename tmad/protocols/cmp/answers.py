@@ -7,6 +7,7 @@ where nobody was authenticated it is signed, so that a client can believe at lea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -65,9 +66,16 @@ class Sealed:
     nonce: bytes
 
 
+@lru_cache(_KEPT)
 def chain_of(chain: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
     """Return the certificates between a certificate and its root, which nobody should be sent."""
     return tuple(each.public_bytes(Encoding.DER) for each in chain if each.issuer != each.subject)
+
+
+@lru_cache(_KEPT)
+def roots_of(chain: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
+    """Return the roots in a chain."""
+    return tuple(each.public_bytes(Encoding.DER) for each in chain if each.issuer == each.subject)
 
 
 class Answers:

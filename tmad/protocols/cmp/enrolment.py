@@ -174,7 +174,7 @@ class Enrolment:
         sender = turn.sender
         credential: SharedKey | SignedBy
         if isinstance(sender, MACSender):
-            credential = SharedKey(sender.reference, sender.is_secret)
+            credential = SharedKey(sender.reference, sender.is_secret, sender.row)
         else:
             credential = SignedBy(sender.certificate, wish.challenge, sender.chain)
         return EnrollmentRequest(
@@ -244,11 +244,7 @@ class Enrolment:
         )
         roots: tuple[bytes, ...] = ()
         if exchange.opening == Body.IR and _may_have_roots(visit, turn.sender):
-            roots = tuple(
-                each.public_bytes(Encoding.DER)
-                for each in issuer.chain
-                if each.issuer == each.subject
-            )
+            roots = answers.roots_of(issuer.chain)
         reply = _answer(
             exchange,
             [response],

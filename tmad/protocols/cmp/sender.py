@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -26,8 +27,10 @@ from tmad.wire.cms import Random
 if TYPE_CHECKING:
     from tmad.plugin import Services
     from tmad.protocols.cmp.visit import Visit
+    from tmad.storage.enroll_secrets import EnrollSecret
 
 _MOST_CERTIFICATES: Final = 20
+_CERTIFICATES_KEPT: Final = 200
 _NULL_DN: Final = crmf.general_name(x509.Name([]))
 _STRICT_SALT: Final = 16  # CVE-2024-36066
 
@@ -37,6 +40,7 @@ class MACSender:
     """Whoever knows a shared secret; ``key`` is what came of it for this message."""
 
     reference: bytes
+    row: EnrollSecret
     secret: Secret
     mac: MAC
     key: Secret
@@ -166,7 +170,7 @@ class Senders:
                 visit.door, visit.endpoint.tenant, visit.peer, document.challenge
             )
             raise refusal("secret.wrong", endpoint=visit.door)
-        return MACSender(reference=reference, secret=secret, mac=mac, key=Secret(key))
+        return MACSender(reference=reference, row=found[0], secret=secret, mac=mac, key=Secret(key))
 
     async def answering(self, transaction: bytes | None, sender: MACSender) -> Protected:
         """Return how an answer to this sender is protected."""
@@ -256,8 +260,12 @@ def _check_strict(header: Header, mac: MAC) -> None:
         )
 
 
+@lru_cache(_CERTIFICATES_KEPT)
 def _load(certificate_der: bytes) -> x509.Certificate | None:
-    """Parse what came along; None for what is no certificate, which helps nobody."""
+    """Parse what came along; None for what is no certificate, which helps nobody.
+
+    Who enrols sends the same certificates twice, and a registration authority all day long.
+    """
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         # Much is only looked at when it is asked for: whoever gets it may ask without fear.
