@@ -21,6 +21,7 @@ import socket
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -174,6 +175,7 @@ def confirm(enrolment: Enrolment) -> bytes:
         "transaction": enrolment.transaction,
         "nonce": os.urandom(16),
         "recipient_nonce": nonce,
+        "time": datetime.now(UTC),  # of both, or the protection is that of another second
     }
     if isinstance(credential, Shared):
         bare = client.message(client.CERTCONF, content, credential, value=b"", **options)  # type: ignore[arg-type]
