@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from cryptography.x509 import ocsp
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.eap_peer import Peer
 from tests.eap_world import HOST, EAPWorld, run
@@ -16,6 +17,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.protocols.radius.eap.tls import TLSRules
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage import changes
 
 VERSIONS = ["1.2", "1.3"]
 
@@ -190,6 +192,56 @@ class TestKeysOfTheServer:
         again = Peer(peer.method, peer.context, session=peer.remembered())
         step = world.login(again)
         assert step.fault.rule == "network.wrong-authority"
+
+    def test_who_comes_while_new_anchors_are_looked_up_waits_for_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = EAPWorld()
+        drive(world.engine.mutual())
+        late: list[Deferred[None]] = []
+        trusted = world._trust
+
+        async def slowly(tenant: str) -> Any:
+            found = await trusted(tenant)
+            late.append(Deferred())
+            await late[-1]
+            return found
+
+        monkeypatch.setattr(world.engine, "_trust", slowly)
+        made_of: list[object] = []
+        versions = []
+
+        def ask() -> None:
+            def note(_: object) -> None:
+                made_of.append(world.engine._made_of[0])
+
+            ensureDeferred(world.engine.mutual()).addCallback(note)
+
+        for _ in range(2):
+            world.trust(*world.trusted.certificates)
+            versions.append(world.trusted.version)
+            ask()
+            ask()
+        assert made_of == []
+        while late:
+            late.pop().callback(None)
+        # The first two were right when they came; the others know of the second change.
+        assert len(made_of) == 4
+        assert made_of[2:] == [versions[1]] * 2
+        assert world.engine._made_of[0] == versions[1]
+
+    def test_a_server_certificate_that_is_revoked_is_not_said_to_be_good(self) -> None:
+        answers = iter((b"good", b"revoked"))
+
+        async def staple(found: Any) -> bytes:
+            return next(answers)
+
+        world = EAPWorld(staple=staple)
+        for expected in (b"good", b"revoked"):
+            for _ in range(2):
+                drive(world.engine.mutual())
+                assert list(world.engine._staples.values()) == [expected]
+            drive(world.ca.database.write(changes.record, "status", "1:0a"))
 
     def test_the_certificate_in_use_serves_while_none_can_be_made(
         self, monkeypatch: pytest.MonkeyPatch

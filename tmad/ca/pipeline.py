@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.holders import Manufacturers
+    from tmad.ca.shape import Profile
     from tmad.ca.status import StatusSource
 
 _DAY = timedelta(days=1)
@@ -226,7 +227,6 @@ class Authority:
     async def _authorise(
         self, request: EnrollmentRequest, endpoint: Endpoint, applicant: Applicant
     ) -> Permission:
-        document = endpoint.document
         if request.via != endpoint.id.protocol:
             raise forbid(
                 "endpoint.protocol",
@@ -237,7 +237,14 @@ class Authority:
         check_proof(request, applicant)
         profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
-        issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
+        permission = await self._permission(endpoint, applicant, profile)
+        await self._check_limits(endpoint)
+        return permission
+
+    async def _permission(
+        self, endpoint: Endpoint, applicant: Applicant, profile: Profile
+    ) -> Permission:
+        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         if not issuer.document.allows_profile(profile.name):
             raise forbid(
                 "authority.profile",
@@ -245,7 +252,6 @@ class Authority:
                 authority=issuer.authority,
                 profile=profile.name,
             )
-        await self._check_limits(endpoint)
         return Permission(
             endpoint=endpoint,
             applicant=applicant,
@@ -408,13 +414,7 @@ class Authority:
             applicant = await self._authenticator.holder_of(row, endpoint)
         profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
-        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
-        permission = Permission(
-            endpoint=endpoint,
-            applicant=applicant,
-            profile=profile,
-            signer=self._signers.active(issuer, profile),
-        )
+        permission = await self._permission(endpoint, applicant, profile)
         assert row.idempotency is not None, "a pending request keeps it"
         order = self._ordering.for_request(request, permission, row.idempotency)
         order = replace(order, actor=actor.name, request=row, was_pending=True)
