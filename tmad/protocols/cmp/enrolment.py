@@ -371,10 +371,7 @@ class Enrolment:
             certificates.by_id, exchange.tenant, exchange.certificate_id or 0
         )
         assert row is not None, "certificates are never deleted"
-        assert row.certificate_der is not None, "it was sent"
-        if not hmac.compare_digest(
-            keys.confirmation_hash(row.certificate_der, status), status.hash
-        ):
+        if not hmac.compare_digest(keys.confirmation_hash(row, status), status.hash):
             raise Fault(
                 FaultCode.REJECTED,
                 "certHash is not that of the certificate that was sent",
