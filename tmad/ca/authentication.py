@@ -137,6 +137,8 @@ class Authenticator:
     async def _shared_key(self, credential: SharedKey, endpoint: Endpoint) -> Proven:
         if "challenge" not in endpoint.document.authenticate:
             raise refuse("credential.kind", "this kind of credential is not accepted here")
+        if credential.proven is not None:
+            return Proven(identity=f"secret:{credential.proven.id}", secret=credential.proven)
         found = await self._database.lookup(
             self._secrets.shared,
             endpoint.tenant,

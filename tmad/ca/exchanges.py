@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tmad.ca.revocation import Wish
 from tmad.ca.status import Reason
@@ -43,8 +42,7 @@ _LATER: Final = timedelta(minutes=1)
 _PAGE: Final = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class _Step(NamedTuple):
     """A conversation that begins, or goes on from what it was."""
 
     new: Exchange
@@ -118,8 +116,7 @@ class Exchanges:
         """Note that a request waits for a person."""
         await self._change(
             exchange,
-            replace(
-                exchange,
+            exchange._replace(
                 state="waiting",
                 digest=digest,
                 answer=answer,
@@ -142,8 +139,7 @@ class Exchanges:
         """Note that a certificate was sent, and until when it must be confirmed."""
         await self._change(
             exchange,
-            replace(
-                exchange,
+            exchange._replace(
                 state="unconfirmed",
                 digest=digest,
                 answer=answer,
@@ -180,8 +176,7 @@ class Exchanges:
         self, exchange: Exchange, why: str, *, digest: bytes, answer: bytes, nonce: bytes
     ) -> None:
         """Take back a certificate that the client does not want; it is revoked at the end."""
-        withdrawing = replace(
-            exchange,
+        withdrawing = exchange._replace(
             state="withdrawing",
             digest=digest,
             answer=answer,
@@ -220,7 +215,7 @@ class Exchanges:
                     await self._attend(exchange)
                 except Fault as fault:
                     first = first or fault
-                    later = replace(exchange, due_at=self._now() + _LATER)
+                    later = exchange._replace(due_at=self._now() + _LATER)
                     await self._database.write(self._update, exchange, later, None)
             total += len(due)
         if first is not None:
@@ -230,7 +225,7 @@ class Exchanges:
     async def _attend(self, exchange: Exchange) -> None:
         match exchange.state:
             case "unconfirmed":
-                withdrawing = replace(exchange, state="withdrawing")
+                withdrawing = exchange._replace(state="withdrawing")
                 event = self._event("certificate.unconfirmed", exchange)
                 if await self._database.write(self._update, exchange, withdrawing, event):
                     await self._withdraw(withdrawing)
@@ -239,7 +234,7 @@ class Exchanges:
             case "withdrawing":
                 await self._withdraw(exchange)
             case "closed" if exchange.answer is not None:
-                emptied = replace(exchange, answer=None, due_at=exchange.created_at + REMEMBERED)
+                emptied = exchange._replace(answer=None, due_at=exchange.created_at + REMEMBERED)
                 await self._database.write(self._update, exchange, emptied, None)
             case _:
                 await self._database.write(rows.delete, exchange)
@@ -251,7 +246,7 @@ class Exchanges:
         it, and takes the conversation with it.
         """
         issued = await self._database.read(_issued_in, exchange)
-        withdrawing = replace(exchange, state="withdrawing", certificate_id=issued)
+        withdrawing = exchange._replace(state="withdrawing", certificate_id=issued)
         event = self._event("certificate.unconfirmed", withdrawing) if issued else None
         if await self._database.write(self._update, exchange, withdrawing, event):
             await self._withdraw(withdrawing)
@@ -269,7 +264,7 @@ class Exchanges:
                 # Revoked already for another reason: it is not good, which is what matters.
                 if fault.code is not FaultCode.CONFLICT:
                     raise
-        closed = replace(exchange, state="closed", due_at=self._now() + ANSWER_KEPT)
+        closed = exchange._replace(state="closed", due_at=self._now() + ANSWER_KEPT)
         await self._database.write(self._update, exchange, closed, None)
 
     # -- steps --------------------------------------------------------------------------------
@@ -283,8 +278,7 @@ class Exchanges:
         nonce: bytes,
         certificate_id: int | None = None,
     ) -> Exchange:
-        return replace(
-            exchange,
+        return exchange._replace(
             state="closed",
             digest=digest,
             answer=answer,

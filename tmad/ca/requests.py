@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tmad.errors import Fault
 from tmad.events import Secret
 from tmad.signer.algorithms import KeyAlgorithm, PrivateKey
+from tmad.storage.enroll_secrets import EnrollSecret
 
 
 class EndpointID(NamedTuple):
@@ -84,10 +85,13 @@ class SharedKey:
 
     ``reference`` is the id of the secret. ``verify`` tells whether the message's MAC was made
     with a secret, perhaps later; for an unknown reference it is asked about a random one.
+    ``proven`` is the secret's row where the MAC was verified already: whether it is still good
+    is asked when it is claimed.
     """
 
     reference: bytes
     verify: Callable[[Secret], bool | Awaitable[bool]]
+    proven: EnrollSecret | None = None
 
 
 @dataclass(frozen=True, slots=True)

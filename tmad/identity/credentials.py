@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -446,12 +447,16 @@ class _Buckets:
         return before >= 1 > after
 
     def _level(self, key: tuple[str, str], per_minute: int) -> float:
-        level, since = self._levels.get(key, (float(per_minute), self._now()))
+        found = self._levels.get(key)
+        if found is None:
+            return float(per_minute)
+        level, since = found
         # A clock that was set back refills nothing.
         elapsed = max(0.0, (self._now() - since).total_seconds())
         return min(float(per_minute), level + elapsed * per_minute / 60)
 
 
+@lru_cache(1024)
 def _network(peer: str) -> str:
     """Return the address, of IPv6 the /64 that one host has to itself."""
     try:

@@ -110,10 +110,12 @@ _FORGET_NONCES = Statement(
 )
 
 
-def use_nonce(connection: sa.Connection, digest: bytes, expires_at: datetime) -> None:
-    """Note that a nonce was used; Fault(BAD_INTEGRITY) when it had been before."""
+def use_nonces(connection: sa.Connection, used: Iterable[tuple[bytes, datetime]]) -> None:
+    """Note which nonces were used, and how long; Fault(BAD_INTEGRITY) when one had been before."""
+    # Sorted: two transactions never wait for each other.
+    values = [{"digest": digest, "expires_at": expires_at} for digest, expires_at in sorted(used)]
     try:
-        _USE_NONCE.run(connection, {"digest": digest, "expires_at": expires_at})
+        _USE_NONCE.run_many(connection, values)
     except Exception as error:
         if not is_integrity(connection, error):
             raise

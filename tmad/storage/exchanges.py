@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -14,8 +14,7 @@ from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import exchanges as t
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One conversation; see the table for its columns."""
 
     endpoint: str
@@ -25,17 +24,17 @@ class Exchange:
     opening: int
     holder: bytes
     digest: bytes
+    due_at: datetime
+    created_at: datetime
     nonce: bytes = b""
-    answer: bytes | None = field(default=None, repr=False)
+    answer: bytes | None = None
     number: int = 0
     is_implicit: bool = False
     spki: bytes | None = None
     certificate_id: int | None = None
-    due_at: datetime
-    created_at: datetime
 
 
-_NAMES = tuple(Exchange.__dataclass_fields__)
+_NAMES = Exchange._fields
 _COLUMNS = tuple(t.c[name] for name in _NAMES)
 _THIS = sa.and_(t.c.endpoint == sa.bindparam("door"), t.c.transaction == sa.bindparam("named"))
 # What a change is made to must still be what was read: of two at once, one wins.
@@ -43,6 +42,8 @@ _UNCHANGED = sa.and_(
     _THIS, t.c.state == sa.bindparam("old_state"), t.c.digest == sa.bindparam("old_digest")
 )
 _CHANGING = ("state", "digest", "nonce", "answer", "spki", "certificate_id", "due_at")
+_CHANGED = tuple([f"new_{name}" for name in _CHANGING])
+_changed = attrgetter(*_CHANGING)
 
 _INSERT = Statement(t.insert(), columns=_NAMES)
 _BY_TRANSACTION = Statement(sa.select(*_COLUMNS).where(_THIS))
@@ -65,10 +66,7 @@ def insert(connection: sa.Connection, exchanges: Sequence[Exchange]) -> None:
     try:
         _INSERT.run_many(
             connection,
-            [
-                {name: getattr(one, name) for name in _NAMES}
-                for one in sorted(exchanges, key=_place)
-            ],
+            [one._asdict() for one in sorted(exchanges, key=_place)],
         )
     except Exception as error:
         if not is_integrity(connection, error):
@@ -87,7 +85,7 @@ def by_transaction(connection: sa.Connection, endpoint: str, transaction: bytes)
 def update(connection: sa.Connection, changes: Sequence[tuple[Exchange, Exchange]]) -> bool:
     """Change old ones into new ones; tell whether every row was still as the old one says."""
     values = [
-        {**{f"new_{name}": getattr(new, name) for name in _CHANGING}, **_key(old)}
+        {**dict(zip(_CHANGED, _changed(new), strict=True)), **_key(old)}
         for old, new in sorted(changes, key=lambda each: _place(each[0]))
     ]
     return _UPDATE.run_many(connection, values) == len(values)
@@ -118,4 +116,4 @@ def _key(exchange: Exchange) -> Mapping[str, Any]:
 
 
 def _read(row: tuple[Any, ...]) -> Exchange:
-    return Exchange(**dict(zip(_NAMES, row, strict=True)))
+    return Exchange._make(row)

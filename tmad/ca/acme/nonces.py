@@ -85,8 +85,7 @@ class Nonces:
 
 
 def _use(connection: Connection, uses: Sequence[_Use]) -> list[None]:
-    for each in uses:
-        rows.use_nonce(connection, each.digest, each.expires_at)
+    rows.use_nonces(connection, uses)
     return [None] * len(uses)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -209,8 +210,9 @@ _KEYS: Final[Mapping[str, Callable[[Object], tuple[PublicKey, dict[str, str]]]]]
 }
 
 
+@lru_cache(1_000)
 def load_key(spki_der: bytes) -> PublicKey:
-    """Return an account's key as it was stored."""
+    """Return an account's key as it was stored; each of its messages needs it."""
     key: Any = load_der_public_key(spki_der)
     return key  # type: ignore[no-any-return]  # decode_key has let no other in
 

@@ -86,7 +86,8 @@ class Sender:
     def credential(self, challenge: Secret | None) -> Credential:
         """Return it as the core's credential; ``challenge`` stands in the request itself."""
         if self.known is not None:
-            return SharedKey(self.known.reference.encode(), self.known.is_secret)
+            known = self.known
+            return SharedKey(known.reference.encode(), known.is_secret, known.row)
         if self.shown is not None:
             return SignedBy(self.shown.certificate, challenge, self.shown.chain)
         return NoCredential() if challenge is None else Challenge(challenge)

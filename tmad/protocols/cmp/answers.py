@@ -6,11 +6,8 @@ where nobody was authenticated it is signed, so that a client can believe at lea
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from secrets import token_bytes
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -18,11 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.errors import Fault
-from tmad.events import Clock, Secret
 from tmad.protocols.cmp import bodies, codec, protection
 from tmad.protocols.cmp.bodies import Reply
 from tmad.protocols.cmp.codec import VERSIONS, Body, Header
-from tmad.protocols.cmp.protection import MAC
 from tmad.protocols.cmp.sender import MACSender, Sender, Senders
 from tmad.wire import cms, crmf, der
 from tmad.wire.cms import Random
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
 NONCE: Final = 16  # octets (RFC 9810, 5.1.1)
 _NULL_DN: Final = crmf.general_name(x509.Name([]))
 _KEPT: Final = 1_000
-_SALT_KEPT: Final = timedelta(minutes=10)
-_SALTS_KEPT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +66,16 @@ class Sealed:
     nonce: bytes
 
 
+@lru_cache(_KEPT)
 def chain_of(chain: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
     """Return the certificates between a certificate and its root, which nobody should be sent."""
     return tuple(each.public_bytes(Encoding.DER) for each in chain if each.issuer != each.subject)
+
+
+@lru_cache(_KEPT)
+def roots_of(chain: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
+    """Return the roots in a chain."""
+    return tuple(each.public_bytes(Encoding.DER) for each in chain if each.issuer == each.subject)
 
 
 class Answers:
@@ -83,7 +83,7 @@ class Answers:
 
     def __init__(self, services: Services, senders: Senders, random: Random) -> None:
         self._services = services
-        self._own = _OwnSalts(senders, random, services.now)
+        self._senders = senders
         self._random = random
         self._signers: dict[int, tuple[ServiceCertificate, Signer]] = {}
 
@@ -104,17 +104,16 @@ class Answers:
         """Return a reply to ``request``, protected like it; signed where ``sender`` is None."""
         signer = await self.signer(visit)
         nonce = self._random(NONCE)
-        is_mac = isinstance(sender, MACSender)
-        mac, key = None, b""
+        shared = None
         if isinstance(sender, MACSender):
-            mac, key = await self._own.of(request.transaction, sender)
+            shared = await self._senders.answering(request.transaction, sender)
         header = Header(
             version=3 if reply.needs_2021 else nearest_version(request.version),
             sender=signer.name,
             recipient=request.sender,
             time=self._services.now(),
-            protection=signer.algorithm if mac is None else mac.algorithm(),
-            sender_kid=request.sender_kid if is_mac else signer.key_identifier,
+            protection=signer.algorithm if shared is None else shared.algorithm,
+            sender_kid=signer.key_identifier if shared is None else request.sender_kid,
             transaction=request.transaction,
             sender_nonce=nonce,
             recipient_nonce=request.sender_nonce,
@@ -122,8 +121,8 @@ class Answers:
         )
         header_der, body_der = codec.encode_header(header), reply.encode()
         protected = der.sequence(header_der, body_der)
-        if mac is not None:
-            value = mac.of(key, protected)
+        if shared is not None:
+            value = shared.mac.of(shared.key.reveal(), protected)
             extra = reply.extra
         else:
             value = await self._sign(signer, protected)
@@ -148,37 +147,6 @@ class Answers:
             recipient_nonce=request.sender_nonce,
         )
         return codec.encode(codec.encode_header(header), reply.encode(), None)
-
-
-class _OwnSalts:
-    """Salts of our own, with the keys that come of them: one for each transaction.
-
-    RFC 9810, 5.1.3.1 recommends it; to derive a key takes longer than all else in an answer.
-    """
-
-    def __init__(self, senders: Senders, random: Random, now: Clock) -> None:
-        self._senders = senders
-        self._random = random
-        self._now = now
-        self._blind = token_bytes(32)
-        self._known: OrderedDict[tuple[object, ...], tuple[datetime, MAC, Secret]] = OrderedDict()
-
-    async def of(self, transaction: bytes | None, sender: MACSender) -> tuple[MAC, bytes]:
-        """Return how an answer in a transaction is protected, and the key for that."""
-        mac, now = sender.mac, self._now()
-        digest = hashlib.sha256(self._blind + sender.secret.reveal()).digest()
-        how = (mac.kind, mac.rounds, mac.hash_oid, mac.mac_algorithm, mac.key_length)
-        name = (transaction, digest, *how)
-        found = self._known.get(name)
-        if found is not None and timedelta(0) <= now - found[0] < _SALT_KEPT:
-            return found[1], found[2].reveal()
-        own = mac.renewed(self._random)
-        key = await self._senders.key_for(own, sender.secret)
-        self._known[name] = now, own, Secret(key)
-        self._known.move_to_end(name)
-        if len(self._known) > _SALTS_KEPT:
-            self._known.popitem(last=False)
-        return own, key
 
 
 def nearest_version(version: int) -> int:

@@ -183,7 +183,7 @@ class Enrolment:
         sender = turn.sender
         credential: SharedKey | SignedBy
         if isinstance(sender, MACSender):
-            credential = SharedKey(sender.reference, sender.is_secret)
+            credential = SharedKey(sender.reference, sender.is_secret, sender.row)
         else:
             credential = SignedBy(sender.certificate, wish.challenge, sender.chain)
         return EnrollmentRequest(
@@ -256,11 +256,7 @@ class Enrolment:
         )
         roots: tuple[bytes, ...] = ()
         if exchange.opening == Body.IR and _may_have_roots(visit, turn.sender):
-            roots = tuple(
-                each.public_bytes(Encoding.DER)
-                for each in issuer.chain
-                if each.issuer == each.subject
-            )
+            roots = answers.roots_of(issuer.chain)
         reply = _answer(
             exchange,
             [response],
@@ -387,10 +383,7 @@ class Enrolment:
             certificates.by_id, exchange.tenant, exchange.certificate_id or 0
         )
         assert row is not None, "certificates are never deleted"
-        assert row.certificate_der is not None, "it was sent"
-        if not hmac.compare_digest(
-            keys.confirmation_hash(row.certificate_der, status), status.hash
-        ):
+        if not hmac.compare_digest(keys.confirmation_hash(row, status), status.hash):
             raise Fault(
                 FaultCode.REJECTED,
                 "certHash is not that of the certificate that was sent",

@@ -18,11 +18,13 @@ from tmad.protocols.cmp.requests import Wish
 from tmad.protocols.cmp.sender import MACSender, Sender
 from tmad.wire import agreement, cms, envelopes, keypackage
 from tmad.wire.cms import Random
+from tmad.wire.signatures import SHA256
 
 if TYPE_CHECKING:
     from tmad.plugin import Services
     from tmad.protocols.cmp.answers import Answers
     from tmad.protocols.cmp.visit import Visit
+    from tmad.storage.certificates import CertificateRow
 
 _CIPHER: Final = envelopes.AES256
 
@@ -95,12 +97,15 @@ def _sign(
     )
 
 
-def confirmation_hash(certificate_der: bytes, status: CertStatus) -> bytes:
-    """Return what certHash must be for a certificate."""
-    certificate = x509.load_der_x509_certificate(certificate_der)
+def confirmation_hash(row: CertificateRow, status: CertStatus) -> bytes:
+    """Return what certHash must be for a certificate that was sent."""
+    assert row.certificate_der is not None, "it was sent"
+    certificate = x509.load_der_x509_certificate(row.certificate_der)
     digest = protection.confirmation_digest(
         certificate.signature_hash_algorithm,
         certificate.signature_algorithm_oid.dotted_string,
         status.hash_algorithm,
     )
-    return digest.of(certificate_der)
+    if digest is SHA256 and row.sha256 is not None:
+        return row.sha256
+    return digest.of(row.certificate_der)

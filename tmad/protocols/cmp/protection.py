@@ -87,10 +87,13 @@ class MAC:
         if self.kind == "pbmac1":
             derivation = PBKDF2HMAC(self.hash.hash, self.key_length, self.salt, self.rounds)
             return derivation.derive(secret.reveal())
-        one_way = getattr(hashlib, _NAMES[self.hash.name])
-        key: bytes = secret.reveal() + self.salt
+        # A copy of an empty hash spares OpenSSL looking the algorithm up each time.
+        blank = hashlib.new(_NAMES[self.hash.name])
+        key = secret.reveal() + self.salt
         for _ in range(self.rounds):
-            key = one_way(key).digest()
+            one_way = blank.copy()
+            one_way.update(key)
+            key = one_way.digest()
         # HMAC takes a key of any length, so that it never "needs more than one hash output".
         return key
 

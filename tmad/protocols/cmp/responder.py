@@ -70,7 +70,7 @@ class CMPResponder:
         """``workers`` derive the keys of MACs that take long."""
         self._services = services
         self._default_label = default_label
-        self._senders = Senders(services, workers)
+        self._senders = Senders(services, workers, random)
         self._answers = Answers(services, self._senders, random)
         self._enrolment = Enrolment(services, self._answers, random)
         self._revoking = Revoking(services, self._answers)

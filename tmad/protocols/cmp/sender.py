@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -18,25 +19,31 @@ from tmad.identity.credentials import refusal
 from tmad.protocols.cmp import protection
 from tmad.protocols.cmp.codec import Header, Message
 from tmad.protocols.cmp.protection import MAC
+from tmad.protocols.cmp.salts import Protected, Salts
 from tmad.signer.workers import Workers
 from tmad.wire import cms, crmf, der, signatures
+from tmad.wire.cms import Random
 
 if TYPE_CHECKING:
     from tmad.plugin import Services
     from tmad.protocols.cmp.visit import Visit
+    from tmad.storage.enroll_secrets import EnrollSecret
 
 _MOST_CERTIFICATES: Final = 20
+_CERTIFICATES_KEPT: Final = 200
 _NULL_DN: Final = crmf.general_name(x509.Name([]))
 _STRICT_SALT: Final = 16  # CVE-2024-36066
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MACSender:
-    """Whoever knows a shared secret."""
+    """Whoever knows a shared secret; ``key`` is what came of it for this message."""
 
     reference: bytes
+    row: EnrollSecret
     secret: Secret
     mac: MAC
+    key: Secret
 
     @property
     def identity(self) -> bytes:
@@ -99,10 +106,11 @@ def _changed(rule: str, detail: str) -> Fault:
 class Senders:
     """Finds out who sent a message."""
 
-    def __init__(self, services: Services, workers: Workers | None) -> None:
+    def __init__(self, services: Services, workers: Workers | None, random: Random) -> None:
         """``workers`` derive keys that take long; None: they are derived on the spot."""
         self._services = services
         self._workers = workers
+        self._salts = Salts(self._derive, random, services.now)
         self._deriving: set[str] = set()  # peers
 
     async def of(self, visit: Visit, message: Message) -> Sender:
@@ -153,17 +161,25 @@ class Senders:
         )
         # An unknown reference takes as long as a wrong secret.
         secret = Secret(token_bytes(20)) if found is None else found[1]
-        key = await self._derive(mac, secret, visit.peer)
+        key = self._salts.key_of(header.transaction, mac, secret)
+        if key is None:
+            key = await self._derive_for(visit.peer, mac, secret)
         is_right = mac.check(key, message.protected, claimed)
         if found is None or not is_right or found[0].revoked_at is not None:
             await secrets.note_failure(
                 visit.door, visit.endpoint.tenant, visit.peer, document.challenge
             )
             raise refusal("secret.wrong", endpoint=visit.door)
-        return MACSender(reference=reference, secret=secret, mac=mac)
+        return MACSender(reference=reference, row=found[0], secret=secret, mac=mac, key=Secret(key))
 
-    async def _derive(self, mac: MAC, secret: Secret, peer: str) -> bytes:
-        if not mac.is_long or self._workers is None:
+    async def answering(self, transaction: bytes | None, sender: MACSender) -> Protected:
+        """Return how an answer to this sender is protected."""
+        return await self._salts.answering(
+            transaction, sender.mac, sender.secret, sender.key.reveal()
+        )
+
+    async def _derive_for(self, peer: str, mac: MAC, secret: Secret) -> bytes:
+        if not mac.is_long:
             return mac.key(secret)
         if peer in self._deriving:
             # T-CMP-02: who wants many rounds gets them one message at a time.
@@ -175,12 +191,11 @@ class Senders:
             )
         self._deriving.add(peer)
         try:
-            return await self._workers.run(lambda: mac.key(secret))
+            return await self._derive(mac, secret)
         finally:
             self._deriving.discard(peer)
 
-    async def key_for(self, mac: MAC, secret: Secret) -> bytes:
-        """Derive the key for an answer."""
+    async def _derive(self, mac: MAC, secret: Secret) -> bytes:
         if not mac.is_long or self._workers is None:
             return mac.key(secret)
         return await self._workers.run(lambda: mac.key(secret))
@@ -245,8 +260,12 @@ def _check_strict(header: Header, mac: MAC) -> None:
         )
 
 
+@lru_cache(_CERTIFICATES_KEPT)
 def _load(certificate_der: bytes) -> x509.Certificate | None:
-    """Parse what came along; None for what is no certificate, which helps nobody."""
+    """Parse what came along; None for what is no certificate, which helps nobody.
+
+    Who enrols sends the same certificates twice, and a registration authority all day long.
+    """
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         # Much is only looked at when it is asked for: whoever gets it may ask without fear.
