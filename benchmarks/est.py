@@ -2,9 +2,9 @@
 
 Two figures (goal 7): simpleenroll with Basic and a static secret over kept connections, and
 simplereenroll with a new mutual TLS connection for each. Every request is made before the clock
-starts, each with its own key.
+starts, each with its own key. The load generator is tls_load.c, one process on one core.
 
-    python -m benchmarks.est [--count 2000] [--connections 32] [--workers 1] [--clients 1]
+    python -m benchmarks.est [--count 2000] [--connections 32] [--workers 1]
 """
 
 from __future__ import annotations
@@ -12,15 +12,10 @@ from __future__ import annotations
 import argparse
 import base64
 import http.client
-import multiprocessing
 import ssl
 import subprocess
 import tempfile
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -34,19 +29,7 @@ from tests.daemon import Daemon
 _SETTINGS = "\n[protocols.est]\nrate = 0\n\n[limits]\nconnections_per_source = 1000\n"
 _PATH = "/.well-known/est/bench/"
 _NAME = "bench.example.test"
-
-
-class Load(NamedTuple):
-    """What one client process does."""
-
-    port: int
-    ca: str
-    identity: str  # a file with certificate and key, or "" for none
-    headers: dict[str, str]
-    operation: str
-    bodies: list[bytes]
-    connections: int
-    keeps: bool
+_SOURCE = Path(__file__).with_name("tls_load.c")
 
 
 def main() -> None:
@@ -54,7 +37,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=1, help="Processes that ask.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder) / "node", workers=options.workers, settings=_SETTINGS)
@@ -72,27 +54,35 @@ def run(daemon: Daemon, options: argparse.Namespace) -> None:
     headers = {"Content-Type": "application/pkcs10", "Authorization": f"Basic {basic}"}
     ca = str(daemon.pem("root"))
     kept = [make_csr(f"d{number}.example.test") for number in range(options.count)]
-    measure(
-        "kept connections, Basic       (goal 2500/s)",
-        daemon,
-        options,
-        lambda bodies, connections: Load(
-            daemon.https_port, ca, "", headers, "simpleenroll", bodies, connections, True
-        ),
-        kept,
+    subprocess.run(
+        ["cc", "-O2", "-o", daemon.directory / "load", _SOURCE, "-lssl", "-lcrypto"], check=True
     )
+    print("kept connections, Basic       (goal 2500/s)")
+    measure(daemon, options, ask("simpleenroll", headers, kept), daemon.https_port, ca, "-", "keep")
     identity = certified(daemon, ca, basic)
     fresh = [make_csr(_NAME) for _ in range(options.count)]
     del headers["Authorization"]
+    print("new mutual TLS each, renewals (goal 700/s)")
     measure(
-        "new mutual TLS each, renewals (goal 700/s)",
         daemon,
         options,
-        lambda bodies, connections: Load(
-            daemon.client_port, ca, identity, headers, "simplereenroll", bodies, connections, False
-        ),
-        fresh,
+        ask("simplereenroll", headers, fresh),
+        daemon.client_port,
+        ca,
+        identity,
+        "close",
     )
+
+
+def ask(operation: str, headers: dict[str, str], bodies: list[bytes]) -> list[bytes]:
+    """Return whole HTTP requests."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return [
+        f"POST {_PATH}{operation} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n{fields}"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        for body in bodies
+    ]
 
 
 def make_csr(name: str, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
@@ -141,78 +131,33 @@ def post(
 
 
 def measure(
-    title: str,
     daemon: Daemon,
     options: argparse.Namespace,
-    load: Callable[[list[bytes], int], Load],
-    bodies: list[bytes],
+    requests: list[bytes],
+    port: int,
+    ca: str,
+    identity: str,
+    how: str,
 ) -> None:
-    clients = options.clients
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    ready = context.Barrier(clients + 1)
-    processes = [
-        context.Process(
-            target=ask,
-            args=(load(bodies[n::clients], options.connections // clients), ready, results),
-        )
-        for n in range(clients)
-    ]
-    for process in processes:
-        process.start()
-    ready.wait()
-    before, started = processor_seconds(daemon), time.perf_counter()
-    times: list[float] = []
-    for _ in processes:
-        times += results.get()
-    seconds = time.perf_counter() - started
+    """Send every request, on as many connections at a time as wanted."""
+    file = daemon.directory / "requests"
+    file.write_text("".join(request.hex() + "\n" for request in requests))
+    words = [daemon.directory / "load", port, ca, identity, file, options.connections, how]
+    with subprocess.Popen(
+        [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as load:
+        assert load.stdout is not None
+        assert load.stdout.readline() == "ready\n"
+        before = processor_seconds(daemon)
+        output, _ = load.communicate("\n")
     spent = processor_seconds(daemon) - before
-    for process in processes:
-        process.join()
-    times.sort()
-    count = len(bodies)
-    if len(times) != count:
-        raise SystemExit(f"only {len(times)} of {count} were answered")
-    print(title)
+    answers, seconds, _, median, slow = map(float, output.split())
+    count = len(requests)
+    if answers != count:
+        raise SystemExit(f"only {answers:.0f} of {count} were answered with 200")
     print(f"{count / seconds:8.0f} enrolments/s ({options.workers} worker(s))")
     print(f"{spent / count * 1e6:8.0f} µs of the daemon's CPU each")
-    print(f"{times[count * 99 // 100] * 1e3:8.1f} ms p99, {times[count // 2] * 1e3:.1f} ms median")
-
-
-def ask(load: Load, ready: threading.Barrier, results: multiprocessing.Queue[list[float]]) -> None:
-    """Send every body, on as many connections at a time as wanted."""
-    context = ssl.create_default_context(cafile=load.ca)
-    if load.identity:
-        context.load_cert_chain(load.identity)
-    waiting = iter(load.bodies)
-    lock = threading.Lock()
-    times: list[float] = []
-
-    def work() -> None:
-        connection = http.client.HTTPSConnection("127.0.0.1", load.port, context=context)
-        if load.keeps:
-            connection.connect()
-        ready_here.wait()
-        while True:
-            with lock:
-                body = next(waiting, None)
-            if body is None:
-                break
-            begin = time.perf_counter()
-            post(connection, load.operation, body, load.headers)
-            if not load.keeps:
-                connection.close()
-            times.append(time.perf_counter() - begin)
-
-    ready_here = threading.Barrier(load.connections + 1)
-    threads = [threading.Thread(target=work) for _ in range(load.connections)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    ready_here.wait()
-    for thread in threads:
-        thread.join()
-    results.put(times)
+    print(f"{slow:8.1f} ms p99, {median:.1f} ms median")
 
 
 if __name__ == "__main__":

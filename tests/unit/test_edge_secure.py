@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -416,3 +417,27 @@ def test_nobody_may_negotiate_anew(listening: SecureListening) -> None:
         peer.tls.renegotiate()
         with pytest.raises(SSL.Error, match="no renegotiation"):
             peer.do(peer.tls.do_handshake)
+
+
+def test_keys_may_be_updated_and_a_flood_of_updates_keeps_nobody_out(
+    listening: SecureListening,
+) -> None:
+    _, port = listening.address
+    with subprocess.Popen(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as client, Peer(listening) as other:  # fmt: skip
+        assert client.stdin is not None
+        listening.turn(lambda: listening.site.channels)
+        for _ in range(50):
+            # RFC 8446, 4.6.3: K asks for new keys of ours, too.
+            client.stdin.write(b"K\n")
+            client.stdin.flush()
+            listening.reactor.iterate(0.001)
+        other.send(KEPT)
+        assert other.answer() == b"hello"
+        client.stdin.write(KEPT)
+        client.stdin.flush()
+        listening.turn(lambda: len(listening.peers) == 2)
+        client.kill()
+    gone(listening)

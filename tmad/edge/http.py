@@ -320,27 +320,22 @@ class Site(Factory):
     def _answer_hot(
         self, door: Door, request: Request, channel: Channel, head: Head
     ) -> Response | Deferred[Response]:
-        """Answer without a Deferred as long as the handler waits for nothing."""
         try:
             answer = door.handler(request)
-            if not isinstance(answer, Response):
-                if type(answer) is not CoroutineType:
-                    return self._later(_awaited(answer), door, channel, head, 0.0, "")
-                waiting = answer.send(None)
-                return self._later(coroutines.rest(answer, waiting), door, channel, head, 0.0, "")
-        except StopIteration as end:
-            answer = end.value
         except Exception as error:
             answer = failure_response(error)
-        return self._done(answer, door, channel, head, 0.0, "")
+        if isinstance(answer, Response):
+            return self._done(answer, door, channel, head, 0.0, "")
+        coroutine = answer if type(answer) is CoroutineType else _awaited(answer)
+        return self._begin(coroutine, door, channel, head, 0.0, "")
 
     def _answer_in_context(
         self, door: Door, request: Request, channel: Channel, head: Head, begin: float, mark: str
     ) -> Response | Deferred[Response]:
         token = observe.trace.set(mark)
         try:
-            # The coroutine keeps this context; ours goes back to what it was.
-            return self._later(
+            # A coroutine that waits keeps this context; ours goes back to what it was.
+            return self._begin(
                 self._handled(door, request, channel), door, channel, head, begin, mark
             )
         finally:
@@ -357,6 +352,27 @@ class Site(Factory):
                 request.client_certificate = own
         answer = door.handler(request)
         return answer if isinstance(answer, Response) else await answer
+
+    def _begin(
+        self,
+        coroutine: Coroutine[Any, Any, Response],
+        door: Door,
+        channel: Channel,
+        head: Head,
+        begin: float,
+        mark: str,
+    ) -> Response | Deferred[Response]:
+        """Answer without a Deferred as long as the handler waits for nothing."""
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration as end:
+            answer = end.value
+        except Exception as error:
+            answer = failure_response(error, mark)
+        else:
+            rest = coroutines.rest(coroutine, waiting)
+            return self._later(rest, door, channel, head, begin, mark)
+        return self._done(answer, door, channel, head, begin, mark)
 
     def _later(
         self,

@@ -432,6 +432,8 @@ class _Buckets:
 
     def wait(self, endpoint: str, peer: str, per_minute: int) -> float:
         """Return the seconds until the peer may fail again."""
+        if not self._levels:
+            return 0.0  # nobody has failed yet
         level = self._level((endpoint, _network(peer)), per_minute)
         return 0.0 if level >= 1 else (1 - level) * 60 / per_minute
 
