@@ -7,14 +7,21 @@ takes its time: it is as old as the question, and comes when the test lets it.
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from tests.directory_world import DirectoryWorld
+from tests.directory_world import STAFF, SUBTREE, DirectoryWorld, eq
 from tests.hierarchy_world import ADMIN, NoOptions, pem
 from tests.hierarchy_world import World as HierarchyWorld
 from tests.network_world import a_visit
@@ -31,8 +38,11 @@ from tmad.lifecycle.snmp_targets import SNMP_TARGET, SNMPTargets
 from tmad.managed.objects import TENANT, Objects
 from tmad.network.clients import RadiusClients
 from tmad.network.issuers import Standings
+from tmad.protocols.ldap.filters import Equal
+from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.signer.seal import Seal
 
+_S_MIME = Path(__file__).parents[2] / "conf" / "profiles" / "smime-encrypt.toml"
 _OTHERS = ("endpoint", "log-collector", "snmp-target", "notification")
 
 
@@ -49,19 +59,32 @@ class Slow:
 
     async def read(self, function: Any, *arguments: Any) -> Any:
         found = await self._database.read(function, *arguments)
-        await self._held()
+        await self.held()
         return found
 
     async def lookup(self, function: Any, *arguments: Any) -> Any:
         found = await self._database.lookup(function, *arguments)
-        await self._held()
+        await self.held()
         return found
 
-    async def _held(self) -> None:
+    async def held(self) -> None:
         if self.is_slow:
             answer: Deferred[None] = Deferred()
             self.pending.append(answer)
             await answer
+
+
+class SlowKeys:
+    """The keyring, while a token takes its time for each signature."""
+
+    def __init__(self, keyring: Any, slow: Slow) -> None:
+        self._keyring = keyring
+        self._slow = slow
+
+    async def use(self, key_id: str, operation: Any) -> Any:
+        signed = await self._keyring.use(key_id, operation)
+        await self._slow.held()
+        return signed
 
 
 @dataclass
@@ -81,6 +104,8 @@ class World(DirectoryWorld):
         super().__init__()
         self.prepare()
         self.slow = Slow(self.database)
+        self.standings = Standings(self.database, self.changes, self.hierarchy)
+        self.directories._stands = self.standings.check
         self.others = Objects(
             self.database,
             self.journal,
@@ -164,24 +189,17 @@ def an_authority_above(world: World) -> Subject:
     issuer = drive(world.hierarchy.active("default", "issuing"))
     assert issuer.certificate is not None
     certificate = issuer.certificate
-    standings = Standings(world.database, world.changes, world.hierarchy)
 
     async def ask() -> bool:
         await world.changes.catch_up()
         try:
-            await standings.check(issuer.id, world.clock())
+            await world.standings.check(issuer.id, world.clock())
         except Fault:
             return False
         return True
 
-    def change(number: int) -> None:
-        if number % 2:
-            world.hold(certificate)
-        elif number:
-            world.release(certificate)
-
-    slow = world.slowly(standings, world.hierarchy)
-    return Subject(slow, change, ask, lambda number: number % 2 == 0)
+    slow = world.slowly(world.standings, world.hierarchy)
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 0)
 
 
 def a_trust_anchor(world: World) -> Subject:
@@ -208,6 +226,94 @@ def a_directory(world: World) -> Subject:
         world.put("directory", "main", {"suffix": "o=acme", "scan": 10_000 + number})
 
     return Subject(world.slowly(world.directories), change, ask, lambda number: 10_000 + number)
+
+
+def an_entry_of_an_authority(world: World) -> Subject:
+    """What LDAP publishes of an authority that gets one certificate after the other."""
+    return _published(world, "ou=CAs,o=acme", eq("cn", "issuing"), "cACertificate")
+
+
+def a_chain_in_an_entry(world: World) -> Subject:
+    """The same in the chain that LDAP sends with a certificate for mail."""
+    world.person("ada", mail="ada@example.test")
+    world.put("profile", "smime-encrypt", tomllib.loads(_S_MIME.read_text()))
+    world.mail_certificate("ada@example.test", owner="person:ada")
+    return _published(world, "ou=people,o=acme", eq("uid", "ada"), "userSMIMECertificate")
+
+
+def _published(world: World, base: str, wanted: Equal, attribute: str) -> Subject:
+    world.publish()
+    certificates: list[bytes] = []
+
+    async def ask() -> int:
+        page = await world.tree.search(STAFF, base, SUBTREE, wanted, limit=10)
+        [entry] = page.entries
+        [value] = entry.attributes[attribute]
+        [number] = [number for number, each in enumerate(certificates) if each in value]
+        return number
+
+    def change(number: int) -> None:
+        renewed = drive(world.ceremony.renew(ADMIN, "default", "issuing"))
+        assert renewed.certificate is not None
+        certificates.append(renewed.certificate.public_bytes(Encoding.DER))
+
+    slow = world.slowly(world.directories, world.hierarchy, world.standings)
+    return Subject(slow, change, ask)
+
+
+def an_ocsp_answer(world: World) -> Subject:
+    """Of a certificate that is held and released in turns; signatures take their time, too."""
+    certificate = world.issue("ada")
+    issuer = drive(world.hierarchy.active("default", "issuing"))
+    assert issuer.certificate is not None
+    question = (
+        ocsp.OCSPRequestBuilder()
+        .add_certificate(certificate, issuer.certificate, hashes.SHA256())
+        .build()
+        .public_bytes(Encoding.DER)
+    )
+    slow = world.slowly(world.status, world.hierarchy, world.service_certificates)
+    services: Any = SimpleNamespace(
+        changes=world.changes,
+        now=world.clock,
+        hierarchy=world.hierarchy,
+        status=world.status,
+        service_certificates=world.service_certificates,
+        keyring=SlowKeys(world.keyring, slow),
+    )
+    responder = OCSPResponder(services, cache_octets=1 << 20)
+
+    async def ask() -> bool:
+        answer, _ = await responder.answer(question, None)
+        status = ocsp.load_der_ocsp_response(answer.body).certificate_status
+        return status is ocsp.OCSPCertStatus.REVOKED
+
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 1)
+
+
+def a_crl(world: World) -> Subject:
+    """The same on a CRL."""
+    certificate = world.issue("ada")
+    issuer = drive(world.hierarchy.active("default", "issuing"))
+    slow = world.slowly(world.crls, world.hierarchy)
+    world.crls._keyring = SlowKeys(world.keyring, slow)  # type: ignore[assignment]
+
+    async def ask() -> bool:
+        crl = x509.load_der_x509_crl((await world.crls.current(issuer.id)).der)
+        found = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        return found is not None
+
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 1)
+
+
+def _held_in_turns(world: World, certificate: x509.Certificate) -> Callable[[int], None]:
+    def change(number: int) -> None:
+        if number % 2:
+            world.hold(certificate)
+        elif number:
+            world.release(certificate)
+
+    return change
 
 
 def collectors(world: World) -> Subject:
@@ -299,6 +405,10 @@ SUBJECTS = (
     an_authority_above,
     a_trust_anchor,
     a_directory,
+    an_entry_of_an_authority,
+    a_chain_in_an_entry,
+    an_ocsp_answer,
+    a_crl,
     collectors,
     targets,
     notifications,

@@ -72,6 +72,10 @@ _DAY = timedelta(days=1)
 # its intent void and discards what it signed. Half-done requests are settled within 30 s of a
 # crash: this, and the time until another process has the lease (security, G-FAULT-1).
 PATIENCE = timedelta(seconds=12)
+# What shows possession of a key by itself, or will before anybody can use the certificate.
+_SHOWN = frozenset(
+    {Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE, Proof.DECRYPTION, Proof.ENCRYPTED_CERTIFICATE}
+)
 # What a copy of a request, served in another process meanwhile, can be the reason for; besides
 # the rule "request.duplicate".
 _BY_A_COPY = frozenset({FaultCode.UNAUTHENTICATED, FaultCode.REJECTED, FaultCode.RATE_LIMITED})
@@ -528,7 +532,7 @@ def profile_of(applicant: Applicant, endpoint: Endpoint) -> str:
 def check_proof(request: EnrollmentRequest, applicant: Applicant) -> None:
     """Raise Fault(BAD_PROOF) unless possession of the key was shown by somebody who may say so."""
     proof = request.proof
-    is_shown = proof in (Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE, Proof.DECRYPTION)
+    is_shown = proof in _SHOWN
     if proof is Proof.RA_VERIFIED:
         # RFC 4211, 4: only whoever checks proofs for others.
         is_shown = applicant.method == "registration-authority"
