@@ -178,6 +178,40 @@ def test_t_cmp_01_salts_never_repeat() -> None:
     assert {len(salt) for salt in salts} == {16}
 
 
+def test_t_cmp_01_a_short_salt_is_not_gone_on_with() -> None:
+    w = world()
+    for shared in (w.shared(), w.shared("pbmac1")):
+        reply = w.client(replace(shared, salt=b"s" * 15)).request(IR, new_key(), DEV)
+        assert reply.body == IP
+        if shared.kind == "pbm":
+            assert len(salt_of(reply)) == 16
+
+
+def test_cmp_24_a_transaction_goes_on_with_a_salt_that_is_long_and_new() -> None:
+    # RFC 9810, 5.1.3.1: the parameters should not change within a transaction.
+    w = world()
+    shared = w.shared()
+    client = w.client(shared)
+    first = client.request(IR, new_key(), DEV)
+    assert salt_of(first) == shared.salt
+    # What `openssl cmp` does: each message has a salt of its own.
+    client.credential = replace(shared, salt=b"t" * 16)
+    assert salt_of(client.confirm(first.certificate)) == shared.salt
+    assert salt_of(w.client(replace(w.shared(), salt=shared.salt)).ask((16, b""))) != shared.salt
+
+
+def test_a_kept_key_is_nobody_elses() -> None:
+    w = world()
+    shared = w.shared()
+    client = w.client(shared)
+    first = client.request(IR, new_key(), DEV)
+    nonce = client.nonce
+    client.credential = replace(shared, secret="guessed")
+    refusal(client.confirm(first.certificate), ERROR, "badMessageCheck")
+    client.credential, client.nonce = shared, nonce
+    assert client.confirm(first.certificate).body == PKICONF
+
+
 def test_cmp_24_a_transaction_has_one_salt_of_ours_and_another_secret_another_one() -> None:
     w = world()
     client = w.client(w.shared())

@@ -51,6 +51,7 @@ class SQLite:
         self.path = "" if path in {"", ":memory:"} else os.path.abspath(path)
         self._now = now
         self.template: sqlite3.Connection | None = None  # what a database in memory begins with
+        self._is_migrating = create
         if self.path:
             _protect(Path(self.path), create)
         self.engine = sa.create_engine(
@@ -91,8 +92,13 @@ class SQLite:
         connection.info["tmad.now"] = self._now
         connection.info["tmad.begin"] = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         # A writer waits for the lock by itself: see _begin.
-        pragma = "query_only=ON" if read_only else "busy_timeout=0"
-        driver(connection).execute(f"PRAGMA {pragma}").close()
+        pragmas = ["query_only=ON" if read_only else "busy_timeout=0"]
+        if not read_only and not self._is_migrating:
+            # What a savepoint of a shared commit could undo would be written to a file in
+            # /var/tmp, page by page. Migrations sort whole tables and keep their files.
+            pragmas.append("temp_store=MEMORY")
+        for pragma in pragmas:
+            driver(connection).execute(f"PRAGMA {pragma}").close()
         return connection
 
     def outage(self, error: BaseException) -> str:
