@@ -28,6 +28,7 @@ from tmad.protocols.ocsp import codec
 from tmad.protocols.ocsp.answers import Answer, Answers, Window
 from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage.status import change_key, serial_octets
 from tmad.wire import der
 from tmad.wire.http import Request, Response
 
@@ -407,6 +408,17 @@ def test_ocsp_23_a_renewed_responder_certificate_is_used_at_once(world, ca, resp
     assert after != before
 
 
+def test_ocsp_23_a_responder_certificate_that_is_revoked_signs_nothing_more(
+    world, ca, responder
+) -> None:
+    before = read(http(responder, ask(cert_id(ca, 1)))).certificates
+    # The real service announces its successor only when it has been asked for one.
+    del world.service_certificates.made[str(ca.id)]
+    octets = serial_octets(before[0].serial_number)
+    world.announce("status", change_key(ca.id, octets))
+    assert read(http(responder, ask(cert_id(ca, 1)))).certificates != before
+
+
 def test_ocsp_23_no_answer_outlives_the_responder_certificate(world, ca, responder) -> None:
     world.service_certificates.days = 0.25
     single = read(http(responder, ask(cert_id(ca, 1))))
@@ -499,6 +511,33 @@ def test_a_status_that_changes_during_the_signature_is_not_kept(world, ca, respo
     gate.callback(None)
     assert statuses(results[0]) == ["good"]  # it was, when the question came
     assert say(responder, ca, 1) == "revoked"
+
+
+def test_ocsp_23_a_signer_that_was_replaced_while_it_was_looked_up_is_not_kept(
+    world, ca, responder, monkeypatch
+) -> None:
+    current = world.service_certificates.current
+    late: Deferred[None] = Deferred()
+
+    async def slowly(purpose: str, scope: str):
+        found = await current(purpose, scope)
+        await late
+        return found
+
+    monkeypatch.setattr(world.service_certificates, "current", slowly)
+    request = Request(method="POST", path=b"/ocsp", body=ask(cert_id(ca, 1)))
+    results: list[Response] = []
+    ensureDeferred(responder.respond(request)).addCallback(results.append)
+    monkeypatch.setattr(world.service_certificates, "current", current)
+    world.service_certificates.days = 0.25
+    world.service_certificates.renew(str(ca.id))
+    drive(world.changes.catch_up())
+    late.callback(None)
+    before = read(results[0])  # it was right when the question came
+    after = read(http(responder, ask(cert_id(ca, 1))))
+    assert after.certificates != before.certificates
+    # In the same second, and yet not the times of the one before.
+    assert after.next_update_utc == after.certificates[0].not_valid_after_utc
 
 
 def test_ocsp_27_what_needs_no_waiting_does_not_wait(world, ca, responder) -> None:
