@@ -7,6 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
@@ -21,10 +22,14 @@ def run(coroutine: Coroutine[Deferred[Any], Any, object]) -> None:
     waiting.addBoth(_go_on, coroutine, copy_context())
 
 
-def _go_on(_: object, coroutine: Coroutine[Deferred[Any], Any, object], context: Context) -> None:
+def _go_on(
+    outcome: object, coroutine: Coroutine[Deferred[Any], Any, object], context: Context
+) -> None:
     try:
-        # What it waited for tells it the result itself.
-        waiting = context.run(coroutine.send, None)
+        if isinstance(outcome, Failure):
+            waiting = context.run(outcome.throwExceptionIntoGenerator, coroutine)
+        else:
+            waiting = context.run(coroutine.send, None)
     except StopIteration:
         return
     waiting.addBoth(_go_on, coroutine, context)

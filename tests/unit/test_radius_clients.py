@@ -64,7 +64,7 @@ class World:
         return drive(self.clients.set_secret(ADMIN, "acme", name, **options)).reveal()
 
     def good(self, address: str = "192.0.2.1") -> list[bytes]:
-        return [each.reveal() for each in self.find(address).good_secrets(self.clock())]
+        return [each.reveal() for each in self.find(address).good_secrets(self.clock)]
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_a_change_is_seen_at_the_next_question_everywhere(world: World) -> None:
     world.put("site", "192.0.2.0/24")
     found = drive(other.find("192.0.2.1"))
     assert found is not None
-    assert not list(found.good_secrets(world.clock()))
+    assert not list(found.good_secrets(world.clock))
     world.set_secret("site")
     found = drive(other.find("192.0.2.1"))
     assert found is not None
-    assert len(list(found.good_secrets(world.clock()))) == 1
+    assert len(list(found.good_secrets(world.clock))) == 1
     drive(world.objects.delete(ADMIN, "acme", "radius-client", "site"))
     assert drive(other.find("192.0.2.1")) is None
 

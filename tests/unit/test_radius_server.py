@@ -360,10 +360,10 @@ def test_the_table_is_bounded() -> None:
     reactor = Reactor()
     table = Duplicates(reactor.seconds, window=10, maximum=100)
     for number in range(1000):
-        table.begin(number, b"x")
+        table.note(number, b"x")
     assert len(table) == 100
     reactor.advance(31)
-    table.begin("another", b"x")
+    table.note("another", b"x")
     assert len(table) == 1
 
 

@@ -10,7 +10,7 @@ import base64
 import ipaddress
 import re
 import secrets as randomness
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
@@ -254,10 +254,13 @@ class Client:
         """Whether its first signed request decides that all must be signed (R-08, auto)."""
         return self.document.require_message_authenticator == "auto" and self.signed_since is None
 
-    def good_secrets(self, now: datetime) -> Iterable[Secret]:
+    def good_secrets(self, now: Clock) -> Sequence[Secret]:
         """Return the secrets that are good now, newest first."""
+        if len(self.shared) == 1 and self.shared[0].expires_at is None:
+            return (self.shared[0].secret,)
+        at = now()
         return [
-            each.secret for each in self.shared if each.expires_at is None or now < each.expires_at
+            each.secret for each in self.shared if each.expires_at is None or at < each.expires_at
         ]
 
 

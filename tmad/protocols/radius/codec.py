@@ -57,6 +57,9 @@ NAS_IPV6_ADDRESS: Final = 95
 ERROR_CAUSE: Final = 101
 EAP_KEY_NAME: Final = 102
 
+# A Message-Authenticator as it stands in what its digest is taken over (RFC 3579, 3.2).
+_UNSIGNED: Final = bytes((MESSAGE_AUTHENTICATOR, 18)) + _ZEROS
+
 MICROSOFT: Final = 311
 MS_MPPE_SEND_KEY: Final = 16
 MS_MPPE_RECV_KEY: Final = 17
@@ -218,9 +221,9 @@ def encode_reply(
     Raise Fault(REJECTED) when the attributes do not fit one packet.
     """
     is_signed = request.code != Code.ACCOUNTING_REQUEST or request.is_signed
-    own = [*attributes]
-    own += [(PROXY_STATE, value) for value in request.all(PROXY_STATE)]
-    octets = _encode(code, request.identifier, request.authenticator, own, secret, is_signed)
+    if proxies := request.all(PROXY_STATE):
+        attributes = [*attributes, *[(PROXY_STATE, value) for value in proxies]]
+    octets = _encode(code, request.identifier, request.authenticator, attributes, secret, is_signed)
     # RFC 2865, 3: over the packet with the request's authenticator in its place.
     authenticator = hashlib.md5(octets + secret, usedforsecurity=False).digest()
     return octets[:4] + authenticator + octets[HEADER:]
@@ -257,21 +260,20 @@ def _encode(
     secret: bytes,
     is_signed: bool,
 ) -> bytes:
-    body = bytearray(18 if is_signed else 0)
-    if is_signed:
-        body[:2] = bytes((MESSAGE_AUTHENTICATOR, 18))
+    pieces = [_UNSIGNED] if is_signed else []
     for kind, value in attributes:
         if len(value) > LONGEST_VALUE:
             raise _too_long("attribute", f"attribute {kind} has {len(value)} octets")
-        body += bytes((kind, len(value) + 2))
-        body += value
+        pieces += (bytes((kind, len(value) + 2)), value)
+    body = b"".join(pieces)
     length = HEADER + len(body)
     if length > LONGEST:
         raise _too_long("packet", f"a packet of {length} octets")
-    head = _HEADER.pack(code, identifier, length, authenticator)
+    octets = _HEADER.pack(code, identifier, length, authenticator) + body
     if is_signed:
-        body[2:18] = _hmac_md5(secret, head + body)
-    return head + bytes(body)
+        at = HEADER + 2
+        octets = octets[:at] + _hmac_md5(secret, octets) + octets[at + 16 :]
+    return octets
 
 
 # -- authenticity ------------------------------------------------------------------------------

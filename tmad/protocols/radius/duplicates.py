@@ -30,27 +30,26 @@ class Duplicates:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: Hashable, authenticator: bytes) -> Entry | None:
-        """Return the entry of the same request, if it was here before (R-21, R-22)."""
-        entry = self._entries.get(key)
-        if (
-            entry is None
-            or entry.authenticator != authenticator
-            or entry.expires <= self._seconds()
-        ):
-            return None
-        return entry
+    def note(
+        self, key: Hashable, authenticator: bytes, patience: float = 30.0
+    ) -> tuple[Entry, bool]:
+        """Return a request's entry, and whether it is a new one (R-21, R-22).
 
-    def begin(self, key: Hashable, authenticator: bytes, patience: float = 30.0) -> Entry:
-        """Note a new request; whatever was under its key is over (R-23)."""
+        Whatever else was under its key is over (R-23).
+        """
         now = self._seconds()
-        self._entries.pop(key, None)
-        while self._entries and (
-            len(self._entries) >= self._maximum or next(iter(self._entries.values())).expires <= now
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is not None:
+            if entry.authenticator == authenticator and entry.expires > now:
+                return entry, False
+            del entries[key]
+        while entries and (
+            len(entries) >= self._maximum or next(iter(entries.values())).expires <= now
         ):
-            self._entries.popitem(last=False)
-        entry = self._entries[key] = Entry(authenticator, None, now + patience)
-        return entry
+            entries.popitem(last=False)
+        entry = entries[key] = Entry(authenticator, None, now + patience)
+        return entry, True
 
     def finish(self, key: Hashable, entry: Entry, reply: bytes) -> bool:
         """Keep the answer; tell whether it is still wanted (R-23, R-24)."""

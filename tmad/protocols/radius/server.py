@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -53,13 +53,14 @@ REASONS: Final = frozenset(
         "failed",
     }
 )
-OUTCOMES: Final = {
+OUTCOMES: Final[dict[int, str]] = {
     Code.ACCESS_ACCEPT: "accept",
     Code.ACCESS_REJECT: "reject",
     Code.ACCESS_CHALLENGE: "challenge",
     Code.ACCOUNTING_RESPONSE: "stored",
     Code.PROTOCOL_ERROR: "protocol-error",
 }
+_RADSEC: Final = (Secret(RADSEC_SECRET),)
 _LINE_SECONDS: Final = 60.0
 _REMEMBERED_LINES: Final = 1_024
 _QUESTION: Final = struct.Struct(">BBBB")  # is it RadSec; octets of tenant, name, address
@@ -165,7 +166,7 @@ class Exchange:
 
     def secret_of(self, kind: Kind, packet: Packet, client: Client) -> Secret:
         """Return the secret that a packet was made with; raise Dropped for one that was not."""
-        good = [Secret(RADSEC_SECRET)] if kind == "radsec" else [*client.good_secrets(self._now())]
+        good = _RADSEC if kind == "radsec" else client.good_secrets(self._now)
         if not good:
             raise Dropped("no-secret", f"tmad radius-client secret {client.name} sets one")
         if packet.code == Code.ACCOUNTING_REQUEST:
@@ -238,7 +239,7 @@ class Exchange:
             return None
 
 
-def _likely_secret(packet: Packet, good: list[Secret]) -> Secret:
+def _likely_secret(packet: Packet, good: Sequence[Secret]) -> Secret:
     """Return the secret that makes text of the password: an unsigned request proves nothing."""
     hidden = packet.first(codec.USER_PASSWORD)
     if hidden is not None and len(good) > 1:
@@ -342,14 +343,13 @@ class UDPDoor(DatagramProtocol):
 
     async def _answer(self, packet: Packet, client: Client, secret: Secret, addr: Any) -> None:
         key = (addr, packet.code, packet.identifier)
-        known = self._duplicates.find(key, packet.authenticator)
-        if known is not None:
-            if known.reply is None:
+        entry, is_new = self._duplicates.note(key, packet.authenticator)
+        if not is_new:
+            if entry.reply is None:
                 raise Dropped("repeated")  # R-21
             self._meter.count("repeated")
-            self._send(known.reply, addr)  # R-22
+            self._send(entry.reply, addr)  # R-22
             return
-        entry = self._duplicates.begin(key, packet.authenticator)
         try:
             self._clients.note_seen(client)
             if client.is_learning and packet.is_signed and packet.code == Code.ACCESS_REQUEST:
@@ -359,7 +359,7 @@ class UDPDoor(DatagramProtocol):
             self._duplicates.forget(key, entry)
             raise
         is_status = packet.code == Code.STATUS_SERVER
-        self._meter.count("status" if is_status else OUTCOMES.get(Code(reply[0]), "other"))
+        self._meter.count("status" if is_status else OUTCOMES.get(reply[0], "other"))
         delay = self._policy.reject_delay
         if reply[0] == Code.ACCESS_REJECT and delay and self._delayed < self._policy.delayed:
             # R-16: guessing takes its time.
