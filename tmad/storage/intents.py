@@ -53,7 +53,12 @@ class Completed:
 
 
 _FIELDS = tuple(Intent.__dataclass_fields__)
-_INSERT = Statement(certificates.insert().returning(certificates.c.id), columns=(*_FIELDS, "state"))
+_INSERT = Statement(
+    certificates.insert().returning(
+        certificates.c.issuer_id, certificates.c.serial, certificates.c.id
+    ),
+    columns=(*_FIELDS, "state"),
+)
 _COMPLETE = Statement(
     certificates.update()
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
@@ -71,15 +76,17 @@ def insert(connection: sa.Connection, intents: Sequence[Intent]) -> list[int]:
 
     Raise Fault(CONFLICT) when an issuer has used one of the serial numbers.
     """
+    values = [_values(intent) for intent in intents]
     try:
-        rows = _INSERT.one_each(connection, [_values(intent) for intent in intents])
+        rows = _INSERT.returned(connection, values)
     except Exception as error:
         if not is_integrity(connection, error):
             raise
         raise Fault(
             FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
         ) from error
-    return [int(certificate_id) for (certificate_id,) in rows]
+    ids = {(issuer_id, serial): certificate_id for issuer_id, serial, certificate_id in rows}
+    return [int(ids[each["issuer_id"], each["serial"]]) for each in values]
 
 
 def complete(connection: sa.Connection, completed: Sequence[Completed]) -> None:

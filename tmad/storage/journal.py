@@ -9,6 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
+from tmad.storage.manyrows import ManyRows
 from tmad.storage.session import doom
 from tmad.storage.tables import (
     Instant,
@@ -61,6 +62,7 @@ _INSERT = (
     " (writer, seq, at, tenant, kind, actor, object, trace, data, previous, hash)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_INSERT_MANY = ManyRows(_INSERT)
 _STATEMENTS = {
     "sqlite": (_HEAD, _INSERT_WRITER, _INSERT, _MOVE_HEAD),
     "postgresql": tuple(
@@ -243,8 +245,9 @@ def _append(
                 )
             )
             previous = digest
-        if len(rows) == 1:
-            cursor.execute(insert, rows[0])
+        if connection.dialect.name == "sqlite":
+            for statement, values in _INSERT_MANY.calls(rows):
+                cursor.execute(statement, values)
         else:
             cursor.executemany(insert, rows)
         cursor.execute(move_head, (seq, previous, writer))
