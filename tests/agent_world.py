@@ -115,7 +115,7 @@ class Pebble:
 
     def __init__(self, directory: Path, *, has_accounts: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.port, management, self.http_port, tls, dns, control = free_ports(6)
+        self.port, management, self.http_port, tls, dns, self.control = free_ports(6)
         key, self.trust = directory / "tls.key", directory / "tls.pem"
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -141,11 +141,11 @@ class Pebble:
         self._log = (directory / "pebble.log").open("ab")
         self._start("pebble-challtestsrv", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns}",
                     "-http01", "", "-https01", "", "-tlsalpn01", "",
-                    "-management", f"127.0.0.1:{control}")  # fmt: skip
+                    "-management", f"127.0.0.1:{self.control}")  # fmt: skip
         process = self._start("pebble", "-config", str(path), "-dnsserver", f"127.0.0.1:{dns}",
                               "-strict")  # fmt: skip
         wait_for_port(self.port, process)
-        wait_for_port(control, process)
+        wait_for_port(self.control, process)
 
     @property
     def directory_url(self) -> str:
@@ -166,6 +166,41 @@ class Pebble:
             process.kill()
             process.wait(timeout=20)
         self._log.close()
+
+
+class Proxy:
+    """tinyproxy, which lets through whoever knows the word."""
+
+    def __init__(self, directory: Path, *beyond: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (self.port,) = free_ports(1)
+        self._log = directory / "log"
+        config = directory / "tinyproxy.conf"
+        config.write_text(
+            f'Port {self.port}\nListen 127.0.0.1\nTimeout 60\nLogFile "{self._log}"\n'
+            f"LogLevel Connect\nAllow 127.0.0.1\nBasicAuth agent a-word\n"
+            + "".join(f"ConnectPort {port}\n" for port in beyond)
+        )
+        self._process = subprocess.Popen(
+            ["tinyproxy", "-d", "-c", str(config)], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for_port(self.port, self._process)
+
+    def environment(self, word: str = "a-word") -> dict[str, str]:
+        """Return what a program that shall use it is told."""
+        url = f"http://agent:{word}@127.0.0.1:{self.port}"
+        return {"HTTPS_PROXY": url, "HTTP_PROXY": url, "NO_PROXY": ""}
+
+    def asked(self) -> list[str]:
+        """Return the request lines that it has seen."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return [line.partition("): ")[2] for line in lines if "Request (" in line]
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait(timeout=20)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -119,6 +119,10 @@ class Core:
         self.asked.append(("admit", name, method))
         return self._decide(name)
 
+    async def confirm(self, admitted: Admitted) -> None:
+        if self.fault is not None:
+            raise self.fault
+
     def _decide(self, name: str) -> Admitted:
         if self.fault is not None:
             raise self.fault

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from tests.hierarchy_world import ADMIN, World, subject
 from tests.support import drive
+from tmad.ca import generation
 from tmad.ca.trust import check_path
 from tmad.errors import Fault, FaultCode
 from tmad.storage import leases, tables
@@ -69,3 +72,36 @@ def test_one_process_at_a_time_holds_a_ceremony(two: tuple[World, World]) -> Non
     assert caught.value.code is FaultCode.CONFLICT
     drive(one.database.write(leases.release, lease, one.clock()))
     assert other.create("root").state is IssuerState.ACTIVE
+
+
+def test_a_renewal_at_the_same_time_does_not_undo_that_a_key_is_compromised(
+    two: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    one.create("root")
+    sign, has_read, is_compromised = generation.sign, Event(), Event()
+
+    def slowly(*arguments: Any) -> Any:
+        has_read.set()
+        is_compromised.wait(1.0)  # in vain where the other one has to wait
+        return sign(*arguments)
+
+    def renew() -> None:
+        drive(one.ceremony.renew(ADMIN, "default", "root"))
+
+    def compromise() -> None:
+        drive(other.ceremony.compromise(ADMIN, "default", "root"))
+        is_compromised.set()
+
+    monkeypatch.setattr(generation, "sign", slowly)
+    threads = [Thread(target=renew), Thread(target=compromise)]
+    threads[0].start()
+    assert has_read.wait(10.0)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20.0)
+        assert not thread.is_alive()
+    assert is_compromised.is_set()
+    [root] = drive(one.hierarchy.generations("default", "root"))
+    assert root.state is IssuerState.WITHDRAWN
+    assert root.compromised_at is not None

@@ -138,7 +138,12 @@ def test_acme_objects(document: Any, status: int) -> None:
     for name in ("finalize", "certificate", "authorizations"):
         url = judge(acmeclient.https_of, found, name)
         assert isinstance(url, Fault) or url.startswith("https://")
-    challenge = judge(acme._http01, found)
+    domain = judge(acme._domain, found)
+    if isinstance(domain, str):
+        # It becomes an argument of a program.
+        assert not domain.startswith("-")
+        assert set(domain) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+    challenge = judge(acme._challenge, found, "dns-01" if domain else "http-01")
     assert isinstance(challenge, Fault) or is_token(challenge["token"])
     assert judge(acme._why, found).isprintable()
 

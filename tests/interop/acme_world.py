@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
 import os
 import ssl
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +123,28 @@ def hook(zone: Path) -> Path:
     )
     script.chmod(0o755)
     return script
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without telling."""
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        pass
+
+
+@contextlib.contextmanager
+def web_server(folder: Path, port: int) -> Iterator[Path]:
+    """Serve a folder as an administrator's web server does; give where challenges lie in it."""
+    root = folder / ".well-known" / "acme-challenge"
+    root.mkdir(parents=True)
+    pages = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), pages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield root
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from tests.interop.acme_world import ACMENode, dns_names, hook, run
+from tests.interop.acme_world import ACMENode, dns_names, hook, run, web_server
 
 pytestmark = pytest.mark.interop
 
@@ -29,24 +26,10 @@ def node(
     found.close()
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files without telling."""
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        pass
-
-
 @pytest.fixture
 def webroot(node: ACMENode, tmp_path: Path) -> Iterator[Path]:
-    """A web server as an administrator has it, at the name's http port."""
-    root = tmp_path / "web" / ".well-known" / "acme-challenge"
-    root.mkdir(parents=True)
-    handler = functools.partial(Quiet, directory=str(tmp_path / "web"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", node.http_port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield root
-    server.shutdown()
-    server.server_close()
+    with web_server(tmp_path / "web", node.http_port) as root:
+        yield root
 
 
 def configured(node: ACMENode, folder: Path, *lines: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.daemon import Daemon
 
@@ -23,7 +24,9 @@ ENDPOINTS = {
     "iot": (),
     "manual": ("--set", "approval=manual", "--set", "options.check_after=1"),
     "hasty": ("--set", "options.confirm_seconds=10"),
+    "sealed": ("--set", "options.encrypted_certificates=true"),
 }
+RSA = ("-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
 SECRETS: dict[str, tuple[str, ...]] = {}
 
 
@@ -286,3 +289,24 @@ def test_what_nobody_confirms_is_revoked(device: Device) -> None:
     while device.status("dev12") == "good" and time.monotonic() < deadline:
         time.sleep(0.5)
     assert device.status("dev12") == "revoked"
+
+
+def test_a_certificate_that_only_the_key_can_read(device: Device) -> None:
+    """-popo 2 is keyEncipherment: openssl decrypts what comes, and confirms it with that."""
+    base = ("ir", *device.secret(), "-newkey", device.key("new.key", *RSA), "-subject", "/CN=dev13",
+            "-popo", "2", "-certout", "dev13.pem", "-chainout", "chain.pem")  # fmt: skip
+    assert "badPOP" in device.cmp(*base, expect=1)  # the endpoint does not do that
+    device.label = "sealed"
+    base = (base[0], *device.secret(), *base[5:])
+    said = device.cmp(
+        *base, "-implicit_confirm", "-reqout", "a.der,b.der", "-rspout", "c.der,d.der"
+    )
+    assert "received PKICONF" in said  # what nobody has shown yet is never confirmed silently
+    assert device.certificate("dev13").subject.rfc4514_string() == "CN=dev13"
+    device.verify("dev13")
+    answer = (device.path / "c.der").read_bytes()
+    assert device.certificate("dev13").public_bytes(Encoding.DER) not in answer
+    assert device.status("dev13") == "good"
+    # An elliptic curve cannot be encrypted to in messages as old as openssl's.
+    curve = (*base[:6], device.key("ec.key"), *base[7:])
+    assert "unsupportedVersion" in device.cmp(*curve, expect=1)

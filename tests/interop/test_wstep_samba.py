@@ -6,11 +6,17 @@ Two workers, so that a ticket, a request that waits and a question about it meet
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +25,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.daemon import Daemon
+from tests.postgres import start_cluster
 from tests.samba_domain import ADDRESS, REALM, SYSTEM_PYTHON, Samba, require_samba
+from tests.softhsm import SoftToken, create_token
+from tests.unit import wstep_world as wstep
 from tests.warm import COMMANDS
+from tmad.wire.http import Response
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
@@ -58,10 +68,14 @@ def domain(
     samba.stop()
 
 
-@pytest.fixture(scope="module")
-def node(domain: Samba, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    directory = tmp_path_factory.mktemp("node")
-    daemon = Daemon(directory, workers=2)
+def set_up(domain: Samba, directory: Path, *init: str, token: SoftToken | None = None) -> Daemon:
+    """Return a node with doors for the domain; with a token, their authority is in it."""
+    settings, environment = (token.toml, token.environment) if token is not None else ("", None)
+    daemon = Daemon(directory, *init, workers=2, settings=settings, environment=environment)
+    if token is not None:
+        daemon.tmad("ca", "create", "hsm", "--algorithm", "p256", "--parent", "root",
+                    "--store", "pkcs11")  # fmt: skip
+    ca = ("--ca", "issuing" if token is None else "hsm")
     with daemon.config.open("a") as file:
         file.write(
             f'\n[protocols.wstep]\nrate = 0\nkeytab_file = "{domain.keytab}"\n'
@@ -75,20 +89,26 @@ def node(domain: Samba, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
     word.write_text(READER)
     daemon.tmad("active-directory", "password", "corp", "--password-file", str(word))
     daemon.endpoint(
-        "users", "--profile", "windows-user", "--directory", "corp", "--authenticate", "kerberos",
-        "--authenticate", "directory", "--set", "options.subject=user",
-        "--set", 'people.groups=["everybody"]', "--set", "idempotency_minutes=1",
-        protocol="wstep",
+        "users", *ca, "--profile", "windows-user", "--directory", "corp",
+        "--authenticate", "kerberos", "--authenticate", "directory",
+        "--set", "options.subject=user", "--set", 'people.groups=["everybody"]',
+        "--set", "idempotency_minutes=1", protocol="wstep",
     )  # fmt: skip
     daemon.endpoint(
-        "machines", "--profile", "windows-machine", "--directory", "corp",
+        "machines", *ca, "--profile", "windows-machine", "--directory", "corp",
         "--set", 'options.together_with=["users"]',
         "--set", "options.channel_binding=required", protocol="wstep",
     )  # fmt: skip
     daemon.endpoint(
-        "checked", "--profile", "windows-user", "--directory", "corp", "--approval", "manual",
+        "checked", *ca, "--profile", "windows-user", "--directory", "corp", "--approval", "manual",
         protocol="wstep",
     )  # fmt: skip
+    return daemon
+
+
+@pytest.fixture(scope="module")
+def node(domain: Samba, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = set_up(domain, tmp_path_factory.mktemp("node"))
     daemon.start()
     yield daemon
     daemon.kill()
@@ -159,11 +179,13 @@ def bob(domain: Samba, node: Daemon, tmp_path_factory: pytest.TempPathFactory) -
     return Machine(domain, node, tmp_path_factory.mktemp("bob"), "bob")
 
 
-def verify(node: Daemon, certificate: x509.Certificate, folder: Path) -> str:
+def verify(
+    node: Daemon, certificate: x509.Certificate, folder: Path, issuer: str = "issuing"
+) -> str:
     """Let openssl judge a certificate; return its text."""
     (folder / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     openssl(folder, "verify", "-x509_strict", "-CAfile", str(node.pem("root")), "-untrusted",
-            str(node.pem("issuing")), "leaf.pem")  # fmt: skip
+            str(node.pem(issuer)), "leaf.pem")  # fmt: skip
     return openssl(folder, "x509", "-noout", "-text", "-in", "leaf.pem").decode()
 
 
@@ -288,19 +310,25 @@ def test_a_computer_that_calls_itself_a_domain_controller_gets_nothing(
         domain.change(**{"pc1$": {"dNSHostName": "pc1.corp.test"}})
 
 
+def renewed_by(machine: Machine, old: x509.Certificate) -> x509.Certificate:
+    """Renew with a new key, in a message that openssl signs with the old one, and nothing else."""
+    folder = machine.folder
+    (folder / "old.pem").write_bytes(old.public_bytes(Encoding.PEM))
+    openssl(folder, "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048",
+            "-out", "new.pem")  # fmt: skip
+    request = openssl(folder, "req", "-new", "-key", "new.pem", "-subj", "/CN=x",
+                      "-outform", "DER")  # fmt: skip
+    signed = openssl(folder, "cms", "-sign", "-binary", "-nodetach", "-md", "sha256",
+                     "-signer", "old.pem", "-inkey", "key.pem", "-outform", "DER",
+                     data=request)  # fmt: skip
+    return machine.enrol("users/renewal", request=signed, kerberos="")
+
+
 def test_the_old_certificate_renews_signed_by_openssl_and_over_tls(
     node: Daemon, bob: Machine
 ) -> None:
     old = bob.enrol()
-    (bob.folder / "old.pem").write_bytes(old.public_bytes(Encoding.PEM))
-    openssl(bob.folder, "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048",
-            "-out", "new.pem")  # fmt: skip
-    request = openssl(bob.folder, "req", "-new", "-key", "new.pem", "-subj", "/CN=x",
-                      "-outform", "DER")  # fmt: skip
-    signed = openssl(bob.folder, "cms", "-sign", "-binary", "-nodetach", "-md", "sha256",
-                     "-signer", "old.pem", "-inkey", "key.pem", "-outform", "DER",
-                     data=request)  # fmt: skip
-    renewed = bob.enrol("users/renewal", request=signed, kerberos="")
+    renewed = renewed_by(bob, old)
     assert renewed.subject == old.subject
     assert sid_of(renewed) == sid_of(old)
     identity = [str(bob.folder / "old.pem"), str(bob.key)]
@@ -357,3 +385,112 @@ def test_the_page_is_true(domain: Samba, node: Daemon, tmp_path: Path) -> None:
     found = answer["found"]["response"]["policies"]["policy"]
     assert [each["attributes"]["commonName"] for each in found] == ["Machine", "Staff"]
     assert machine.enrol("machines2")
+
+
+# -- on PostgreSQL, with the authority's key in a token, and with workers that die ----------------
+
+
+@pytest.fixture(scope="module")
+def heavy(
+    domain: Samba, require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    require_client("softhsm2-util")
+    token = create_token(tmp_path_factory.mktemp("token") / "softhsm")
+    database = start_cluster().empty_database()
+    daemon = set_up(domain, tmp_path_factory.mktemp("heavy"), "--db", database, token=token)
+    daemon.start()
+    yield daemon
+    daemon.kill()
+
+
+def test_a_token_signs_for_the_domain_and_postgresql_keeps_it(
+    domain: Samba, heavy: Daemon, tmp_path: Path
+) -> None:
+    (tmp_path / "pc").mkdir()
+    (tmp_path / "bob").mkdir()
+    machine = Machine(domain, heavy, tmp_path / "pc", "pc1$")
+    answer = machine.ask("/xcep/machines", "policies")
+    assert len(answer["found"]["response"]["policies"]["policy"]) == 2
+    shown = verify(heavy, machine.enrol("machines"), machine.folder, "hsm")
+    assert "DNS:pc1.corp.test" in shown
+    bob = Machine(domain, heavy, tmp_path / "bob", "bob")
+    old = bob.enrol()
+    renewed = renewed_by(bob, old)
+    assert (renewed.subject, sid_of(renewed)) == (old.subject, sid_of(old))
+    assert "CN = Bob Builder" in verify(heavy, renewed, bob.folder, "hsm")
+    waiting = bob.ask("/wstep/checked", "issue", request=bob.request())["found"]
+    # What waits, waits in the database.
+    heavy.kill()
+    heavy.start()
+    [request] = heavy.json("request", "list")
+    heavy.tmad("request", "approve", request["id"])
+    issued = bob.ask("/wstep/checked", "query", number=waiting["RequestID"])
+    assert certificate_of(issued).subject == old.subject
+
+
+@dataclass
+class Ledger:
+    """What clients were told; they go on until they are told to stop."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    told: list[x509.Certificate] = field(default_factory=list)
+    repeated: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def enrol_on_and_on(daemon: Daemon, ledger: Ledger) -> None:
+    """Enrol as bob by password, one key after the other; repeat what got no answer, as it was."""
+    tls = ssl.create_default_context(cafile=str(daemon.pem("root")))
+    while not ledger.stop.is_set():
+        body = wstep.issue(wstep.csr(), user="CORP\\bob", word=WORDS["bob"])
+        deadline = time.monotonic() + 60
+        while (answer := post(daemon, tls, body)) is None or b"ErrorCode" in answer:
+            # The process that was at it has died; until its intent is void, it is under way.
+            ledger.repeated += 1
+            if time.monotonic() > deadline:
+                ledger.problems.append(repr(answer))
+                return
+            time.sleep(0.2)
+        ledger.told.append(wstep.certificate_of(Response(status=200, body=answer)))
+
+
+def post(daemon: Daemon, tls: ssl.SSLContext, body: bytes) -> bytes | None:
+    """Send one message; None where the connection broke."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", daemon.https_port, timeout=30, context=tls
+    )
+    with contextlib.closing(connection):
+        try:
+            connection.request("POST", "/wstep/users", body, wstep.SOAP | {"host": "127.0.0.1"})
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return None
+
+
+@pytest.mark.parametrize("level", [pytest.param("node", marks=pytest.mark.long), "heavy"])
+def test_enrolments_survive_power_cuts(level: str, request: pytest.FixtureRequest) -> None:
+    daemon: Daemon = request.getfixturevalue(level)
+    before = {row["serial"] for row in users_certificates(daemon)}
+    ledger = Ledger()
+    threads = [threading.Thread(target=enrol_on_and_on, args=(daemon, ledger)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        time.sleep(0.7)
+        daemon.kill()
+        daemon.start()
+    ledger.stop.set()
+    for thread in threads:
+        thread.join(90)
+    assert ledger.problems == []
+    assert ledger.repeated > 0
+    told = [f"{certificate.serial_number:x}" for certificate in ledger.told]
+    assert len(told) == len(set(told)) >= len(threads)
+    # None is lost and none is there twice: what was told is what there is.
+    assert {row["serial"] for row in users_certificates(daemon)} - before == set(told)
+
+
+def users_certificates(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return what was issued at wstep/users."""
+    rows = daemon.json("cert", "list", "--limit", "10000")
+    return [row for row in rows if row["endpoint"] == "wstep/users" and row["state"] == "issued"]

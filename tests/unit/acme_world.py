@@ -23,6 +23,7 @@ from tests.support import drive
 from tests.unit.ca_bench import ADMIN, Bench, bench
 from tmad.ca.acme.service import ACME
 from tmad.ca.acme.validating import AGAIN
+from tmad.ca.approval import Requests
 from tmad.ca.validation.contract import Problem, Question, Validated, refusal
 from tmad.events import Secret
 from tmad.identity.binding import Binding
@@ -369,3 +370,19 @@ def make_csr_of(
 
 def revealed(secret: Secret) -> str:
     return b64(secret.reveal())
+
+
+def ready(client: Client, *names: str) -> Answer:
+    """Return an order whose names were all shown."""
+    order = client.order(*names)
+    client.prove(order, "dns-01" if any("*" in name for name in names) else "http-01")
+    return order
+
+
+def approvals(world: World) -> Requests:
+    """Return where people decide."""
+    b = world.bench
+    return Requests(
+        database=b.database, journal=b.journal, authority=b.authority, secrets=b.secrets,
+        now=b.clock,
+    )  # fmt: skip

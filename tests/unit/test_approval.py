@@ -12,8 +12,9 @@ from tests.support import drive
 from tests.unit.ca_bench import ADMIN, ROUTERS, Bench, asked, bench
 from tests.unit.test_pipeline import gated, refused, rows
 from tmad.ca.approval import Requests
-from tmad.ca.requests import Issued, Pending
+from tmad.ca.requests import EndpointID, Intent, Issued, Password, Pending, SignedBy
 from tmad.errors import Fault, FaultCode
+from tmad.events import Secret
 from tmad.identity.actors import Actor, Grant
 from tmad.storage import requests, tables
 
@@ -137,6 +138,57 @@ def test_approval_follows_the_profile_of_today():
     assert fault.rule == "profile.names.dns"
     assert rows(b, tables.requests)[0].state == "pending"
     assert b.events("request.refused")[-1].trace == fault.explain_id
+
+
+def test_an_approval_follows_the_authority_of_today():
+    b, decide, _, request_id = waiting()
+    drive(b.objects.put(ADMIN, "default", "authority", "devices", {"profiles": ["user"]}))
+    fault = refused(decide.approve(APPROVER, "default", request_id))
+    assert fault.rule == "authority.profile"
+
+
+def test_a_secret_that_was_revoked_meanwhile_is_not_enough():
+    b, decide, _, request_id = waiting(approval="manual")
+    b.clock.advance(days=3)  # it may have expired while the request waited
+    [secret] = drive(b.secrets.list(ADMIN, "default"))
+    drive(b.secrets.revoke(ADMIN, "default", secret.id))
+    fault = refused(decide.approve(APPROVER, "default", request_id))
+    assert fault.rule == "secret.revoked"
+
+
+def test_who_was_disabled_meanwhile_gets_nothing():
+    b, decide, _, _ = waiting()
+    drive(b.open("est", "people", profile="user", authenticate=["password"], approval="manual"))
+    drive(b.accounts.person("alice", "correct horse battery"))
+    pending = drive(
+        b.authority.enroll(
+            asked(
+                via="est",
+                endpoint=EndpointID("est", "people"),
+                names=(),
+                common="alice",
+                credential=Password("alice", Secret("correct horse battery")),
+            )
+        )
+    )
+    drive(b.accounts.people.disable(ADMIN, "default", "alice"))
+    fault = refused(decide.approve(APPROVER, "default", pending.request_id))
+    assert fault.rule == "applicant.owner"
+    drive(b.accounts.people.enable(ADMIN, "default", "alice"))
+    assert isinstance(drive(decide.approve(APPROVER, "default", pending.request_id)), Issued)
+
+
+def test_a_certificate_that_was_revoked_meanwhile_is_not_renewed():
+    b, decide, _, first = waiting()
+    old = drive(decide.approve(APPROVER, "default", first))
+    profile = drive(b.objects.load("default", "profile", "device")).document
+    manual = profile.model_copy(update={"approval": "manual"})
+    drive(b.objects.put(ADMIN, "default", "profile", "device", manual))
+    renewal = asked(credential=SignedBy(old.certificate), intent=Intent.RENEW, transaction="renew")
+    pending = drive(b.authority.enroll(renewal))
+    drive(b.revocation.revoke_by_id(ADMIN, "default", old.certificate_id, 0))
+    fault = refused(decide.approve(APPROVER, "default", pending.request_id))
+    assert fault.rule == "renewal.revoked"
 
 
 def test_a_dry_run_of_an_approval_changes_nothing():

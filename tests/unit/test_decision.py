@@ -9,13 +9,14 @@ import pytest
 from cryptography import x509
 
 from tests.hierarchy_world import ADMIN
-from tests.network_world import MAC, NetworkWorld
+from tests.network_world import MAC, NetworkWorld, a_visit
 from tests.support import drive
 from tmad.ca.status import Reason
-from tmad.errors import FaultCode
+from tmad.errors import Fault, FaultCode
+from tmad.network.decision import Admitted
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
-from tmad.storage import tables
+from tmad.storage import people, radius_sessions, tables
 
 
 @pytest.fixture
@@ -340,3 +341,78 @@ def test_what_a_withdrawn_authority_issued_stays_good_as_ocsp_says(world: Networ
     certificate = world.issue()
     withdraw(world, revoke=False)
     assert world.login(certificate).policy == "staff"
+
+
+# -- decided some messages before the answer ---------------------------------------------------
+
+
+def confirm(world: NetworkWorld, admitted: Admitted, *chain: x509.Certificate) -> None:
+    drive(world.admission.confirm(a_visit(), admitted, "eap-tls", chain=chain))
+
+
+def is_live(world: NetworkWorld, admitted: Admitted) -> bool:
+    row = drive(world.database.read(radius_sessions.by_id, admitted.session))
+    assert row is not None
+    return row.is_live
+
+
+def test_what_still_holds_when_the_last_message_comes_is_let_in(world: NetworkWorld) -> None:
+    world.person("ada")
+    world.policy({"name": "one", "simultaneous": 1})
+    certificate = world.issue("ada", owner="person:ada")
+    admitted = world.login(certificate)
+    confirm(world, admitted, certificate)
+    # Whatever else has changed; and its own session is not one too many.
+    world.revoke(world.issue("other"))
+    world.person("bob")
+    confirm(world, admitted, certificate)
+    assert is_live(world, admitted)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda world, certificate: world.revoke(certificate), "network.revoked"),
+        (lambda world, certificate: world.hold(certificate), "network.held"),
+        (
+            lambda world, certificate: world.change_person("ada", disabled_at=world.clock()),
+            "network.owner-disabled",
+        ),
+        (
+            lambda world, certificate: world.device("ada.example.test", blocked_at=world.clock()),
+            "network.device-blocked",
+        ),
+        (
+            lambda world, certificate: world.policy({"name": "no", "then": "reject"}),
+            "network.rejected",
+        ),
+        (
+            lambda world, certificate: world.policy({"name": "all", "reply": {"vlan": 7}}),
+            "network.changed",
+        ),
+    ],
+)
+def test_nobody_gets_in_by_keeping_the_last_message_back(
+    world: NetworkWorld, change: Any, rule: str
+) -> None:
+    world.person("ada")
+    certificate = world.issue("ada", owner="person:ada")
+    admitted = world.login(certificate)
+    change(world, certificate)
+    with pytest.raises(Fault) as caught:
+        confirm(world, admitted, certificate)
+    assert caught.value.rule == rule
+    assert world.record(caught.value.explain_id)["session"] == admitted.session
+    assert not is_live(world, admitted)
+
+
+def test_a_person_who_is_disabled_before_the_last_message_stays_out(world: NetworkWorld) -> None:
+    world.person("ada")
+    person = drive(world.database.read(people.by_name, "default", "ada"))
+    admitted = drive(world.admission.person(a_visit(), person, "peap-mschapv2"))
+    confirm(world, admitted)
+    world.change_person("ada", disabled_at=world.clock())
+    with pytest.raises(Fault) as caught:
+        confirm(world, admitted)
+    assert caught.value.rule == "network.owner-disabled"
+    assert not is_live(world, admitted)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from cryptography.x509 import ocsp
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.eap_peer import Peer
 from tests.eap_world import HOST, EAPWorld, run
@@ -16,6 +17,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.protocols.radius.eap.tls import TLSRules
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage import changes
 
 VERSIONS = ["1.2", "1.3"]
 
@@ -179,6 +181,21 @@ class TestKeysOfTheServer:
             step = drive(conversation.receive(reply))
         assert_success(step, peer)
 
+    def test_a_login_that_is_taken_back_before_the_last_message_fails(self) -> None:
+        world = EAPWorld()
+        peer = world.peer(world.client())
+        conversation = world.converse()
+        step = drive(conversation.receive(b""))
+        while not world.core.asked:
+            step = drive(conversation.receive(peer.answer(step.eap) or b""))
+        assert step.outcome == "continue"
+        world.core.fault = Fault(FaultCode.UNAUTHENTICATED, "revoked", rule="network.revoked")
+        while step.outcome == "continue":
+            step = drive(conversation.receive(peer.answer(step.eap) or b""))
+        assert step.outcome == "failure"
+        assert step.fault.rule == "network.revoked"
+        assert step.keys is None
+
     def test_an_anchor_that_is_gone_counts_at_once(self) -> None:
         world = EAPWorld()
         identity = world.client()
@@ -190,6 +207,56 @@ class TestKeysOfTheServer:
         again = Peer(peer.method, peer.context, session=peer.remembered())
         step = world.login(again)
         assert step.fault.rule == "network.wrong-authority"
+
+    def test_who_comes_while_new_anchors_are_looked_up_waits_for_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = EAPWorld()
+        drive(world.engine.mutual())
+        late: list[Deferred[None]] = []
+        trusted = world._trust
+
+        async def slowly(tenant: str) -> Any:
+            found = await trusted(tenant)
+            late.append(Deferred())
+            await late[-1]
+            return found
+
+        monkeypatch.setattr(world.engine, "_trust", slowly)
+        made_of: list[object] = []
+        versions = []
+
+        def ask() -> None:
+            def note(_: object) -> None:
+                made_of.append(world.engine._made_of[0])
+
+            ensureDeferred(world.engine.mutual()).addCallback(note)
+
+        for _ in range(2):
+            world.trust(*world.trusted.certificates)
+            versions.append(world.trusted.version)
+            ask()
+            ask()
+        assert made_of == []
+        while late:
+            late.pop().callback(None)
+        # The first two were right when they came; the others know of the second change.
+        assert len(made_of) == 4
+        assert made_of[2:] == [versions[1]] * 2
+        assert world.engine._made_of[0] == versions[1]
+
+    def test_a_server_certificate_that_is_revoked_is_not_said_to_be_good(self) -> None:
+        answers = iter((b"good", b"revoked"))
+
+        async def staple(found: Any) -> bytes:
+            return next(answers)
+
+        world = EAPWorld(staple=staple)
+        for expected in (b"good", b"revoked"):
+            for _ in range(2):
+                drive(world.engine.mutual())
+                assert list(world.engine._staples.values()) == [expected]
+            drive(world.ca.database.write(changes.record, "status", "1:0a"))
 
     def test_the_certificate_in_use_serves_while_none_can_be_made(
         self, monkeypatch: pytest.MonkeyPatch

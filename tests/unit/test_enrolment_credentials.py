@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -264,6 +265,42 @@ def test_a_persons_certificate_renews_only_while_she_may_have_it(b: Bench) -> No
     drive(b.accounts.people.disable(ADMIN, "default", "alice"))
     fault = refused(b, wish(by_certificate, intent=Intent.RENEW, evidence=b"3"))
     assert fault.rule == "renewal.owner"
+
+
+def meanwhile(b: Bench, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Let something happen between the decision and the transaction that acts on it."""
+    issuing = b.authority._issuing
+    make = issuing.make
+
+    async def late(*arguments: Any, **named: Any) -> Any:
+        change()
+        return await make(*arguments, **named)
+
+    monkeypatch.setattr(issuing, "make", late)
+
+
+def test_who_is_disabled_while_it_is_decided_gets_nothing(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door(b)
+    first = enroll(b, wish(basic()))
+    meanwhile(b, monkeypatch, lambda: drive(b.accounts.people.disable(ADMIN, "default", "alice")))
+    renewal = wish(SignedBy(first.certificate), intent=Intent.RENEW, evidence=b"2")
+    assert refused(b, renewal).rule == "renewal.owner"
+    drive(b.accounts.people.enable(ADMIN, "default", "alice"))
+    assert refused(b, wish(basic(), evidence=b"3")).rule == "applicant.owner"
+
+
+@pytest.mark.parametrize("reason", [0, 6])
+def test_what_is_revoked_while_it_is_decided_gets_no_successor(
+    b: Bench, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    door(b)
+    first = enroll(b, wish(basic()))
+    revoke = b.revocation.revoke_by_id
+    meanwhile(b, monkeypatch, lambda: drive(revoke(ADMIN, "default", first.certificate_id, reason)))
+    renewal = wish(SignedBy(first.certificate), intent=Intent.RENEW, evidence=b"2")
+    assert refused(b, renewal).rule == "renewal.revoked"
 
 
 def test_a_one_time_code_enrols_once(b: Bench) -> None:

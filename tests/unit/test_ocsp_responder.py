@@ -501,6 +501,33 @@ def test_a_status_that_changes_during_the_signature_is_not_kept(world, ca, respo
     assert say(responder, ca, 1) == "revoked"
 
 
+def test_ocsp_23_a_signer_that_was_replaced_while_it_was_looked_up_is_not_kept(
+    world, ca, responder, monkeypatch
+) -> None:
+    current = world.service_certificates.current
+    late: Deferred[None] = Deferred()
+
+    async def slowly(purpose: str, scope: str):
+        found = await current(purpose, scope)
+        await late
+        return found
+
+    monkeypatch.setattr(world.service_certificates, "current", slowly)
+    request = Request(method="POST", path=b"/ocsp", body=ask(cert_id(ca, 1)))
+    results: list[Response] = []
+    ensureDeferred(responder.respond(request)).addCallback(results.append)
+    monkeypatch.setattr(world.service_certificates, "current", current)
+    world.service_certificates.days = 0.25
+    world.service_certificates.renew(str(ca.id))
+    drive(world.changes.catch_up())
+    late.callback(None)
+    before = read(results[0])  # it was right when the question came
+    after = read(http(responder, ask(cert_id(ca, 1))))
+    assert after.certificates != before.certificates
+    # In the same second, and yet not the times of the one before.
+    assert after.next_update_utc == after.certificates[0].not_valid_after_utc
+
+
 def test_ocsp_27_what_needs_no_waiting_does_not_wait(world, ca, responder) -> None:
     # The edge writes the answer in the same turn of the reactor, without a Deferred.
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from tmad.ca import keycheck, lint
 from tmad.ca.extensions import MS_SID, NEVER_COPIED
 from tmad.ca.profile import ProfileDocument
 from tmad.ca.shape import Profile
+from tmad.ca.validity import Ends
 from tmad.ca.writing import Constraints, IssuerFacts
 from tmad.ca.x509 import tbs_certificate
 from tmad.errors import Fault, FaultCode
@@ -188,6 +190,72 @@ def test_a_wish_for_too_long_a_time_is_refused():
     fault = refused({**ANY, "validity": {"max": "400d"}}, validity=timedelta(days=401))
     assert fault.rule == "profile.validity.max"
     assert fault.values["profile"] == "test revision 3"
+
+
+FROM, MONTH = datetime(2026, 11, 23, 12, tzinfo=UTC), timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (None, FROM + MONTH),
+        (FROM, FROM + MONTH),
+        (FROM - timedelta(minutes=5), FROM + MONTH),
+        (FROM + MONTH, FROM + 2 * MONTH),  # later, and still over within the longest
+        (None, FROM + timedelta(days=89, hours=23)),  # what we date back does not count
+        (None, FROM + timedelta(minutes=1)),
+    ],
+)
+def test_ends_that_are_asked_for_are_granted_exactly(begin, end):
+    ends = Ends(not_before=begin, not_after=end, asked_at=NOW)
+    certificate = shape({**ANY, "validity": {"default": "20d", "max": "90d"}}, validity=ends)
+    assert certificate.not_valid_after_utc == end
+    if begin is None:
+        begin = max(FROM - timedelta(minutes=5), end - timedelta(days=90, seconds=-1))
+    assert certificate.not_valid_before_utc == begin
+
+
+def test_a_beginning_alone_is_followed_by_the_usual_time():
+    ends = Ends(not_before=FROM + MONTH, asked_at=NOW)
+    certificate = shape({**ANY, "validity": {"default": "20d", "max": "90d"}}, validity=ends)
+    assert certificate.not_valid_before_utc == FROM + MONTH
+    assert certificate.not_valid_after_utc == FROM + MONTH + timedelta(days=20, seconds=-1)
+
+
+def test_a_request_that_waited_may_begin_when_it_was_made():
+    rules = {**ANY, "validity": {"default": "20d", "max": "90d"}}
+    begin = FROM - timedelta(days=5)
+    waited = Ends(not_before=begin, asked_at=NOW - timedelta(days=5))
+    assert shape(rules, validity=waited).not_valid_before_utc == begin
+    assert refused(rules, validity=replace(waited, asked_at=NOW)).rule == "profile.validity.begin"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "rule"),
+    [
+        (FROM - timedelta(minutes=6), None, "begin"),
+        (None, FROM - MONTH, "end"),
+        (FROM - timedelta(minutes=5), FROM - timedelta(minutes=1), "end"),
+        (FROM + MONTH, FROM + MONTH, "max"),
+        (FROM + MONTH, FROM, "end"),
+        (FROM, FROM + timedelta(days=90), "max"),
+        (None, FROM + timedelta(days=90), "max"),
+        (FROM + MONTH, FROM + timedelta(days=90), "max"),  # beyond what may be had today
+        (None, ISSUER.not_after + timedelta(seconds=1), "max"),
+    ],
+)
+def test_ends_that_cannot_be_granted_are_refused(begin, end, rule):
+    ends = Ends(not_before=begin, not_after=end, asked_at=NOW)
+    fault = refused({**ANY, "validity": {"default": "20d", "max": "90d"}}, validity=ends)
+    assert fault.rule == f"profile.validity.{rule}"
+
+
+def test_an_end_that_is_asked_for_is_never_shortened():
+    issuer = replace(ISSUER, not_after=FROM + MONTH)
+    late = Ends(not_after=FROM + MONTH + timedelta(seconds=1), asked_at=NOW)
+    assert refused(ANY, validity=late, issuer=issuer).rule == "profile.validity.issuer"
+    early = Ends(not_before=FROM, asked_at=NOW)
+    assert shape(ANY, validity=early, issuer=issuer).not_valid_after_utc == FROM + MONTH
 
 
 # -- subject ----------------------------------------------------------------------------------

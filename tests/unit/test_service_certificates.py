@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.hierarchy_world import ADMIN, World
@@ -14,6 +16,8 @@ from tmad.ca.scheme import STRENGTH, fitting_algorithm
 from tmad.ca.service_certificates import eap_scope
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
+from tmad.protocols.cmc import answers as cmc_answers
+from tmad.protocols.cmp import answers as cmp_answers
 from tmad.signer.algorithms import KeyAlgorithm, of
 from tmad.storage import leases, tables
 
@@ -355,3 +359,28 @@ class TestEAP:
         with pytest.raises(Fault) as caught:
             current(world, "eap", scope)
         assert (caught.value.code, caught.value.rule) == (FaultCode.NOT_FOUND, "service.scope")
+
+
+@pytest.mark.parametrize("purpose", ["cmp", "cmc"])
+def test_the_chain_of_an_answer_is_that_of_today(world: World, purpose: str) -> None:
+    services: Any = SimpleNamespace(
+        service_certificates=world.service_certificates, now=world.clock
+    )
+    visit: Any = SimpleNamespace(door="scep/routers")
+    senders: Any = None
+
+    def chain() -> tuple[bytes, ...]:
+        if purpose == "cmp":
+            return drive(by_cmp.signer(visit)).chain
+        return drive(by_cmc._signer(visit)).chain
+
+    by_cmp = cmp_answers.Answers(services, senders, lambda size: bytes(size))
+    by_cmc = cmc_answers.Answers(services)
+    chain()  # what makes a certificate is not what is kept of it
+    before = chain()
+    assert chain() is before
+    renewed = drive(world.ceremony.renew(ADMIN, "default", "sub"))
+    after = chain()
+    assert after[0] == before[0]
+    assert renewed.certificate is not None
+    assert after[1] == renewed.certificate.public_bytes(Encoding.DER)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.support import Clock, drive
 from tmad.errors import Fault, FaultCode
@@ -134,6 +135,33 @@ def test_a_removed_key_is_gone(keyring: Keyring) -> None:
     drive(keyring.remove(handle.id))
     with pytest.raises(Fault) as caught:
         drive(keyring.use(handle.id, lambda key: key))
+    assert caught.value.code is FaultCode.NOT_FOUND
+
+
+def test_a_key_that_was_removed_while_it_was_looked_up_is_not_remembered(
+    keyring: Keyring, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has removed it, and this one hears of that while it reads."""
+    handle = make(keyring)
+    keyring.forget(handle.id)
+    late: Deferred[None] = Deferred()
+    load = shelf.load
+
+    async def slowly(key_id: str) -> KeyHandle:
+        found = await load(key_id)
+        await late
+        return found
+
+    monkeypatch.setattr(shelf, "load", slowly)
+    found: list[KeyHandle] = []
+    ensureDeferred(keyring.handle(handle.id)).addCallback(found.append)
+    monkeypatch.setattr(shelf, "load", load)
+    del shelf.rows[handle.id]
+    keyring.forget("*")
+    late.callback(None)
+    assert found == [handle]  # it was there when the question came
+    with pytest.raises(Fault) as caught:
+        drive(keyring.handle(handle.id))
     assert caught.value.code is FaultCode.NOT_FOUND
 
 

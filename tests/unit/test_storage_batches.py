@@ -183,6 +183,52 @@ def test_more_than_fit_one_transaction_get_another(world: World) -> None:
     assert [len(entries) for entries in world.transactions] == [64, 36]
 
 
+def test_who_did_not_fit_a_transaction_that_fails_gets_another(world: World) -> None:
+    outcomes = [world.add("bad"), *(world.add(f"a{number}") for number in range(99))]
+    while world.database.asked:
+        world.database.run()
+    assert all(len(outcome) == 1 for outcome in outcomes)
+    assert outcomes[1:] == [[f"A{number}"] for number in range(99)]
+
+
+def test_who_did_not_fit_a_transaction_that_never_begins_is_refused_too(world: World) -> None:
+    outcomes = [world.add(f"a{number}") for number in range(100)]
+    world.database.away = Fault(FaultCode.UNAVAILABLE, "away", retry_after=1.0)
+    done, _ = world.database.asked.pop()
+    done.errback(world.database.away)
+    assert [len(outcome) for outcome in outcomes] == [1] * 100
+
+
+def test_a_transaction_that_was_given_up_takes_nobody_when_it_runs_after_all(
+    world: World,
+) -> None:
+    """Its caller waited in vain while it stood in the queue of a thread."""
+    late = world.add("a")
+    done, function = world.database.asked.pop()
+    done.errback(Fault(FaultCode.UNAVAILABLE, "no outcome within 5 s", retry_after=1.0))
+    assert isinstance(late[0], Fault)
+    outcome = world.add("b")
+    function()
+    world.database.run()
+    assert outcome == ["B"]
+    assert world.transactions == [["b"]]
+
+
+def test_a_transaction_that_is_given_up_while_it_runs_answers_all_that_it_took(
+    world: World,
+) -> None:
+    first, second = world.add("a"), world.add("b")
+    done, function = world.database.asked.pop()
+    function()
+    done.errback(Fault(FaultCode.UNAVAILABLE, "no outcome within 5 s", retry_after=1.0))
+    assert isinstance(first[0], Fault)
+    assert isinstance(second[0], Fault)
+    world.time += 1.0
+    third = world.add("c")
+    world.database.run()
+    assert third == ["C"]
+
+
 def test_without_a_reactor_it_is_one_transaction_each(world: World) -> None:
     world.database.reactor = None
     assert world.add("a") == ["A"]

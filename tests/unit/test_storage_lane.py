@@ -66,6 +66,21 @@ def test_later_jobs_of_a_group_see_what_earlier_ones_did(session: GroupSession) 
     assert run(session, Job(put, ("a",)), Job(names, ())) == ["a", ["a"]]
 
 
+def test_a_job_that_was_given_up_before_its_turn_in_the_group_never_runs(
+    session: GroupSession,
+) -> None:
+    late = Job(put, ("b",))
+
+    def give_up(connection: sa.Connection) -> str:
+        late.abandoned = True  # its deadline passes while the one before it runs
+        return put(connection, "a")
+
+    assert run(session, Job(give_up, ()), late, Job(put, ("c",))) == [
+        *("a", FaultCode.UNAVAILABLE, "c")
+    ]
+    assert kept(session) == ["a", "c"]
+
+
 def test_a_commit_that_fails_fails_everyone(
     session: GroupSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

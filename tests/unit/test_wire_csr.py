@@ -192,10 +192,26 @@ def test_gen_14_bytes_behind() -> None:
 def test_gen_17_other_version_is_named() -> None:
     request = client.make_csr(rsa_key())
     at = request.index(der.integer(0))
-    spoiled = request[: at + 2] + b"\x01" + request[at + 3 :]
+    spoiled = request[: at + 2] + b"\x03" + request[at + 3 :]
     with pytest.raises(Fault, match="version") as caught:
         csr.decode(spoiled, NEW)
     assert caught.value.code is FaultCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_version_that_ruby_and_old_certbots_write_is_read(version: int) -> None:
+    """The signature is checked over what was received, the version in it."""
+    key = rsa_key()
+    request = client.make_csr(key)
+    info = der.read(request, der.SEQUENCE).raw(der.SEQUENCE)
+    changed = info.replace(der.integer(0), der.integer(version), 1)
+    mark = key.sign(changed, padding.PKCS1v15(), hashes.SHA256())
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
+    again = der.sequence(changed, algorithm, der.tlv(der.BIT_STRING, b"\0" + mark))
+    found = csr.decode(again, NEW)
+    assert (found.subject, found.der) == (csr.decode(request, NEW).subject, again)
+    forged = der.sequence(info, algorithm, der.tlv(der.BIT_STRING, b"\0" + mark))
+    assert code_of(forged) is FaultCode.BAD_PROOF
 
 
 def test_gen_17_t61_subject_with_eight_bits(tmp_path: Path) -> None:

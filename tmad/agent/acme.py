@@ -1,4 +1,4 @@
-"""ACME from the client's side: account, order, http-01, certificate (RFC 8555, 8738, 9773).
+"""ACME from the client's side: account, order, challenges, certificate (RFC 8555, 8738, 9773).
 
 What the server has made of an attempt is in its hands: the order's address is kept, and the next
 run goes on with it.
@@ -6,6 +6,8 @@ run goes on with it.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tmad.agent import files, jws
+from tmad.agent import dnshook, files, jws
 from tmad.agent.acmeclient import (
     ACMEClient,
     decode_object,
@@ -37,6 +39,7 @@ _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 5.0  # a longer one ends the run, and the next goes on
 _ACCOUNT: Final = "account.pem"
 _MOST: Final = 100  # authorisations of one order
+_HOST: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 
 
 class ACMESource:
@@ -198,19 +201,28 @@ class ACMESource:
         if not isinstance(urls, list) or len(urls) > _MOST:
             raise malformed("authorizations")
         answers: dict[str, str] = {}
+        records: list[tuple[str, str]] = []
         pending: list[tuple[str, str]] = []  # address of the authorisation and of its challenge
         for number in range(len(urls)):
             url = https_of({"authorization": urls[number]}, "authorization")
             found = decode_object(client.post(url, None))
             if found.get("status") != "pending":
                 continue
-            challenge = _http01(found)
+            domain = _domain(found) if self._settings.dns_hook else ""
+            challenge = _challenge(found, "dns-01" if domain else "http-01")
             token = challenge["token"]
-            answers[token] = f"{token}.{jws.thumbprint(client.key)}"
+            key_authorization = f"{token}.{jws.thumbprint(client.key)}"
+            if domain:
+                records.append(dnshook.record(domain, key_authorization))
+            else:
+                answers[token] = key_authorization
             pending.append((url, https_of(challenge, "url")))
-        if not pending:
-            return
-        with answering(self._settings, answers):
+        with contextlib.ExitStack() as stack:
+            if answers:
+                stack.enter_context(answering(self._settings, answers))
+            if records:
+                named = self._store.name
+                stack.enter_context(dnshook.published(self._settings, records, named, self._pause))
             for _, challenge_url in pending:
                 client.post(challenge_url, {})
             for url, _ in pending:
@@ -284,7 +296,23 @@ def _identifier(name: str) -> dict[str, str]:
     return {"type": kind, "value": value.lower()}
 
 
-def _http01(authorization: dict[str, Any]) -> dict[str, Any]:
+def _domain(authorization: dict[str, Any]) -> str:
+    """Return the domain that is to be shown, "" for what is none; Fault(MALFORMED).
+
+    It becomes an argument of a program, so nothing but a host name will do.
+    """
+    identifier = authorization.get("identifier")
+    if not isinstance(identifier, dict):
+        raise malformed("identifier")
+    if identifier.get("type") != "dns":
+        return ""
+    value = identifier.get("value")
+    if not isinstance(value, str) or not _HOST.fullmatch(value):
+        raise malformed("identifier")
+    return value
+
+
+def _challenge(authorization: dict[str, Any], kind: str) -> dict[str, Any]:
     challenges = authorization.get("challenges")
     offered = (
         [each for each in challenges if isinstance(each, dict)]
@@ -292,12 +320,12 @@ def _http01(authorization: dict[str, Any]) -> dict[str, Any]:
         else []
     )
     for each in offered:
-        if each.get("type") == "http-01" and is_token(each.get("token")):
+        if each.get("type") == kind and is_token(each.get("token")):
             return each
     kinds = ", ".join(sorted({str(each.get("type"))[:40] for each in offered})) or "nothing"
     raise Fault(
         FaultCode.UNSUPPORTED,
-        f"{_named(authorization)} cannot be shown by http-01; the server offers {kinds}",
+        f"{_named(authorization)} cannot be shown by {kind}; the server offers {kinds}",
         rule="agent.challenge",
     )
 

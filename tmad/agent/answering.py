@@ -43,7 +43,8 @@ def answering(settings: ACMESource, answers: dict[str, str]) -> Iterator[None]:
     else:
         raise Fault(
             FaultCode.REJECTED,
-            "the server wants to see http-01: say --listen ADDR:80 or --webroot DIRECTORY",
+            "the server wants to see http-01: say --listen ADDR:80 or --webroot DIRECTORY, or"
+            " --dns-hook COMMAND for dns-01",
             rule="agent.challenge",
         )
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import json
 import os
 import pwd
 import shutil
-import signal
 import socket
 import ssl
 import stat
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +18,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from tmad.agent import files
+from tmad.agent import commands, files
 from tmad.agent.files import Owner
 from tmad.agent.identity import Identity, read_certificates
 from tmad.agent.settings import CertificateSettings
@@ -32,7 +28,6 @@ from tmad.events import Secret
 
 SAME, OTHER, UNREACHABLE = "same", "other", "unreachable"
 _DIRECTORY_MODE: Final = 0o755
-_OUTPUT: Final = 2_000  # octets of what a reload command says
 _TRY_SECONDS: Final = 0.2
 
 
@@ -170,26 +165,11 @@ class Deployment:
         command, seconds = self._settings.reload.command, self._settings.reload.seconds
         if not command:
             return
-        with tempfile.TemporaryFile() as output:
-            try:
-                process = subprocess.Popen(  # noqa: S603  what the administrator has written
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    start_new_session=True,
-                    env={**os.environ, "TMAD_AGENT_NAME": self._store.name},
-                )  # fmt: skip
-            except OSError as error:
-                raise _no_reload(f"{command[0]}: {error.strerror}") from None
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                raise _no_reload(f"not done after {seconds:g} s") from None
-            if code != 0:
-                output.seek(0)
-                said = output.read(_OUTPUT).decode("utf-8", "replace").strip()
-                raise _no_reload(f"exit code {code}: {said}".rstrip(": "))
+        commands.run(
+            command, seconds,
+            what="the reload command has failed, the old files are back",
+            rule="agent.reload", name=self._store.name,
+        )  # fmt: skip
 
     def check(self, identity: Identity) -> str:
         """Return what the service shows, waiting for it to change; "" where nobody looks.
@@ -306,11 +286,3 @@ def _owner(user: str, group: str) -> Owner:
             f"there is no user {user!r} or no group {group!r} on this machine",
             rule="agent.owner",
         ) from None
-
-
-def _no_reload(why: str) -> Fault:
-    return Fault(
-        FaultCode.UNAVAILABLE,
-        f"the reload command has failed, the old files are back: {why}",
-        rule="agent.reload",
-    )

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     pkcs12,
 )
+from cryptography.x509.oid import AttributeOID
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
@@ -317,7 +318,22 @@ def request_again(key: PrivateKey, old: x509.Certificate) -> bytes:
     return request_for(key, old.subject, names)
 
 
-def request_for(key: PrivateKey, subject: x509.Name, names: Sequence[x509.GeneralName]) -> bytes:
+def request_with(key: PrivateKey, request_der: bytes, challenge: Secret) -> bytes:
+    """Return the same request with a challengePassword in it (RFC 2985, 5.4.1)."""
+    request = x509.load_der_x509_csr(request_der)
+    try:
+        names = list(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        names = []
+    return request_for(key, request.subject, names, challenge)
+
+
+def request_for(
+    key: PrivateKey,
+    subject: x509.Name,
+    names: Sequence[x509.GeneralName],
+    challenge: Secret | None = None,
+) -> bytes:
     """Return a request in DER, signed by the key."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     if names:
@@ -325,6 +341,8 @@ def request_for(key: PrivateKey, subject: x509.Name, names: Sequence[x509.Genera
         builder = builder.add_extension(
             x509.SubjectAlternativeName(names), critical=not list(subject)
         )
+    if challenge:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge.reveal())
     pure = isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey))
     return builder.sign(key, None if pure else hashes.SHA256()).public_bytes(Encoding.DER)
 

@@ -223,7 +223,7 @@ class Keeper:
             return source.next(key, request_der, old)
         except Fault:
             is_over = old.not_after <= self._now()
-            if not (is_over and self._settings.est and self._settings.est.secret_file):
+            if not (is_over and self._settings.secret_file):
                 raise
             # Too late to show the old one: as at the beginning.
             return source.first(key, request_der)

@@ -1,8 +1,9 @@
-"""SCEP from the client's side: renewal of a certificate that there is (RFC 8894, 3.3.1.2).
+"""SCEP from the client's side: PKCSReq and RenewalReq (RFC 8894, 3.3.1).
 
-The request is signed with the old key and sealed to the server's certificate; the answer is
-sealed to the old certificate, whose key must therefore be RSA. What the server shows as its
-certificates came over plain HTTP: it is believed as far as it leads to the ``trust`` file.
+The request is sealed to the server's certificate, and signed with the old key, or for the first
+time with the new one; the answer is sealed to the signer, whose key must therefore be RSA. What
+the server shows as its certificates came over plain HTTP: it is believed as far as it leads to
+the ``trust`` file.
 """
 
 from __future__ import annotations
@@ -10,19 +11,29 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.agent.est import decode_certificates
-from tmad.agent.identity import Identity, PrivateKey, check_key, order, read_certificates
+from tmad.agent.identity import (
+    Identity,
+    PrivateKey,
+    check_key,
+    order,
+    read_certificates,
+    request_with,
+)
 from tmad.agent.source import Certificates, Wait, Window, refused
 from tmad.agent.transport import Trust, ask
 from tmad.errors import Fault, FaultCode
+from tmad.events import Clock, Secret, utc_now
 from tmad.wire import ber, cms, der, envelopes
 from tmad.wire.cms import Random
 from tmad.wire.signatures import SHA256, Age, Policy
@@ -39,7 +50,8 @@ _SENDER_NONCE: Final = der.oid("2.16.840.1.113733.1.9.5")
 _RECIPIENT_NONCE: Final = der.oid("2.16.840.1.113733.1.9.6")
 _TRANSACTION: Final = der.oid("2.16.840.1.113733.1.9.7")
 _FAIL_TEXT: Final = der.oid("1.3.6.1.5.5.7.24.1")
-_RENEWAL, _CERT_REP = "17", "3"
+_RENEWAL, _PKCS_REQ, _CERT_REP = "17", "19", "3"
+_DAY: Final = timedelta(days=1)
 _SUCCESS, _FAILURE, _PENDING = "0", "2", "3"
 _REASONS: Final = {
     "0": "the algorithm is not taken", "1": "the message was broken", "2": "the request is refused",
@@ -48,48 +60,61 @@ _REASONS: Final = {
 
 
 class SCEPSource:
-    """A SCEP server that renews certificates."""
+    """One SCEP server; ``secret`` returns the challenge for the first enrolment."""
 
     def __init__(
         self,
         url: str,
         trust_file: str,
         *,
+        secret: Callable[[], Secret | None] = lambda: None,
         policy: Policy = MODERN,
         random: Random = os.urandom,
+        now: Clock = utc_now,
     ) -> None:
         self._url = url
         self._policy = policy
         self._trust_file = trust_file
+        self._secret = secret
         self._random = random
+        self._now = now
 
     def first(self, key: PrivateKey, request_der: bytes) -> Certificates | Wait:
-        """SCEP only renews here; EST and ACME begin better."""
-        raise _refusal("the agent renews by SCEP, but begins by EST or ACME", FaultCode.UNSUPPORTED)
+        """Ask with the challenge, where there is one, signed as nobody yet (RFC 8894, 2.3)."""
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise _not_rsa("key, which")
+        asked = request_der
+        secret = self._secret()
+        if secret:
+            asked = request_with(key, request_der, secret)
+        subject = x509.load_der_x509_csr(request_der).subject
+        signer = Identity(key=key, certificate=_self_signed(key, subject, self._now()), chain=())
+        return self._exchange(_PKCS_REQ, key, asked, signer, _transaction(request_der))
 
     def next(self, key: PrivateKey, request_der: bytes, old: Identity) -> Certificates | Wait:
         """Ask with a RenewalReq; the same request has the same transaction, so it is one."""
-        if not isinstance(old.key, rsa.RSAPrivateKey):
-            raise _refusal(
-                "SCEP answers are sealed to the old certificate, whose key must be RSA",
-                FaultCode.UNSUPPORTED,
-            )
+        return self._exchange(_RENEWAL, key, request_der, old, _transaction(request_der))
+
+    def _exchange(
+        self, kind: str, key: PrivateKey, request_der: bytes, signer: Identity, transaction: str
+    ) -> Certificates | Wait:
+        if not isinstance(signer.key, rsa.RSAPrivateKey):
+            raise _not_rsa("old certificate, whose key")
         authorities = self._authorities()
         recipient = _recipient(authorities)
-        transaction = hashlib.sha256(request_der).hexdigest()
         nonce = self._random(16)
         envelope = envelopes.seal_to_certificate(
             request_der, recipient, recipient.public_bytes(Encoding.DER),
             cipher=envelopes.AES128, random=self._random,
         )  # fmt: skip
-        own_der = old.certificate.public_bytes(Encoding.DER)
+        own_der = signer.certificate.public_bytes(Encoding.DER)
         message = cms.sign(
-            old.key,
+            signer.key,
             own_der,
             envelope,
             digest=SHA256,
             attributes=(
-                (_MESSAGE_TYPE, _printable(_RENEWAL)),
+                (_MESSAGE_TYPE, _printable(kind)),
                 (_TRANSACTION, _printable(transaction)),
                 (_SENDER_NONCE, der.octets(nonce)),
             ),
@@ -99,7 +124,7 @@ class SCEPSource:
         inside = open_reply(
             answer,
             authorities,
-            old.key,
+            signer.key,
             transaction=transaction,
             nonce=nonce,
             policy=self._policy,
@@ -218,6 +243,28 @@ def open_reply(
     return envelopes.open_envelope(
         key, enveloped, enveloped.recipients[0], policy=policy, random=random
     )
+
+
+def _self_signed(key: rsa.RSAPrivateKey, subject: x509.Name, now: datetime) -> x509.Certificate:
+    """Return a certificate that says nothing but whose the key is."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _DAY)
+        .not_valid_after(now + 30 * _DAY)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _transaction(request_der: bytes) -> str:
+    return hashlib.sha256(request_der).hexdigest()
+
+
+def _not_rsa(whose: str) -> Fault:
+    return _refusal(f"SCEP answers are sealed to the {whose} must be RSA", FaultCode.UNSUPPORTED)
 
 
 def _recipient(authorities: Sequence[x509.Certificate]) -> x509.Certificate:

@@ -78,6 +78,16 @@ class ACMESource(_Part):
     webroot: AbsolutePath = Field(
         default="", description="Answer http-01 by files that a web server shows."
     )
+    dns_hook: tuple[str, ...] = Field(
+        default=(), max_length=50, description="Answer dns-01: program and arguments, without a "
+        "shell; called with present NAME. VALUE, later with cleanup NAME. VALUE, as lego's exec.",
+    )  # fmt: skip
+    dns_hook_seconds: float = Field(
+        default=120.0, gt=0, le=3600, description="How long one call may take."
+    )
+    dns_wait_seconds: float = Field(
+        default=0.0, ge=0, le=3600, description="Until the whole world sees a new record."
+    )
 
     @model_validator(mode="after")
     def _is_complete(self) -> ACMESource:
@@ -89,9 +99,12 @@ class ACMESource(_Part):
 
 
 class SCEPSource(_Part):
-    """A SCEP server (RFC 8894), for certificates that there are already: it renews them."""
+    """A SCEP server (RFC 8894)."""
 
     url: Web
+    secret_file: AbsolutePath = Field(
+        default="", description="File with the challenge for the first enrolment."
+    )
     legacy: bool = Field(
         default=False, description="Take answers signed with SHA-1, as old servers sign them."
     )
@@ -210,6 +223,8 @@ class CertificateSettings(_Part):
             raise ValueError("a certificate comes from one of est, acme and scep")
         if self.acme is not None and not any(n.startswith(("dns:", "ip:")) for n in self.names):
             raise ValueError("names: ACME certifies dns: and ip: names")
+        if self.scep is not None and not self.key.startswith("rsa-"):
+            raise ValueError("key: SCEP answers are sealed to the key, which must be RSA")
         if not self.subject and not self.names:
             raise ValueError("a certificate has a subject or names")
         return self
@@ -218,6 +233,12 @@ class CertificateSettings(_Part):
     def source(self) -> str:
         """Return the protocol that is spoken."""
         return "est" if self.est else "acme" if self.acme else "scep"
+
+    @property
+    def secret_file(self) -> str:
+        """Return the file with the secret for the first time, an empty text where there is none."""
+        source = self.est or self.scep
+        return source.secret_file if source else ""
 
 
 def load(directory: Path) -> CertificateSettings:

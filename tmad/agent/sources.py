@@ -34,9 +34,13 @@ def source_of(store: Store, settings: CertificateSettings, state: State, current
             settings.trust,
             partial(read_secret, settings.acme.eab_key_file),
         )
-    assert settings.scep is not None  # the settings' own check
+    scep = settings.scep
+    assert scep is not None  # the settings' own check
     return SCEPSource(
-        settings.scep.url, settings.trust, policy=LEGACY if settings.scep.legacy else MODERN
+        scep.url,
+        settings.trust,
+        secret=partial(read_secret, scep.secret_file),
+        policy=LEGACY if scep.legacy else MODERN,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from tmad.agent.proxy import Proxy, proxy_for
 from tmad.errors import Fault, FaultCode
 
 SECONDS: Final = 30.0
@@ -87,8 +88,11 @@ def ask(
         parts = urlsplit(url)
         host = parts.netloc
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with closing(_connect(parts, seconds, context, trust)) as connection:
-            fields = {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
+        proxy = proxy_for(parts)
+        fields = {"User-Agent": AGENT, "Accept": "*/*", **(headers or {})}
+        if proxy is not None and parts.scheme != "https":
+            path, fields = f"http://{host}{path}", fields | proxy.fields  # RFC 9112, 3.2.2
+        with closing(_connect(parts, seconds, context, trust, proxy)) as connection:
             connection.request(method, path, body or None, fields)
             return _read(connection, deadline, host)
     except ssl.SSLCertVerificationError as error:
@@ -102,14 +106,27 @@ def ask(
 
 
 def _connect(
-    parts: SplitResult, seconds: float, context: ssl.SSLContext | None, trust: Trust
+    parts: SplitResult,
+    seconds: float,
+    context: ssl.SSLContext | None,
+    trust: Trust,
+    proxy: Proxy | None,
 ) -> http.client.HTTPConnection:
-    host = parts.hostname or ""
+    host, port = parts.hostname or "", parts.port
     if parts.scheme != "https":
-        return http.client.HTTPConnection(host, parts.port, timeout=seconds)
-    return http.client.HTTPSConnection(
-        host, parts.port, timeout=seconds, context=context or trust.context()
-    )
+        if proxy is not None:
+            host, port = proxy.host, proxy.port
+        return http.client.HTTPConnection(host, port, timeout=seconds)
+    context = context or trust.context()
+    connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
+    if proxy is not None:
+        beyond = proxy.tunnel(host, connection.port, seconds)
+        try:
+            connection.sock = context.wrap_socket(beyond, server_hostname=host)
+        except OSError:
+            beyond.close()
+            raise
+    return connection
 
 
 def _read(connection: http.client.HTTPConnection, deadline: float, host: str) -> Answer:

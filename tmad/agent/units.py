@@ -14,6 +14,8 @@ TIMER: Final = "tmad-agent-once.timer"
 # No sandbox: the reload command talks to other services, and places are where a person says.
 _COMMON: Final = """\
 Environment=TMAD_AGENT_DIR={directory}
+# HTTPS_PROXY=http://HOST:PORT and the like, where there is no straight way out.
+EnvironmentFile=-/etc/default/tmad-agent
 UMask=0077
 NoNewPrivileges=yes
 LimitCORE=0

@@ -381,6 +381,7 @@ class Adoption:
         path: tuple[x509.Certificate, ...],
         above: Issuer | None,
     ) -> None:
+        issuers.in_turn(connection)
         row = issuers.by_id(connection, issuer_id)
         if row is None:
             raise Fault(FaultCode.NOT_FOUND, "the authority was removed meanwhile")

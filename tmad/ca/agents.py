@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from tmad.ca import renewing
-from tmad.ca.holders import is_usable
 from tmad.ca.requests import EndpointID
+from tmad.ca.standing import is_usable
 from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event

@@ -560,6 +560,7 @@ class Ceremony:
     ) -> None:
         if lease is not None:
             leases.assert_held(connection, lease, self._now())
+        issuers.in_turn(connection)
         row = issuers.by_id(connection, issuer_id)
         if row is None or row.state is not IssuerState.CREATING:
             raise Fault(FaultCode.CONFLICT, "the authority was finished or removed meanwhile")
@@ -580,6 +581,7 @@ class Ceremony:
         signed: Signed,
     ) -> None:
         leases.assert_held(connection, lease, self._now())
+        issuers.in_turn(connection)
         row = issuers.by_id(connection, issuer_id)
         if row is None or row.state not in generation.LIVING:
             raise Fault(FaultCode.CONFLICT, "the authority was withdrawn meanwhile")
@@ -592,6 +594,7 @@ class Ceremony:
         )
 
     def _activate(self, connection: sa.Connection, actor: Actor, staged: Issuer) -> None:
+        issuers.in_turn(connection)
         rows = issuers.find_of_authority(connection, staged.tenant, staged.authority)
         wanted = next((row for row in rows if row.id == staged.id), None)
         if wanted is None or wanted.state is not IssuerState.NEXT:
@@ -607,6 +610,7 @@ class Ceremony:
         reason: Reason,
         compromised_at: datetime | None,
     ) -> None:
+        issuers.in_turn(connection)
         row = issuers.by_id(connection, issuer_id)
         if row is None:
             raise Fault(FaultCode.NOT_FOUND, "the authority was removed meanwhile")
@@ -632,6 +636,7 @@ class Ceremony:
         )
 
     def _forget(self, connection: sa.Connection, actor: str, issuer_id: int) -> None:
+        issuers.in_turn(connection)
         row = issuers.by_id(connection, issuer_id)
         if row is not None:
             generation.remove(connection, self.journal, actor, row)

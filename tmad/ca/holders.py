@@ -18,9 +18,9 @@ from tmad.ca import names
 from tmad.ca.applicant import ACCOUNT, PERSON, Applicant, Renewed, check_window, refuse
 from tmad.ca.belonging import serial_number_of
 from tmad.ca.requests import Intent, SignedBy
+from tmad.ca.standing import is_usable
 from tmad.events import Clock
-from tmad.identity.naming import device_key, person_key
-from tmad.storage import certificates, devices, people
+from tmad.storage import certificates
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
 from tmad.storage.people import PersonRow
@@ -244,15 +244,6 @@ class Holders:
                 "whoever the certificate belongs to is gone, disabled or blocked",
                 owner=row.owner,
             )
-
-
-def is_usable(connection: Connection, tenant: str, owner: str, now: datetime) -> bool:
-    """Tell whether the person or the device that owns a certificate may still have it."""
-    if owner.startswith(PERSON):
-        person = people.by_name(connection, tenant, person_key(owner.removeprefix(PERSON)))
-        return person is not None and person.is_usable(now)
-    device = devices.by_name(connection, tenant, device_key(owner.removeprefix(_DEVICE)))
-    return device is not None and device.blocked_at is None
 
 
 def _newest_of_person(

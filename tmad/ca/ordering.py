@@ -110,6 +110,7 @@ class Ordering:
             key=key,
             issuer=permission.signer.facts,
             now=now,
+            validity=None if applicant.control is None else applicant.control.ends,
             sid=applicant.sid,
         )
         check_constraints(permission.signer.chain, template.subject, template.names)

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.holders import Manufacturers
+    from tmad.ca.shape import Profile
     from tmad.ca.status import StatusSource
 
 _DAY = timedelta(days=1)
@@ -71,6 +72,10 @@ _DAY = timedelta(days=1)
 # its intent void and discards what it signed. Half-done requests are settled within 30 s of a
 # crash: this, and the time until another process has the lease (security, G-FAULT-1).
 PATIENCE = timedelta(seconds=12)
+# What shows possession of a key by itself, or will before anybody can use the certificate.
+_SHOWN = frozenset(
+    {Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE, Proof.DECRYPTION, Proof.ENCRYPTED_CERTIFICATE}
+)
 # What a copy of a request, served in another process meanwhile, can be the reason for; besides
 # the rule "request.duplicate".
 _BY_A_COPY = frozenset({FaultCode.UNAUTHENTICATED, FaultCode.REJECTED, FaultCode.RATE_LIMITED})
@@ -226,7 +231,6 @@ class Authority:
     async def _authorise(
         self, request: EnrollmentRequest, endpoint: Endpoint, applicant: Applicant
     ) -> Permission:
-        document = endpoint.document
         if request.via != endpoint.id.protocol:
             raise forbid(
                 "endpoint.protocol",
@@ -237,7 +241,14 @@ class Authority:
         check_proof(request, applicant)
         profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
-        issuer = await self._hierarchy.active(endpoint.tenant, document.authority)
+        permission = await self._permission(endpoint, applicant, profile)
+        await self._check_limits(endpoint)
+        return permission
+
+    async def _permission(
+        self, endpoint: Endpoint, applicant: Applicant, profile: Profile
+    ) -> Permission:
+        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
         if not issuer.document.allows_profile(profile.name):
             raise forbid(
                 "authority.profile",
@@ -245,7 +256,6 @@ class Authority:
                 authority=issuer.authority,
                 profile=profile.name,
             )
-        await self._check_limits(endpoint)
         return Permission(
             endpoint=endpoint,
             applicant=applicant,
@@ -408,13 +418,7 @@ class Authority:
             applicant = await self._authenticator.holder_of(row, endpoint)
         profile = await self._ordering.profile(endpoint.tenant, profile_of(applicant, endpoint))
         check_road(profile, request.via)
-        issuer = await self._hierarchy.active(endpoint.tenant, endpoint.document.authority)
-        permission = Permission(
-            endpoint=endpoint,
-            applicant=applicant,
-            profile=profile,
-            signer=self._signers.active(issuer, profile),
-        )
+        permission = await self._permission(endpoint, applicant, profile)
         assert row.idempotency is not None, "a pending request keeps it"
         order = self._ordering.for_request(request, permission, row.idempotency)
         order = replace(order, actor=actor.name, request=row, was_pending=True)
@@ -528,7 +532,7 @@ def profile_of(applicant: Applicant, endpoint: Endpoint) -> str:
 def check_proof(request: EnrollmentRequest, applicant: Applicant) -> None:
     """Raise Fault(BAD_PROOF) unless possession of the key was shown by somebody who may say so."""
     proof = request.proof
-    is_shown = proof in (Proof.CSR_SIGNATURE, Proof.POP_SIGNATURE, Proof.DECRYPTION)
+    is_shown = proof in _SHOWN
     if proof is Proof.RA_VERIFIED:
         # RFC 4211, 4: only whoever checks proofs for others.
         is_shown = applicant.method == "registration-authority"

@@ -145,6 +145,11 @@ def secret_of(row: RequestRow) -> str:
     return secret_id
 
 
+def proof_of(row: RequestRow) -> Proof:
+    """Return how possession of the key was shown with a request."""
+    return Proof(json.loads(row.body)["proof"])
+
+
 def restore(row: RequestRow) -> tuple[EnrollmentRequest, Standing]:
     """Return the request of a row, without its credential, and who was behind it."""
     body: Mapping[str, str] = json.loads(row.body)

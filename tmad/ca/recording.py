@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tmad.ca import names
+from tmad.ca import names, standing
 from tmad.ca.order import Draft, Order, Signed
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -98,6 +98,7 @@ class Recording:
         for draft, history in zip(drafts, histories, strict=True):
             try:
                 self._check_issuer(connection, draft.order, states)
+                _check_applicant(connection, draft.order, now)
                 warning = check_key(history, draft.order)
             except Fault as fault:
                 outcomes[draft.serial] = fault
@@ -235,6 +236,16 @@ class Recording:
             ),
         )
         return [None] * len(signed)
+
+
+def _check_applicant(connection: Connection, order: Order, now: datetime) -> None:
+    # Inside the transaction, too: what has been revoked, disabled or blocked by now gets no
+    # successor, however long the decision took.
+    if order.request is None:
+        return
+    standing.check(connection, order.tenant, order.applicant, now)
+    if order.was_pending:
+        standing.check_waiting(connection, order.tenant, order.applicant)
 
 
 def _check_different(drafts: Sequence[Draft]) -> None:

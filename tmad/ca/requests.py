@@ -42,6 +42,8 @@ class Proof(StrEnum):
     CSR_SIGNATURE = "csr-signature"
     POP_SIGNATURE = "pop-signature"
     DECRYPTION = "decryption"  # RFC 10002, 6.7: of a challenge, by keys that cannot sign
+    # RFC 9810, 5.2.8.3: it leaves encrypted to the key, and is revoked unless confirmed.
+    ENCRYPTED_CERTIFICATE = "encrypted-certificate"
     GENERATED_HERE = "generated-here"
     RA_VERIFIED = "ra-verified"  # RFC 4211, 4: only a registration authority may say so
 

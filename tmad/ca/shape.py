@@ -10,7 +10,7 @@ import fnmatch
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
@@ -19,12 +19,12 @@ from tmad.ca import names
 from tmad.ca.keycheck import Key
 from tmad.ca.names import NameKind
 from tmad.ca.profile import ATTRIBUTES, AttributeRule, NameRule, ProfileDocument, attribute_oid
+from tmad.ca.validity import Ends, ValidityRules
 from tmad.ca.writing import Constraints as Constraints
 from tmad.ca.writing import ExtensionWriter, IssuerFacts
 from tmad.ca.x509 import Template
 from tmad.errors import Fault, FaultCode
 
-_SECOND = timedelta(seconds=1)
 _NAMES_OF_ATTRIBUTES = {oid: name for name, oid in ATTRIBUTES.items()}
 
 
@@ -42,6 +42,7 @@ class Profile:
         }
         self._other_attributes = document.subject.attributes.get("*")
         self._order = [attribute_oid(attribute) for attribute in document.subject.order]
+        self._validity = ValidityRules(document.validity, self._refuse)
         self._writer = ExtensionWriter(document.extensions, self._refuse)
 
     @property
@@ -56,6 +57,12 @@ class Profile:
         """Whether the subjects are authorities themselves."""
         return self.document.extensions.ca
 
+    def period(
+        self, issuer: IssuerFacts, now: datetime, wanted: timedelta | Ends | None
+    ) -> tuple[datetime, datetime]:
+        """Return notBefore and notAfter, or refuse with rule and values."""
+        return self._validity.period(issuer, now, wanted)
+
     def template(
         self,
         *,
@@ -65,7 +72,7 @@ class Profile:
         key: Key,
         issuer: IssuerFacts,
         now: datetime,
-        validity: timedelta | None = None,
+        validity: timedelta | Ends | None = None,
         sid: str = "",
         constraints: Constraints | None = None,
     ) -> Template:
@@ -100,42 +107,6 @@ class Profile:
                 )
             ),
         )
-
-    # -- validity -----------------------------------------------------------------------------
-
-    def period(
-        self, issuer: IssuerFacts, now: datetime, wanted: timedelta | None
-    ) -> tuple[datetime, datetime]:
-        """Return notBefore and notAfter, whole seconds, inside the issuer's (shell model)."""
-        rules = self.document.validity
-        length = rules.default if wanted is None else wanted
-        if not timedelta(minutes=1) <= length <= rules.max:
-            raise self._refuse(
-                "validity.max",
-                "the profile does not allow this period",
-                wanted=str(length),
-                maximum=str(rules.max),
-            )
-        start = max(now.astimezone(UTC).replace(microsecond=0) - rules.backdate, issuer.not_before)
-        # Both ends belong to the period (RFC 5280, 4.1.2.5).
-        end = start + length - _SECOND
-        if end > issuer.not_after:
-            if rules.past_issuer == "refuse":
-                raise self._refuse(
-                    "validity.issuer",
-                    "the certificate would outlive its issuer",
-                    end=end.isoformat(),
-                    issuer=issuer.not_after.isoformat(),
-                )
-            end = issuer.not_after
-        if end <= now:
-            raise Fault(
-                FaultCode.UNAVAILABLE,
-                "the issuer's certificate has ended",
-                rule="issuer.expired",
-                values={"issuer": issuer.not_after.isoformat()},
-            )
-        return start, end
 
     # -- subject ------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ async def show_order(core: Session, order_id: str) -> None:
         {
             **describe_order(found),
             "expires_at": found.row.expires_at,
+            "not_before": found.row.not_before,
+            "not_after": found.row.not_after,
             "replaces": found.row.replaces,
             "error": found.error,
             "authorizations": [describe_authorization(each) for each in authorizations],

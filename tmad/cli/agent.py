@@ -45,7 +45,7 @@ def agent() -> None:
 @click.argument("name")
 @click.option("--subject", default="", metavar="DN", help="CN=…,O=…; else CN=NAME for EST.")
 @click.option("--san", "names", multiple=True, metavar="KIND:NAME", help="dns:, ip:, email:, uri:")
-@click.option("--key", default="p256", show_default=True, help="p256, p384, rsa-3072, ed25519 …")
+@click.option("--key", help="p256, p384, rsa-3072, ed25519 …; else p256, for SCEP rsa-3072.")
 @wishes.equipped(wishes.SOURCE, wishes.PLACES, wishes.RENEWAL)
 @wishes.directory_option
 def enroll(name: str, directory: Path | None, **given: Any) -> None:
@@ -58,7 +58,7 @@ def enroll(name: str, directory: Path | None, **given: Any) -> None:
     if given["subject"] or not document.get("acme"):
         document["subject"] = given["subject"] or f"CN={name}"
     document["names"] = list(given["names"]) or wishes.own_name(document, name)
-    document["key"] = given["key"]
+    document["key"] = given["key"] or ("rsa-3072" if given["scep"] else "p256")
     settings = wishes.checked(document)
     if options().dry_run:
         output.record(settings.model_dump(mode="json", exclude_defaults=True))

@@ -29,12 +29,12 @@ directory_option = click.option(
 SOURCE = (
     click.option("--est", metavar="URL", help="EST: https://HOST:8444/.well-known/est/LABEL"),
     click.option("--acme", metavar="URL", help="ACME: its directory, https://HOST/…/directory"),
-    click.option("--scep", metavar="URL", help="SCEP, for adopt: http://HOST/scep/LABEL"),
+    click.option("--scep", metavar="URL", help="SCEP: http://HOST/scep/LABEL"),
     click.option("--scep-legacy", is_flag=True, help="SCEP: take answers signed with SHA-1."),
     click.option("--trust", type=EXISTING, help="PEM file of the CA that the server is known by."),
     click.option("--fingerprint", metavar="SHA256", help="EST: fetch that CA, known by this."),
     click.option("--user", default="", help="EST: name for the first time; else NAME."),
-    click.option("--secret-file", type=EXISTING, help="EST: password for the first time."),
+    click.option("--secret-file", type=EXISTING, help="EST, SCEP: password for the first time."),
     click.option("--contact", multiple=True, metavar="MAIL", help="ACME: whom to write to."),
     click.option("--agree", is_flag=True, help="ACME: the server's terms are agreed to."),
     click.option("--acme-profile", default="", help="ACME: which of the server's profiles."),
@@ -43,6 +43,10 @@ SOURCE = (
     click.option("--listen", default="", metavar="ADDR:PORT", help="ACME: answer http-01 here."),
     click.option("--webroot", type=click.Path(exists=True, file_okay=False, path_type=Path),
                  help="ACME: answer http-01 by files of a web server."),
+    click.option("--dns-hook", default="", metavar="COMMAND",
+                 help="ACME: answer dns-01 by a program, called as lego's exec provider."),
+    click.option("--dns-wait", type=float, default=0.0, metavar="SECONDS",
+                 help="ACME: until a new record is seen everywhere."),
     click.option("--report", metavar="URL", help='https://HOST:8444/agent; "": none.'),
 )  # fmt: skip
 PLACES = (
@@ -101,9 +105,14 @@ def document_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
             "agrees": given["agree"], "profile": given["acme_profile"],
             "eab_kid": given["eab_kid"], "eab_key_file": _path(given["eab_key_file"]),
             "listen": given["listen"], "webroot": _path(given["webroot"]),
+            "dns_hook": _words("--dns-hook", given["dns_hook"]),
+            "dns_wait_seconds": given["dns_wait"],
         }  # fmt: skip
     if given["scep"]:
-        document["scep"] = {"url": given["scep"], "legacy": given["scep_legacy"]}
+        document["scep"] = {
+            "url": given["scep"], "legacy": given["scep_legacy"],
+            "secret_file": _path(given["secret_file"]),
+        }  # fmt: skip
     document["report"] = given["report"] or ""
     user, _, group = given["owner"].partition(":")
     place = {kind: _path(given[option]) for option, kind in FILES.items() if given[option]}
@@ -114,7 +123,8 @@ def document_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
     document["place"] = {**place, "user": user, "group": group}
     if given["key_mode"]:
         document["place"]["key_mode"] = given["key_mode"]
-    document["reload"] = {"command": _words(given["reload_"]), "seconds": given["reload_seconds"]}
+    command = _words("--reload", given["reload_"])
+    document["reload"] = {"command": command, "seconds": given["reload_seconds"]}
     document["check"] = {"address": given["check"]}
     document["renewal"] = {"new_key": not given["same_key"], "revoked": given["if_revoked"]}
     if given["renew_before"]:
@@ -194,10 +204,10 @@ def _mail(text: str) -> str:
     return text if ":" in text else f"mailto:{text}"
 
 
-def _words(text: str) -> list[str]:
+def _words(option: str, text: str) -> list[str]:
     import shlex
 
     try:
         return shlex.split(text)
     except ValueError as error:
-        usage(f"--reload: {error}")
+        usage(f"{option}: {error}")

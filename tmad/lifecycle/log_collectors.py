@@ -274,6 +274,7 @@ class LogCollectors:
         self._database = database
         self._changes = changes
         self._kept: tuple[Collector, ...] | None = None
+        self._fills = 0  # rises with each change, so that a read begun before it is not kept
         changes.listen("objects", self._forget)
 
     # -- for actors ---------------------------------------------------------------------------
@@ -317,8 +318,11 @@ class LogCollectors:
         await self._changes.catch_up()
         found = self._kept
         if found is None:
+            fills = self._fills
             every = [_collector(row) for row in await self._database.read(rows.find_all)]
-            found = self._kept = tuple(each for each in every if each.document.enabled)
+            found = tuple(each for each in every if each.document.enabled)
+            if fills == self._fills:
+                self._kept = found
         return found
 
     async def heads(self) -> dict[str, int]:
@@ -353,6 +357,7 @@ class LogCollectors:
 
     def _forget(self, key: str) -> None:
         if key == "*" or f"/{KIND}/" in key or key.startswith("*/tenant/"):
+            self._fills += 1
             self._kept = None
 
 

@@ -199,6 +199,7 @@ class SNMPTargets:
         self._changes = changes
         self._now = now
         self._kept: tuple[Target, ...] | None = None
+        self._fills = 0  # rises with each change, so that a read begun before it is not kept
         changes.listen("objects", self._forget)
 
     @guarded("snmp-target.test")
@@ -226,10 +227,14 @@ class SNMPTargets:
     async def all(self) -> tuple[Target, ...]:
         """Return the targets of every tenant that are switched on, as of the last change."""
         await self._changes.catch_up()
-        if self._kept is None:
+        found = self._kept
+        if found is None:
+            fills = self._fills
             every = [_target(row) for row in await self._database.read(rows.find_all)]
-            self._kept = tuple(each for each in every if each.document.enabled)
-        return self._kept
+            found = tuple(each for each in every if each.document.enabled)
+            if fills == self._fills:
+                self._kept = found
+        return found
 
     async def extent(self) -> tuple[int, int]:
         """Return something that changes whenever there may be news for anybody."""
@@ -261,6 +266,7 @@ class SNMPTargets:
 
     def _forget(self, key: str) -> None:
         if key == "*" or f"/{KIND}/" in key or key.startswith("*/tenant/"):
+            self._fills += 1
             self._kept = None
 
 

@@ -7,6 +7,7 @@ one of ours and good, who holds it, which rule lets it in.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ class Admitted:
     anchor that somebody else's came from. ``person`` is who is responsible: the person, or the
     owner of the device. ``session_timeout`` is in seconds and never outlives certificate and
     account. ``monitored`` says what would have been refused if its rule did not only monitor.
+    ``as_of`` is the newest change that had been heard of before it was decided.
     """
 
     session: str
@@ -109,6 +111,7 @@ class Admitted:
     anchor: str | None = None  # the trust-anchor that a foreign certificate came from,
     foreign: tuple[bytes, int] | None = None  # which of its CAs, and the serial number there
     monitored: tuple[str, ...] = ()
+    as_of: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +207,10 @@ class Admission:
         }
         try:
             for _ in range(_TRIES):
+                as_of = self._changes.latest
                 case, rules = await self._case(visit, chain, login.method, self._now())
                 admitted = await self._by_rules(case, rules)
+                admitted.as_of = as_of
                 if await self._record(admitted, case, about):
                     return admitted
             raise _undecided()
@@ -216,14 +221,52 @@ class Admission:
 
     async def person(self, visit: Visit, person: PersonLike, method: str) -> Admitted:
         """Decide about a person who has just shown password, code or both; as ``certificate``."""
+        as_of = self._changes.latest
         try:
             case, rules = await self._case_of(visit, person.name, method, self._now())
             admitted = await self._by_rules(case, rules)
+            admitted.as_of = as_of
             await self._record(admitted, case, {})
         except Fault as fault:
             await self.refuse(visit, fault, method=method, data={"person": person.name})
             raise
         return admitted
+
+    async def confirm(
+        self,
+        visit: Visit,
+        admitted: Admitted,
+        method: str,
+        *,
+        chain: Sequence[x509.Certificate] = (),
+    ) -> None:
+        """Raise the Fault, journaled, that refuses a login which was decided some messages ago.
+
+        Whoever keeps the last message of a handshake back must not get in by a decision from
+        before a revocation. ``chain`` is that of the decision, nothing for a person's.
+        """
+        await self._changes.catch_up()
+        if self._changes.latest == admitted.as_of:
+            return
+        try:
+            if chain:
+                case, rules = await self._case(visit, chain, method, self._now())
+            else:
+                case, rules = await self._case_of(visit, admitted.user_name, method, self._now())
+            now = await self._by_rules(case, rules, counts=False)
+            if _answer(now) != _answer(admitted):
+                raise reasons.refusal(
+                    "network.changed", "other rules are in force since it was decided"
+                )
+        except Fault as fault:
+            await self.refuse(visit, fault, method=method, data={"session": admitted.session})
+            await self._take_back(admitted)
+            raise
+
+    async def _take_back(self, admitted: Admitted) -> None:
+        if self._database.is_writing:
+            with contextlib.suppress(Fault):  # it is closed when nothing is heard of it
+                await self._database.write(radius_sessions.end, admitted.session, self._now())
 
     async def refuse(
         self,
@@ -496,8 +539,11 @@ class Admission:
 
     # -- what the rules say -------------------------------------------------------------------
 
-    async def _by_rules(self, case: Case, rules: TenantRules) -> Admitted:
-        """Return the answer of the first rule that matches, or raise why not."""
+    async def _by_rules(self, case: Case, rules: TenantRules, *, counts: bool = True) -> Admitted:
+        """Return the answer of the first rule that matches, or raise why not.
+
+        ``counts`` is False for one who is counted among the present already.
+        """
         question = case.question
         notes = list(case.notes)
         chosen: CompiledRule | None = None
@@ -523,8 +569,9 @@ class Admission:
                 rule="network.rejected",
                 values={"policy": chosen.policy, "rule": chosen.rule.name},
             )
-        if chosen.rule.simultaneous is not None and case.holder.responsible is not None:
-            await self._check_simultaneous(case, chosen, chosen.rule.simultaneous)
+        most = chosen.rule.simultaneous
+        if counts and most is not None and case.holder.responsible is not None:
+            await self._check_simultaneous(case, chosen, most)
         return self._admitted(case, chosen, rules, tuple(notes))
 
     async def _check_simultaneous(self, case: Case, rule: CompiledRule, most: int) -> None:
@@ -650,6 +697,10 @@ class Admission:
             return cases.facts_data(self._reader.read(chain[0])) if chain else {}
         except Fault:
             return {}
+
+
+def _answer(admitted: Admitted) -> tuple[object, ...]:
+    return admitted.policy, admitted.rule, admitted.attributes
 
 
 def _undecided() -> Fault:

@@ -38,6 +38,7 @@ REASONS: Final[Mapping[str, Reason]] = {
     "network.malformed-certificate": Reason("UNKNOWN_CERT", "enrol the device anew"),
     "network.revoked": Reason("REVOKED", "enrol the device anew if it may still join"),
     "network.held": Reason("HOLD", "tmad cert release takes the hold back"),
+    "network.changed": Reason("POLICY_CHANGED", "nothing to do: the device tries again"),
     "network.void": Reason(
         "REVOKED", "it was signed and never delivered here: enrol the device anew"
     ),

@@ -131,6 +131,7 @@ class Keyring:
         self._default = default
         self._now = now
         self._handles: OrderedDict[str, tuple[KeyHandle, PublicKey]] = OrderedDict()
+        self._forgets = 0  # rises with each key forgotten: what was loaded before is not kept
         for store in self._stores.values():
             store.start(reactor, threads)
 
@@ -239,6 +240,7 @@ class Keyring:
 
     def forget(self, key_id: str) -> None:
         """Drop what is cached of a key; ``"*"`` drops everything."""
+        self._forgets += 1
         if key_id == "*":
             self._handles.clear()
         else:
@@ -280,10 +282,13 @@ class Keyring:
     async def _find(self, key_id: str) -> tuple[KeyHandle, PublicKey]:
         found = self._handles.get(key_id)
         if found is None:
+            forgets = self._forgets
             handle = await self._shelf.load(key_id)
             # The table holds nothing but keys that generate() made.
             public_key = cast("PublicKey", load_der_public_key(handle.public_key_der))
-            found = self._handles[key_id] = (handle, public_key)
-            if len(self._handles) > _REMEMBERED:
-                self._handles.popitem(last=False)
+            found = (handle, public_key)
+            if forgets == self._forgets:
+                self._handles[key_id] = found
+                if len(self._handles) > _REMEMBERED:
+                    self._handles.popitem(last=False)
         return found

@@ -6,6 +6,7 @@ rows of one login do.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,6 +41,15 @@ _MOST: Final = 64  # entries of one transaction
 class _Waiting(Generic[Entry, Outcome]):
     entry: Entry
     outcome: Deferred[Outcome] = field(default_factory=Deferred)
+
+
+@dataclass(slots=True, eq=False)
+class _Party(Generic[Entry, Outcome]):
+    """Those who share a transaction."""
+
+    members: list[_Waiting[Entry, Outcome]] = field(default_factory=list)
+    is_closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Batches(Generic[Entry, Outcome]):
@@ -108,32 +118,43 @@ class Batches(Generic[Entry, Outcome]):
         coroutines.run(self._flush())
 
     async def _flush(self) -> None:
-        taken: list[_Waiting[Entry, Outcome]] = []
+        party = _Party[Entry, Outcome]()
         try:
-            outcomes = await self._database.write(self._write_waiting, taken)
+            outcomes = await self._database.write(self._write_waiting, party)
         except Exception as error:
-            if not taken:  # it never ran
-                self._take(taken)
-            await self._one_by_one(taken, error)
+            # If it never ran until now it shall not take anybody later on.
+            self._take(party)
+            self._go_on()
+            await self._one_by_one(party.members, error)
             return
+        self._go_on()
+        for waiting, outcome in zip(party.members, outcomes, strict=True):
+            waiting.outcome.callback(outcome)
+
+    def _go_on(self) -> None:
         if self._waiting and not self._is_asked:
             self._is_asked = True  # they were too many for one transaction
             self._begin()
-        for waiting, outcome in zip(taken, outcomes, strict=True):
-            waiting.outcome.callback(outcome)
 
     def _write_waiting(
-        self, connection: Connection, taken: list[_Waiting[Entry, Outcome]]
+        self, connection: Connection, party: _Party[Entry, Outcome]
     ) -> list[Outcome]:
         # As late as possible, in the writer's thread: whoever comes until now is of the party.
-        self._take(taken)
-        return self._write(connection, [waiting.entry for waiting in taken]) if taken else []
+        if not self._take(party) or not party.members:
+            return []
+        return self._write(connection, [waiting.entry for waiting in party.members])
 
-    def _take(self, taken: list[_Waiting[Entry, Outcome]]) -> None:
-        # Before the queue is emptied: whoever comes from here on asks again, in vain at worst.
-        self._is_asked = False
-        while self._waiting and len(taken) < _MOST:
-            taken.append(self._waiting.popleft())
+    def _take(self, party: _Party[Entry, Outcome]) -> bool:
+        """Fill a party, once: in the writer's thread, or where it was given up before."""
+        with party.lock:
+            if party.is_closed:
+                return False
+            party.is_closed = True
+            # Before the queue is emptied: whoever comes from here on asks again, in vain at worst.
+            self._is_asked = False
+            while self._waiting and len(party.members) < _MOST:
+                party.members.append(self._waiting.popleft())
+            return True
 
     async def _one_by_one(
         self, taken: Sequence[_Waiting[Entry, Outcome]], error: Exception

@@ -54,12 +54,21 @@ def record(connection: sa.Connection, topic: str, key: str) -> int:
     Call it late in the transaction: on PostgreSQL recording transactions wait for each other
     from here to their commit, which is what makes ids become visible in their order.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_LOCK)
+    in_turn(connection)
     values = {"topic": topic, "key": key, "at": connection.info["tmad.now"]()}
     inserted = connection.execute(_INSERT, values).inserted_primary_key
     assert inserted is not None  # one row
     return int(inserted[0])
+
+
+def in_turn(connection: sa.Connection) -> None:
+    """Let no other transaction record a change before this one ends.
+
+    For one that reads what it is going to change: where there is more than one writer, another
+    could change it in between.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK)
 
 
 def newest(connection: sa.Connection, topic: str) -> int:

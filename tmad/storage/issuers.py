@@ -100,8 +100,20 @@ def insert(connection: sa.Connection, row: IssuerRow) -> int:
     return int(result.inserted_primary_key[0])
 
 
+def in_turn(connection: sa.Connection) -> None:
+    """Let nobody else change an issuer before this transaction ends.
+
+    It comes before the row is read that ``update`` writes: a whole row that was read earlier
+    would undo what somebody else has done to it, as a withdrawal.
+    """
+    changes.in_turn(connection)
+
+
 def update(connection: sa.Connection, row: IssuerRow) -> None:
-    """Write the row's changeable columns; Fault(CONFLICT) when the row has gone."""
+    """Write the changeable columns of a row that was read after ``in_turn``.
+
+    Fault(CONFLICT) when it has gone.
+    """
     result = connection.execute(
         issuers.update()
         .where(issuers.c.id == row.id)

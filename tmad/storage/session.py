@@ -132,6 +132,10 @@ class GroupSession:
         self, connection: sa.Connection, transaction: sa.RootTransaction, job: Job, *, shared: bool
     ) -> bool:
         """Run one job; say whether it did something to keep. Raise _Lost."""
+        if job.abandoned:
+            # Its caller was told that nothing came of it, so nothing shall.
+            job.fail(unavailable("nobody waits for it any more"))
+            return False
         driver: Any = connection.connection.driver_connection
         connection.info[_AFTER_COMMIT] = job.callbacks
         connection.info.pop(_DOOM, None)

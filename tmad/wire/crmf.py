@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from tmad.errors import Fault, FaultCode
 from tmad.wire import csr, der, signatures
-from tmad.wire.cms import IssuerAndSerial
-from tmad.wire.signatures import Algorithm, Policy
+from tmad.wire.cms import IssuerAndSerial, Random
+from tmad.wire.envelopes import AES256
+from tmad.wire.signatures import RSA_ENCRYPTION, Algorithm, Policy
 
 # Controls (RFC 4211, 6; RFC 9810, appendix D.4 for the last two), as DER.
 REG_TOKEN: Final = der.oid("1.3.6.1.5.5.7.5.1.1")
@@ -28,6 +30,7 @@ ALG_ID: Final = der.oid("1.3.6.1.5.5.7.5.1.11")
 RSA_KEY_LEN: Final = der.oid("1.3.6.1.5.5.7.5.1.12")
 
 NULL_DN: Final = der.sequence()
+_ENCR_CERT: Final = bytes((0x81, 1, 0))  # subsequentMessage [1] encrCert (RFC 4211, 4.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +66,13 @@ class SignatureProof:
 
 @dataclass(frozen=True, slots=True)
 class OtherProof:
-    """A proof for keys that cannot sign, by name: keyEncipherment or keyAgreement."""
+    """A proof for keys that cannot sign, by name: keyEncipherment or keyAgreement.
+
+    ``by_encrypted_certificate``: it will be shown by decrypting the certificate (encrCert).
+    """
 
     name: str
+    by_encrypted_certificate: bool = False
 
 
 PossessionProof: TypeAlias = Vouched | SignatureProof | OtherProof
@@ -193,8 +200,9 @@ def _read_proof(reader: der.Reader) -> PossessionProof:
         reader.raw()
         return Vouched()
     if tag in (0xA2, 0xA3):
-        reader.raw()
-        return OtherProof("keyEncipherment" if tag == 0xA2 else "keyAgreement")
+        wish = reader.content(tag)
+        name = "keyEncipherment" if tag == 0xA2 else "keyAgreement"
+        return OtherProof(name, by_encrypted_certificate=wish == _ENCR_CERT)
     inside = reader.enter(0xA1)
     popo_input = None
     if inside.peek() == 0xA0:
@@ -261,6 +269,29 @@ def _check_input(input_der: bytes, template: Template, sender: bytes) -> None:
         raise bad_proof("poposkInput names another sender than the message")
     if key != template.public_key:
         raise bad_proof("poposkInput holds another key than the template")
+
+
+def encrypted_value(content: bytes, key: rsa.RSAPublicKey, random: Random) -> bytes:
+    """Return an EncryptedValue for one RSA key, as old clients read it (RFC 4211, 2.1).
+
+    Key transport is PKCS#1 v1.5, the only one that they know. Fault(BAD_ALGORITHM) for a key that
+    is too short.
+    """
+    content_key, vector = random(AES256.key_size), random(AES256.block_size)
+    try:
+        encrypted_key = key.encrypt(content_key, padding.PKCS1v15())
+    except ValueError:
+        raise Fault(
+            FaultCode.BAD_ALGORITHM,
+            "this RSA key is too short to encrypt to",
+            rule="wire.envelope.recipient",
+        ) from None
+    return der.sequence(
+        der.explicit(1, AES256.oid, der.octets(vector)),
+        der.tlv(0x82, b"\0", encrypted_key),
+        der.explicit(3, RSA_ENCRYPTION, der.NULL_DER),
+        der.tlv(der.BIT_STRING, b"\0", AES256.encrypt(content_key, vector, content)),
+    )
 
 
 def bad_proof(why: str) -> Fault:

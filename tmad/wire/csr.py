@@ -53,7 +53,6 @@ class _Parts:
     """A request cut up as received."""
 
     signed: bytes  # CertificationRequestInfo
-    version: int
     subject: bytes
     key: bytes
     attributes: tuple[bytes, ...]
@@ -61,13 +60,13 @@ class _Parts:
     signature: bytes
 
     def in_order(self) -> bytes:
-        """Return the request as a strict DER parser takes it: attributes sorted.
+        """Return the request as a strict parser takes it: attributes sorted, version 1.
 
         strongSwan and others write the SET as it comes. The order means nothing, and the
         signature is checked over what was received.
         """
         attributes = der.explicit(0, *sorted(self.attributes))
-        info = der.sequence(der.integer(self.version), self.subject, self.key, attributes)
+        info = der.sequence(der.integer(0), self.subject, self.key, attributes)
         signature = der.tlv(der.BIT_STRING, b"\0" + self.signature)
         return der.sequence(info, self.algorithm.encode(), signature)
 
@@ -180,8 +179,8 @@ def _cut(csr_der: bytes) -> _Parts:
     if bits[:1] != b"\0":
         raise der.malformed("the signature is not whole octets", "wire.csr")
     info = der.read(signed, der.SEQUENCE)
-    version = info.integer()
-    if version != 0:
+    # RFC 2986, 4.1 has 0 alone; clients that take it for a certificate's write 2, or mean 1 by 1.
+    if info.integer() not in (0, 1, 2):
         raise _unreadable("its version is not 1")
     subject, key = info.raw(der.SEQUENCE), info.raw(der.SEQUENCE)
     attributes: tuple[bytes, ...] = ()
@@ -189,7 +188,7 @@ def _cut(csr_der: bytes) -> _Parts:
         inside = info.enter(0xA0)
         attributes = tuple([inside.raw(der.SEQUENCE) for _ in inside.each()])
     info.finish()
-    return _Parts(signed, version, subject, key, attributes, algorithm, bits[1:])
+    return _Parts(signed, subject, key, attributes, algorithm, bits[1:])
 
 
 def _unreadable(what: str) -> Fault:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 from cryptography import x509
 
 from tmad.ca.acme import identifiers
-from tmad.ca.acme.faults import deny
+from tmad.ca.acme.faults import deny, for_each
 from tmad.ca.validation.contract import Identifier
+from tmad.ca.validity import Ends
 from tmad.errors import Fault, FaultCode
 from tmad.identity.binding import Binding
 from tmad.identity.naming import person_key
@@ -43,22 +44,24 @@ class Standing:
     binding: Binding
 
     def check(self, wanted: Iterable[Identifier], profile: str) -> None:
-        """Raise Fault(REJECTED) for an identifier or a profile that the account may not have."""
-        for each in wanted:
-            violation = self.binding.violation(
-                x509.Name([]), (identifiers.general_name(each),), profile
+        """Raise Fault(REJECTED) for identifiers or a profile that the account may not have."""
+        for_each(wanted, lambda each: self._check(each, profile))
+
+    def _check(self, wanted: Identifier, profile: str) -> None:
+        violation = self.binding.violation(
+            x509.Name([]), (identifiers.general_name(wanted),), profile
+        )
+        if violation is not None:
+            rule, value = violation
+            raise deny(
+                FaultCode.REJECTED,
+                "rejectedIdentifier",
+                "the account's enrolment secret is not for this",
+                "acme.binding",
+                limit=rule,
+                asked=value,
+                identifier=f"{wanted.type}:{wanted.value}",
             )
-            if violation is not None:
-                rule, value = violation
-                raise deny(
-                    FaultCode.REJECTED,
-                    "rejectedIdentifier",
-                    "the account's enrolment secret is not for this",
-                    "acme.binding",
-                    limit=rule,
-                    asked=value,
-                    identifier=f"{each.type}:{each.value}",
-                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,11 @@ class Control:
     def person(self) -> str:
         """Return the person that the account was bound to, or an empty text."""
         return self.standing.binding.person
+
+    @property
+    def ends(self) -> Ends | None:
+        """Return from when to when the certificate is wanted, if the order says."""
+        return ends_of(self.order)
 
     def profile(self, endpoint: Endpoint) -> str:
         """Return the name of the profile that the order chose; Fault when it is not offered."""
@@ -156,6 +164,13 @@ def profile_of(endpoint: Endpoint, chosen: str) -> str:
             offered=", ".join(options.profiles),
         )
     return choice.profile
+
+
+def ends_of(order: OrderRow) -> Ends | None:
+    """Return the period that an order wants, None where it leaves that to the profile."""
+    if order.not_before is None and order.not_after is None:
+        return None
+    return Ends(not_before=order.not_before, not_after=order.not_after, asked_at=order.created_at)
 
 
 def release(connection: Connection, order_id: str, request_id: str) -> None:

@@ -51,6 +51,11 @@ def split(identifier: Identifier) -> tuple[Identifier, bool]:
     return identifier, False
 
 
+def join(value: str, is_wildcard: bool) -> str:
+    """Return what :func:`split` has split."""
+    return WILDCARD + value if is_wildcard else value
+
+
 def general_name(identifier: Identifier) -> x509.GeneralName:
     """Return an identifier as an alternative name."""
     if identifier.type == "dns":

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, cast
 from cryptography import x509
 
 from tmad.ca.acme import identifiers
-from tmad.ca.acme.control import Standing, profile_of
-from tmad.ca.acme.faults import absent, deny
+from tmad.ca.acme.control import Standing, ends_of, profile_of
+from tmad.ca.acme.faults import absent, deny, for_each
 from tmad.ca.acme.options import ACMEOptions
+from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
 from tmad.ca.validation.contract import ChallengeKind, Identifier
 from tmad.errors import Fault, FaultCode
@@ -71,11 +72,17 @@ class Orders:
     """The orders and authorisations of every account."""
 
     def __init__(
-        self, database: Database, journal: Journal, renewals: Renewals, now: Clock
+        self,
+        database: Database,
+        journal: Journal,
+        renewals: Renewals,
+        periods: Periods,
+        now: Clock,
     ) -> None:
         self._database = database
         self._journal = journal
         self._renewals = renewals
+        self._periods = periods
         self._now = now
 
     # -- orders -------------------------------------------------------------------------------
@@ -84,17 +91,9 @@ class Orders:
         """Write an order down, with an authorisation for each of its identifiers."""
         options = cast("ACMEOptions", endpoint.options)
         wanted = _unique(new.identifiers)
-        if new.not_before is not None or new.not_after is not None:
-            # RFC 8555, 7.4: what is not granted exactly is refused; the profile decides.
-            raise deny(
-                FaultCode.REJECTED,
-                "malformed",
-                "the period of a certificate cannot be chosen here: leave notBefore and "
-                "notAfter out",
-                "acme.order.period",
-            )
         chosen = new.profile or options.default_profile
-        standing.check(wanted, profile_of(endpoint, chosen))
+        profile = profile_of(endpoint, chosen)
+        standing.check(wanted, profile)
         if new.replaces:
             await self._renewals.check_replaces(endpoint, standing.account, new.replaces, wanted)
         now = self._now()
@@ -106,10 +105,16 @@ class Orders:
             identifiers=tuple((each.type, each.value) for each in wanted),
             authorizations=(),
             profile=chosen,
+            not_before=new.not_before,
+            not_after=new.not_after,
             replaces=new.replaces or None,
             expires_at=(now + options.order_lifetime).replace(microsecond=0),
             created_at=now,
         )
+        ends = ends_of(order)
+        if ends is not None:
+            # RFC 8555, 7.4: what cannot be granted exactly is refused.
+            await self._periods.check(endpoint, profile, ends)
         return await self._database.write(self._insert, order, standing, options)
 
     def _insert(
@@ -129,14 +134,17 @@ class Orders:
                 "acme.order.replaced",
                 replaces=order.replaces,
             )
-        found, made = [], []
-        for kind, value in order.identifiers:
-            wanted = Identifier(kind, value)
-            one = self._reusable(connection, order.account, wanted, options, now)
-            if one is None:
-                one = self._authorization(wanted, order, standing, options)
-                made.append(one)
-            found.append(one)
+        made: list[Authorization] = []
+
+        def authorization(name: tuple[str, str]) -> Authorization:
+            wanted = Identifier(*name)
+            known = self._reusable(connection, order.account, wanted, options, now)
+            if known is None:
+                known = self._authorization(wanted, order, standing, options)
+                made.append(known)
+            return known
+
+        found = for_each(order.identifiers, authorization)
         order = replace(
             order,
             authorizations=tuple(each.id for each in found),
@@ -461,15 +469,35 @@ def _judge(
         return Order(row=row, state="ready")
     if states <= {"valid", "pending", "processing"}:
         return Order(row=row, state="pending")
-    return Order(row=row, state="invalid", error=_why(found))
+    return Order(row=row, state="invalid", error=_why(found, now))
 
 
-def _why(found: Sequence[Authorization | None]) -> dict[str, JSON]:
-    for each in found:
-        if each is not None and each.state == "invalid" and each.error:
-            error: dict[str, JSON] = json.loads(each.error)
-            return error
-    return _problem("unauthorized", "a name of the order is not authorised any more")
+def _why(found: Sequence[Authorization | None], now: datetime) -> dict[str, JSON]:
+    """Return why an order came to nothing, for each of its names (RFC 8555, 6.7.1)."""
+    reasons = [
+        (each, _reason(each, now))
+        for each in found
+        if each is not None and as_now(each, now).state not in ("valid", "pending", "processing")
+    ]
+    if not reasons:
+        return _problem("unauthorized", "a name of the order is not authorised any more")
+    if len(found) == 1:
+        return reasons[0][1]
+    problems = {reason["problem"] for _, reason in reasons}
+    told = "; ".join(f"{each.value}: {reason['detail']}" for each, reason in reasons)
+    error = _problem(str(problems.pop()) if len(problems) == 1 else "compound", told[:1_000])
+    error["subproblems"] = [
+        {**reason, "type": each.type, "value": identifiers.join(each.value, each.is_wildcard)}
+        for each, reason in reasons
+    ]
+    return error
+
+
+def _reason(found: Authorization, now: datetime) -> dict[str, JSON]:
+    if found.state == "invalid" and found.error:
+        error: dict[str, JSON] = json.loads(found.error)
+        return error
+    return _problem("unauthorized", f"its authorization is {as_now(found, now).state}")
 
 
 def _problem(problem: str, detail: str) -> dict[str, JSON]:
@@ -486,7 +514,7 @@ def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:
             "acme.order.size",
             identifiers=str(len(asked)),
         )
-    return tuple(sorted({identifiers.parse(kind, value) for kind, value in asked}))
+    return tuple(sorted(set(for_each(asked, lambda each: identifiers.parse(*each)))))
 
 
 def _limited(what: str, limit: int, window: timedelta, **values: str) -> Fault:

@@ -10,6 +10,7 @@ from tmad.ca.acme.accounts import Accounts
 from tmad.ca.acme.faults import absent
 from tmad.ca.acme.nonces import Nonces
 from tmad.ca.acme.orders import Order, Orders
+from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
 from tmad.ca.acme.revoking import Revoking
 from tmad.ca.acme.validating import Validations
@@ -64,7 +65,8 @@ class ACME:
         self.nonces = Nonces(database, seal, now)
         self.accounts = Accounts(database, journal, secrets, now)
         self.renewals = Renewals(database, hierarchy, status, objects, now)
-        self.orders = Orders(database, journal, self.renewals, now)
+        periods = Periods(hierarchy, objects, now)
+        self.orders = Orders(database, journal, self.renewals, periods, now)
         self.revoking = Revoking(database, journal, revocation, now)
         self.validations = Validations(
             database=database,

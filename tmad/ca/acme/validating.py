@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.logger import Logger
 
-from tmad.ca.acme.faults import PROBLEM
+from tmad.ca.acme import identifiers
+from tmad.ca.acme.faults import PROBLEM, refuse_all
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.requests import EndpointID
 from tmad.ca.validation.contract import (
@@ -139,9 +140,17 @@ class Validations:
         if not options.validation.caa_identities or options.mode != "validate":
             return
         before = self._now() - CAA_KEPT
-        for each in await self._database.read(rows.authorizations_of_order, order):
-            if each is not None and each.validated_at is not None and each.validated_at < before:
+        found = await self._database.read(rows.authorizations_of_order, order)
+        failed = []
+        for each in found:
+            if each is None or each.validated_at is None or each.validated_at >= before:
+                continue
+            try:
                 await self._validator.check_caa(await self._question(each, endpoint))
+            except Fault as fault:
+                name = (each.type, identifiers.join(each.value, each.is_wildcard))
+                failed.append((name, fault))
+        refuse_all(failed, of=len(found))
 
     async def _ask(self, taken: Authorization, endpoint: Endpoint) -> Validated:
         return await self._validator.validate(await self._question(taken, endpoint))

@@ -64,6 +64,9 @@ def order(at: Addresses, found: Order) -> Object:
         "authorizations": [at.authorization(each) for each in row.authorizations],
         "finalize": at.finalize(row.id),
     }
+    for member, end in (("notBefore", row.not_before), ("notAfter", row.not_after)):
+        if end is not None:
+            answer[member] = instant(end)
     if row.profile:
         answer["profile"] = row.profile
     if row.replaces:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tmad.ca.acme.faults import Several
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.acme import jws
 from tmad.protocols.acme.jws import JWS
@@ -81,6 +82,7 @@ _BY_CODE: Final = frozenset({"unauthorized", "malformed", "serverInternal"})
 # Rules of the core that every protocol shares, the longer before those that they begin with.
 _RULES: Final = (
     ("profile.names", "rejectedIdentifier"),
+    ("profile.validity.", "malformed"),
     ("profile.", "badCSR"),
     ("name.", "rejectedIdentifier"),
     ("constraints.", "rejectedIdentifier"),
@@ -92,8 +94,9 @@ _RULES: Final = (
 )
 
 _MAIL: Final = re.compile(r"[^\s@,?%]{1,64}@[A-Za-z0-9.-]{1,255}", re.ASCII)
+# Certificates know whole seconds.
 _INSTANT: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(?:[Zz]|\+00:00)", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.0{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _MOST_CONTACTS: Final = 10
 _LONGEST_CERTIFICATE: Final = 65_536
@@ -300,10 +303,11 @@ def _instant(payload: Object, name: str) -> datetime | None:
         return None
     found = _INSTANT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise malformed(f"{name} is not a time such as 2026-01-02T03:04:05Z")
+        raise malformed(f"{name} is not a time such as 2026-01-02T03:04:05Z, in whole seconds")
+    day, time, offset = found.groups()
     try:
-        return datetime(*map(int, found.groups()), tzinfo=UTC)  # type: ignore[misc, arg-type]  # six numbers
-    except ValueError:
+        return datetime.fromisoformat(f"{day}T{time}{offset.upper()}").astimezone(UTC)
+    except (ValueError, OverflowError):
         raise malformed(f"{name} is not a time that exists") from None
 
 
@@ -336,17 +340,41 @@ def problem(fault: Fault) -> tuple[int, Object]:
     if word == "badSignatureAlgorithm":
         offered = fault.values.get("algorithms", " ".join(jws.ALGORITHMS))
         body["algorithms"] = offered.split(" ")
+    if isinstance(fault, Several):
+        body["subproblems"] = [
+            {
+                "type": NAMESPACE + problem_of(part)[1],
+                "detail": part.detail,
+                "identifier": {"type": kind, "value": value},
+            }
+            for (kind, value), part in fault.parts
+        ]
     return status, body
 
 
 def error_of(said: Mapping[str, Any]) -> Object:
     """Return the problem document of an error that was kept."""
-    word = str(said.get("problem", "serverInternal"))
-    return {
-        "type": NAMESPACE + (word if word in PROBLEMS else "serverInternal"),
+    word = _known(said)
+    body: Object = {
+        "type": NAMESPACE + word,
         "detail": str(said.get("detail", "")),
-        "status": PROBLEMS.get(word, 500),
+        "status": PROBLEMS[word],
     }
+    if parts := said.get("subproblems"):
+        body["subproblems"] = [
+            {
+                "type": NAMESPACE + _known(part),
+                "detail": str(part["detail"]),
+                "identifier": {"type": part["type"], "value": part["value"]},
+            }
+            for part in parts
+        ]
+    return body
+
+
+def _known(said: Mapping[str, Any]) -> str:
+    word = str(said.get("problem"))
+    return word if word in PROBLEMS else "serverInternal"
 
 
 def pem_chain(chain: Iterable[x509.Certificate]) -> bytes:

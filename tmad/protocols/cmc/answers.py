@@ -114,7 +114,7 @@ class Answers:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._signers: dict[int, Signer] = {}
+        self._signers: dict[int, tuple[ServiceCertificate, Signer]] = {}
 
     async def seal(self, visit: Visit, reply: Reply) -> Answer:
         """Return a reply as a simple answer where that says it all, else signed.
@@ -146,12 +146,13 @@ class Answers:
 
     async def _signer(self, visit: Visit) -> Signer:
         found = await self._services.service_certificates.current("cmc", visit.door)
-        signer = self._signers.get(found.id)
-        if signer is None:
+        kept = self._signers.get(found.id)
+        # Not its id alone: above it an authority may have got another certificate.
+        if kept is None or kept[0] is not found:
             if len(self._signers) >= _KEPT:
                 self._signers.clear()
-            signer = self._signers[found.id] = Signer.of(found)
-        return signer
+            kept = self._signers[found.id] = found, Signer.of(found)
+        return kept[1]
 
     async def _envelope_certificate(self, visit: Visit) -> bytes:
         found = await self._services.service_certificates.current("scep-ra", visit.door)

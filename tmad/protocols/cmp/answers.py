@@ -85,17 +85,18 @@ class Answers:
         self._services = services
         self._own = _OwnSalts(senders, random, services.now)
         self._random = random
-        self._signers: dict[int, Signer] = {}
+        self._signers: dict[int, tuple[ServiceCertificate, Signer]] = {}
 
     async def signer(self, visit: Visit) -> Signer:
         """Return what signs at an endpoint; UNAVAILABLE when its authority cannot certify it."""
         found = await self._services.service_certificates.current("cmp", visit.door)
-        signer = self._signers.get(found.id)
-        if signer is None:
+        kept = self._signers.get(found.id)
+        # Not its id alone: above it an authority may have got another certificate.
+        if kept is None or kept[0] is not found:
             if len(self._signers) >= _KEPT:
                 self._signers.clear()
-            signer = self._signers[found.id] = Signer.of(found)
-        return signer
+            kept = self._signers[found.id] = found, Signer.of(found)
+        return kept[1]
 
     async def seal(
         self, visit: Visit, request: Header, reply: Reply, sender: Sender | None

@@ -222,10 +222,17 @@ def cert_response(
     status: StatusInfo,
     certificate: bytes | None = None,
     private_key: bytes | None = None,
+    *,
+    encrypted: bytes | None = None,
 ) -> bytes:
-    """Return one CertResponse; ``private_key`` is the content of an EnvelopedData SEQUENCE."""
+    """Return one CertResponse; ``private_key`` is the content of an EnvelopedData SEQUENCE.
+
+    ``encrypted`` is an EncryptedKey with a certificate, in the place of ``certificate``.
+    """
     parts = [der.integer(number), status.encode()]
-    if certificate is not None:
+    if encrypted is not None:
+        parts.append(der.sequence(der.explicit(1, encrypted)))
+    elif certificate is not None:
         pair = [der.explicit(0, certificate)]
         if private_key is not None:
             # privateKey [0] EncryptedKey, whose envelopedData is [0] IMPLICIT

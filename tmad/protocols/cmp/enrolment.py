@@ -25,11 +25,12 @@ from tmad.ca.requests import (
     KeyWish,
     Outcome,
     Pending,
+    Proof,
     SharedKey,
     SignedBy,
 )
 from tmad.errors import PASSING, Fault, FaultCode
-from tmad.protocols.cmp import answers, bodies, codec, keys, requests
+from tmad.protocols.cmp import answers, bodies, codec, encrypted, keys, requests
 from tmad.protocols.cmp.bodies import ANSWERS, CertStatus, Reply, StatusInfo
 from tmad.protocols.cmp.codec import Body, FailInfo, Message, Status
 from tmad.protocols.cmp.requests import Wish
@@ -118,11 +119,19 @@ class Enrolment:
         try:
             wish = await self._read(turn)
             keys.check_receiver(wish, sender)
+            encrypted.check(
+                wish, message.header.version,
+                is_allowed=visit.options.encrypted_certificates, random=self._random,
+            )  # fmt: skip
         except Fault as fault:
             return await self._refuse_before(turn, fault)
         if exchange is None:
+            # To confirm it is the proof, where the certificate is encrypted.
+            may_be_implicit = wish.proof is not Proof.ENCRYPTED_CERTIFICATE
             exchange = await self._open(
-                turn, wish, is_implicit=wants_implicit and visit.options.implicit_confirm
+                turn,
+                wish,
+                is_implicit=wants_implicit and visit.options.implicit_confirm and may_be_implicit,
             )
             if exchange.answer is not None:
                 return exchange.answer
@@ -241,6 +250,9 @@ class Enrolment:
             StatusInfo(status=status),
             issued.certificate.public_bytes(Encoding.DER),
             package,
+            encrypted=await encrypted.certificate_of(
+                self._services, exchange, issued, wish, turn.message.header.version, self._random
+            ),
         )
         roots: tuple[bytes, ...] = ()
         if exchange.opening == Body.IR and _may_have_roots(visit, turn.sender):

@@ -229,6 +229,8 @@ def _prove(
         case Vouched():
             # Whether the sender may say so is the pipeline's question.
             return content, Proof.RA_VERIFIED, content.public_key
+        case OtherProof(by_encrypted_certificate=True):
+            return content, Proof.ENCRYPTED_CERTIFICATE, content.public_key
         case OtherProof():
             raise crmf.bad_proof(f"{proof.name} is not supported; sign the request")
         case None:

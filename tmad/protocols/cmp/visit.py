@@ -36,6 +36,11 @@ class EndpointOptions(BaseModel):
         description="Whether ip carries the root, which clients may trust: only where a shared "
         "secret protects it, or always.",
     )
+    encrypted_certificates: bool = Field(
+        default=False,
+        description="Certify keys that cannot sign: the certificate leaves encrypted to its key, "
+        "and whoever confirms it has shown to have that.",
+    )
     revoke_updated: bool = Field(
         default=False, description="Revoke a certificate once its update (kur) is confirmed."
     )

@@ -80,7 +80,7 @@ class Directory:
         self._members = Members(directories)
         # Entries that no row of people or devices makes; of as many authorities as there are.
         self._units: dict[tuple[Place, Branch | None, bool], Entry] = {}
-        self._authority_entries: dict[tuple[Place, int, bool], Entry] = {}
+        self._authority_entries: dict[tuple[Place, int, bool], tuple[Issuer, Entry]] = {}
         self._generation = -1
 
     # -- tree.Tree ----------------------------------------------------------------------------
@@ -334,10 +334,12 @@ class Directory:
     async def _authority(self, question: _Question, issuer: Issuer) -> Entry:
         is_trusted = await self._directories.stands(issuer.id)
         key = (question.base.place, issuer.id, is_trusted)
-        entry = self._authority_entries.get(key)
-        if entry is None:
+        kept = self._authority_entries.get(key)
+        if kept is not None and kept[0] is issuer:
+            entry = kept[1]
+        else:
             entry = entries.authority(question.base.place, issuer, is_trusted=is_trusted)
-            self._authority_entries[key] = entry
+            self._authority_entries[key] = issuer, entry
         if any(map(question.wish.has, _LISTS)):
             crl = await self._crl(issuer)
             if crl is not None:

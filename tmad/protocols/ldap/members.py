@@ -132,9 +132,12 @@ class Members:
         """Return an issuer's certificate and those above it, encoded."""
         chain = self._chains.get(issuer_id)
         if chain is None:
+            # What is forgotten while the issuer is looked up must not be kept because of it.
+            generation = self._directories.generation
             issuer = await self._directories.issuer(issuer_id)
             chain = tuple([each.public_bytes(Encoding.DER) for each in issuer.chain])
-            self._chains[issuer_id] = chain
+            if generation == self._directories.generation:
+                self._chains[issuer_id] = chain
         return chain
 
     async def _named_by(self, tenant: str, serial: int, issuer: object) -> tuple[Names, ...]:

@@ -69,7 +69,7 @@ class OCSPResponder:
         self._answers = Answers(cache_octets)
         self._shapes = Shapes()
         self._signers: dict[int, Signer] = {}
-        self._windows: dict[int, tuple[int, Window]] = {}
+        self._windows: dict[int, tuple[int, Signer, Window]] = {}
         # By issuer and serial number; never "unknown".
         self._statuses: dict[tuple[int, int], Status] = {}
         self._issuers: dict[tuple[str, bytes], tuple[Issuer, ...]] | None = None
@@ -118,6 +118,8 @@ class OCSPResponder:
         answer = self._answers.get(data)
         if answer is not None and now < answer.window.fresh_until:
             return self._within(answer, slug), True
+        # Before anything is looked up that the answer says or is signed by.
+        epoch = self._epoch
         known = self._shapes.read(data)
         request = known or codec.decode(data)
         signer, found = await self._find(request, slug)
@@ -138,7 +140,6 @@ class OCSPResponder:
             answer = self._answers.get(key)
             if answer is not None and now < answer.window.fresh_until:
                 return self._within(answer, slug), True
-        epoch = self._epoch
         window = self._window(signer, now)
         singles: list[bytes] = []
         is_extended = False
@@ -299,10 +300,10 @@ class OCSPResponder:
     def _window(self, signer: Signer, now: datetime) -> Window:
         second = int(now.timestamp())
         kept = self._windows.get(signer.issuer.id)
-        if kept is None or kept[0] != second:
+        if kept is None or kept[0] != second or kept[1] is not signer:
             window = self._make_window(signer, now, now - _BACKDATE)
-            kept = self._windows[signer.issuer.id] = (second, window)
-        return kept[1]
+            kept = self._windows[signer.issuer.id] = (second, signer, window)
+        return kept[2]
 
     def _make_window(self, signer: Signer, now: datetime, this_update: datetime) -> Window:
         this_update = min(this_update, now).replace(microsecond=0)

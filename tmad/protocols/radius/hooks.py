@@ -28,11 +28,14 @@ class LoginHooks:
         self._client = client
         self._admission = admission
         self._logins = logins
+        self._chain: tuple[x509.Certificate, ...] = ()  # by which it was decided last
+        self._method = ""
 
     def certificate(
         self, chain: tuple[x509.Certificate, ...], login: TLSLogin
     ) -> Awaitable[Admitted]:
         """Let in whoever showed this certificate."""
+        self._chain, self._method = chain, login.method
         return self._admission.certificate(self._visit, chain, login)
 
     async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:
@@ -71,7 +74,11 @@ class LoginHooks:
     async def admit(self, name: str, method: str) -> Admitted:
         """Let in whoever has proved by MSCHAPv2 to know the password."""
         accepted = await self._conclude(name, is_right=True)
-        return await self._admission.person(self._visit, accepted.person, method)
+        return await self._person(accepted, method)
+
+    async def confirm(self, admitted: Admitted) -> None:
+        """Look whether what was decided some messages ago still holds."""
+        await self._admission.confirm(self._visit, admitted, self._method, chain=self._chain)
 
     async def _conclude(self, name: str, *, is_right: bool) -> Accepted:
         return await self._logins.conclude_mschap(
@@ -86,4 +93,8 @@ class LoginHooks:
     async def _admit(self, outcome: Accepted | Prompt, method: str) -> Admitted | Prompt:
         if isinstance(outcome, Prompt):
             return outcome
-        return await self._admission.person(self._visit, outcome.person, method)
+        return await self._person(outcome, method)
+
+    async def _person(self, accepted: Accepted, method: str) -> Admitted:
+        self._chain, self._method = (), method
+        return await self._admission.person(self._visit, accepted.person, method)

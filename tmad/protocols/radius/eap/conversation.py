@@ -81,6 +81,7 @@ class Conversation:
         self._deadline = clock() + MOST_SECONDS
         self._rounds = 0
         self._fragment_size = fragment_size
+        self._hooks = hooks
         self._dialogue = Dialogue(
             _makers(methods, engine, hooks, fragment_size, visit.nas_port_type == _WIRELESS)
         )
@@ -162,6 +163,9 @@ class Conversation:
                     rule="eap.limit",
                 )
             asked = await self._dialogue.receive(response.type, response.data)
+            if asked.turn.admitted is not None:
+                # Often decided before the peer's last message, which may have taken its time.
+                await self._hooks.confirm(asked.turn.admitted)
         except Fault as fault:
             return Step(
                 eap=codec.failure(response.identifier),

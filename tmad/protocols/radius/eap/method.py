@@ -59,6 +59,9 @@ class Hooks(Protocol):
     async def admit(self, name: str, method: str) -> Admitted:
         """Let in whoever has proved by MSCHAPv2 to know the password."""
 
+    async def confirm(self, admitted: Admitted) -> None:
+        """Raise the Fault against a login that was let in some messages ago, if there is one."""
+
 
 class Turn(NamedTuple):
     """What a method does next: asks again (``data``), or lets in.

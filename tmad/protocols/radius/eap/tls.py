@@ -19,6 +19,7 @@ from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, dump_certificate
 from twisted.logger import Logger
 
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates, eap_scope
+from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
 from tmad.network import reasons
@@ -98,7 +99,9 @@ class Engine:
         self._staples: dict[int, bytes] = {}
         self._stapled_at = float("-inf")
         self._asked_at = float("-inf")
-        self._is_stale = True
+        self._heard = 0  # rises with each change that may concern what is in use
+        self._looked = -1  # what it was before the last look
+        self._turns = Turns()
         self._changes = changes
         self._made_of: tuple[object, ...] = ()
         self._found: tuple[ServiceCertificate, ...] = ()
@@ -106,6 +109,7 @@ class Engine:
         self._tunnel: _Served | None = None
         for topic in _TOPICS:
             changes.listen(topic, self._forget)
+        changes.listen("status", self._forget_staples)
 
     async def mutual(self) -> Session:
         """Open a handshake in which the client must show a certificate."""
@@ -123,21 +127,27 @@ class Engine:
         return Session(self._tunnel)
 
     def _forget(self, key: str) -> None:
-        self._is_stale = True
+        self._heard += 1
+
+    def _forget_staples(self, key: str) -> None:
+        self._stapled_at = float("-inf")
 
     async def _refresh(self) -> None:
         await self._changes.catch_up()
-        now = monotonic()
-        if not self._is_stale and now - self._asked_at < _ASK_SECONDS:
-            return
-        # What changes from here on makes it stale again.
-        self._is_stale = False
-        try:
-            await self._look()
-        except BaseException:
-            self._is_stale = True
-            raise
-        self._asked_at = now
+        if not self._is_fresh:
+            # One look at a time: an older one must not undo a newer one, and whoever comes
+            # while it lasts must not go on with what was in use before.
+            async with self._turns:
+                if not self._is_fresh:
+                    heard, now = self._heard, monotonic()
+                    await self._look()
+                    self._looked, self._asked_at = heard, now
+        if self._staple is not None and monotonic() - self._stapled_at > _STAPLE_SECONDS:
+            await self._fetch_staples(self._staple)
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._looked == self._heard and monotonic() - self._asked_at < _ASK_SECONDS
 
     async def _look(self) -> None:
         """Make new contexts if the old ones are made of something else."""
@@ -156,8 +166,6 @@ class Engine:
             self._mutual, self._tunnel = _Served(mutual, {}), _Served(tunnel, {})
             self._made_of, self._found = made_of, found
             self._stapled_at = float("-inf")
-        if self._staple is not None and monotonic() - self._stapled_at > _STAPLE_SECONDS:
-            await self._fetch_staples(self._staple)
 
     async def _current(self) -> tuple[ServiceCertificate, ...]:
         try:
@@ -171,7 +179,7 @@ class Engine:
             return self._found
 
     async def _fetch_staples(self, staple: Staple) -> None:
-        self._stapled_at = monotonic()
+        began = self._stapled_at = monotonic()
         staples: dict[int, bytes] = {}
         for each in self._found:
             try:
@@ -182,7 +190,8 @@ class Engine:
                 continue
             if answer:
                 staples[each.certificate.serial_number] = answer
-        self._staples = staples
+        if began == self._stapled_at:  # else they are asked for anew, perhaps of others
+            self._staples = staples
 
     def _context(self, anchors: tuple[x509.Certificate, ...] | None) -> SSL.Context:
         """Make a context; ``anchors`` None does not ask for a client certificate."""
