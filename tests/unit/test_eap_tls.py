@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.eap_peer import Peer
 from tests.eap_world import HOST, EAPWorld, run
+from tests.hierarchy_world import ADMIN
 from tests.support import drive
 from tmad.ca.service_certificates import eap_scope
 from tmad.errors import Fault, FaultCode
@@ -244,6 +245,16 @@ class TestKeysOfTheServer:
         assert len(made_of) == 4
         assert made_of[2:] == [versions[1]] * 2
         assert world.engine._made_of[0] == versions[1]
+
+    def test_a_server_certificate_that_is_revoked_is_followed_by_another_at_once(self) -> None:
+        world = EAPWorld()
+        drive(world.engine.mutual())
+        [before] = world.engine._found
+        serial = before.certificate.serial_number
+        drive(world.ca.revocation.revoke(ADMIN, "default", before.issuer_id, serial, 1))
+        drive(world.engine.mutual())
+        [after] = world.engine._found
+        assert after.id != before.id
 
     def test_a_server_certificate_that_is_revoked_is_not_said_to_be_good(self) -> None:
         answers = iter((b"good", b"revoked"))

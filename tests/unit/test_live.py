@@ -11,10 +11,14 @@ import tomllib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from tests.directory_world import STAFF, SUBTREE, DirectoryWorld, eq
@@ -35,6 +39,7 @@ from tmad.managed.objects import TENANT, Objects
 from tmad.network.clients import RadiusClients
 from tmad.network.issuers import Standings
 from tmad.protocols.ldap.filters import Equal
+from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.signer.seal import Seal
 
 _S_MIME = Path(__file__).parents[2] / "conf" / "profiles" / "smime-encrypt.toml"
@@ -54,19 +59,32 @@ class Slow:
 
     async def read(self, function: Any, *arguments: Any) -> Any:
         found = await self._database.read(function, *arguments)
-        await self._held()
+        await self.held()
         return found
 
     async def lookup(self, function: Any, *arguments: Any) -> Any:
         found = await self._database.lookup(function, *arguments)
-        await self._held()
+        await self.held()
         return found
 
-    async def _held(self) -> None:
+    async def held(self) -> None:
         if self.is_slow:
             answer: Deferred[None] = Deferred()
             self.pending.append(answer)
             await answer
+
+
+class SlowKeys:
+    """The keyring, while a token takes its time for each signature."""
+
+    def __init__(self, keyring: Any, slow: Slow) -> None:
+        self._keyring = keyring
+        self._slow = slow
+
+    async def use(self, key_id: str, operation: Any) -> Any:
+        signed = await self._keyring.use(key_id, operation)
+        await self._slow.held()
+        return signed
 
 
 @dataclass
@@ -180,14 +198,8 @@ def an_authority_above(world: World) -> Subject:
             return False
         return True
 
-    def change(number: int) -> None:
-        if number % 2:
-            world.hold(certificate)
-        elif number:
-            world.release(certificate)
-
     slow = world.slowly(world.standings, world.hierarchy)
-    return Subject(slow, change, ask, lambda number: number % 2 == 0)
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 0)
 
 
 def a_trust_anchor(world: World) -> Subject:
@@ -247,6 +259,61 @@ def _published(world: World, base: str, wanted: Equal, attribute: str) -> Subjec
 
     slow = world.slowly(world.directories, world.hierarchy, world.standings)
     return Subject(slow, change, ask)
+
+
+def an_ocsp_answer(world: World) -> Subject:
+    """Of a certificate that is held and released in turns; signatures take their time, too."""
+    certificate = world.issue("ada")
+    issuer = drive(world.hierarchy.active("default", "issuing"))
+    assert issuer.certificate is not None
+    question = (
+        ocsp.OCSPRequestBuilder()
+        .add_certificate(certificate, issuer.certificate, hashes.SHA256())
+        .build()
+        .public_bytes(Encoding.DER)
+    )
+    slow = world.slowly(world.status, world.hierarchy, world.service_certificates)
+    services: Any = SimpleNamespace(
+        changes=world.changes,
+        now=world.clock,
+        hierarchy=world.hierarchy,
+        status=world.status,
+        service_certificates=world.service_certificates,
+        keyring=SlowKeys(world.keyring, slow),
+    )
+    responder = OCSPResponder(services, cache_octets=1 << 20)
+
+    async def ask() -> bool:
+        answer, _ = await responder.answer(question, None)
+        status = ocsp.load_der_ocsp_response(answer.body).certificate_status
+        return status is ocsp.OCSPCertStatus.REVOKED
+
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 1)
+
+
+def a_crl(world: World) -> Subject:
+    """The same on a CRL."""
+    certificate = world.issue("ada")
+    issuer = drive(world.hierarchy.active("default", "issuing"))
+    slow = world.slowly(world.crls, world.hierarchy)
+    world.crls._keyring = SlowKeys(world.keyring, slow)  # type: ignore[assignment]
+
+    async def ask() -> bool:
+        crl = x509.load_der_x509_crl((await world.crls.current(issuer.id)).der)
+        found = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        return found is not None
+
+    return Subject(slow, _held_in_turns(world, certificate), ask, lambda number: number % 2 == 1)
+
+
+def _held_in_turns(world: World, certificate: x509.Certificate) -> Callable[[int], None]:
+    def change(number: int) -> None:
+        if number % 2:
+            world.hold(certificate)
+        elif number:
+            world.release(certificate)
+
+    return change
 
 
 def collectors(world: World) -> Subject:
@@ -340,6 +407,8 @@ SUBJECTS = (
     a_directory,
     an_entry_of_an_authority,
     a_chain_in_an_entry,
+    an_ocsp_answer,
+    a_crl,
     collectors,
     targets,
     notifications,

@@ -28,6 +28,7 @@ from tmad.protocols.ocsp import codec
 from tmad.protocols.ocsp.answers import Answer, Answers, Window
 from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.signer.algorithms import KeyAlgorithm
+from tmad.storage.status import change_key, serial_octets
 from tmad.wire import der
 from tmad.wire.http import Request, Response
 
@@ -405,6 +406,17 @@ def test_ocsp_23_a_renewed_responder_certificate_is_used_at_once(world, ca, resp
     world.service_certificates.renew(str(ca.id))
     after = read(http(responder, ask(cert_id(ca, 1)))).certificates
     assert after != before
+
+
+def test_ocsp_23_a_responder_certificate_that_is_revoked_signs_nothing_more(
+    world, ca, responder
+) -> None:
+    before = read(http(responder, ask(cert_id(ca, 1)))).certificates
+    # The real service announces its successor only when it has been asked for one.
+    del world.service_certificates.made[str(ca.id)]
+    octets = serial_octets(before[0].serial_number)
+    world.announce("status", change_key(ca.id, octets))
+    assert read(http(responder, ask(cert_id(ca, 1)))).certificates != before
 
 
 def test_ocsp_23_no_answer_outlives_the_responder_certificate(world, ca, responder) -> None:

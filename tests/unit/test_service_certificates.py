@@ -14,6 +14,7 @@ from tests.hierarchy_world import ADMIN, World
 from tests.support import drive
 from tmad.ca.scheme import STRENGTH, fitting_algorithm
 from tmad.ca.service_certificates import eap_scope
+from tmad.ca.service_tls import ServiceTLS
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import answers as cmc_answers
@@ -359,6 +360,52 @@ class TestEAP:
         with pytest.raises(Fault) as caught:
             current(world, "eap", scope)
         assert (caught.value.code, caught.value.rule) == (FaultCode.NOT_FOUND, "service.scope")
+
+
+def test_tls_shows_the_chain_of_today(world: World) -> None:
+    tls = ServiceTLS(world.service_certificates, world.keyring, "pki.test", lambda context: None)
+    assert drive(tls.refresh()) is not None
+    assert drive(tls.refresh()) is None
+    drive(world.ceremony.renew(ADMIN, "default", "sub"))
+    assert drive(tls.refresh()) is not None
+    assert drive(tls.refresh()) is None
+
+
+SCOPES = {
+    "ocsp": "2",
+    "scep-ra": "scep/routers",
+    "cmp": "scep/routers",
+    "tls": "pki.test",
+    "eap": eap_scope("default", "aaa.test"),
+}
+
+
+@pytest.mark.parametrize("purpose", SCOPES)
+def test_one_that_is_revoked_is_followed_by_another_at_once(world: World, purpose: str) -> None:
+    def change(found: Any, reason: Reason) -> None:
+        serial = found.certificate.serial_number
+        drive(world.revocation.revoke(ADMIN, "default", found.issuer_id, serial, reason))
+
+    scope = SCOPES[purpose]
+    first = current(world, purpose, scope)
+    change(first, Reason.CERTIFICATE_HOLD)
+    assert current(world, purpose, scope).id == first.id  # it may be good again
+    change(first, Reason.KEY_COMPROMISE)
+    second = current(world, purpose, scope)
+    assert second.id != first.id
+    assert not second.is_revoked
+    assert current(world, purpose, scope).id == second.id
+    beside = World(world, holder="two")
+    assert drive(beside.service_certificates.current(purpose, scope)).id == second.id  # type: ignore[arg-type]
+    change(second, Reason.SUPERSEDED)
+    third = drive(beside.service_certificates.current(purpose, scope))  # type: ignore[arg-type]
+    assert third.id != second.id
+
+
+def test_an_authority_whose_key_is_lost_signs_no_responder_after_the_other(world: World) -> None:
+    first = current(world, "ocsp", "2")
+    drive(world.ceremony.compromise(ADMIN, "default", "sub"))
+    assert [current(world, "ocsp", "2").id for _ in range(3)] == [first.id] * 3
 
 
 @pytest.mark.parametrize("purpose", ["cmp", "cmc"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -26,6 +26,7 @@ from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.pipeline import Authority
 from tmad.ca.requests import EndpointID, Proof
 from tmad.ca.scheme import STRENGTH, fitting_algorithm
+from tmad.ca.status import Reason
 from tmad.ca.trust import Trust, chain_der, chain_from_der
 from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
@@ -34,7 +35,7 @@ from tmad.identity.actors import Actor
 from tmad.journal import Journal
 from tmad.signer.algorithms import KeyAlgorithm, of
 from tmad.signer.keyring import KeyHandle, Keyring
-from tmad.storage import leases, private_keys
+from tmad.storage import leases, private_keys, status
 from tmad.storage import service_certificates as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
@@ -127,7 +128,10 @@ class SignerOptions(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceCertificate:
-    """One certificate of our own; ``chain`` is it first, root last."""
+    """One certificate of our own; ``chain`` is it first, root last.
+
+    ``is_revoked`` is for good: one on hold may be good again.
+    """
 
     id: int
     tenant: str
@@ -140,6 +144,14 @@ class ServiceCertificate:
     not_after: datetime
     renew_at: datetime
     superseded_at: datetime | None
+    is_revoked: bool = False
+
+    @property
+    def status_key(self) -> str:
+        """Return under which key a change of its status is announced."""
+        return status.change_key(
+            self.issuer_id, status.serial_octets(self.certificate.serial_number)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +209,10 @@ class ServiceCertificates:
         self._fills = 0  # rises with each change, so that a read begun before it is not kept
         self._flights: dict[tuple[str, str], Turns] = {}
         self._staples: Callable[[ServiceCertificate], Awaitable[bytes]] | None = None
+        self._watched: set[str] = set()  # certificates whose status counts
         for topic in (rows.TOPIC, "issuers", "objects"):
             changes.listen(topic, self._forget)
+        changes.listen(status.TOPIC, self._on_status)
 
     async def current(self, purpose: Purpose, scope: str) -> ServiceCertificate:
         """Return the certificate in use; make one when there is none that fits.
@@ -302,7 +316,7 @@ class ServiceCertificates:
             except Fault as fault:
                 # A withdrawn authority issues no more, yet what it certified still serves.
                 usable = found and _in_use(found, self._now()) and found[0].id != instead_of
-                if fault.code is FaultCode.UNAVAILABLE and usable:
+                if fault.code is FaultCode.UNAVAILABLE and usable and not found[0].is_revoked:
                     return found
                 raise
             if self._fits(found, wish, purpose, due=due, instead_of=instead_of):
@@ -352,6 +366,8 @@ class ServiceCertificates:
         if not found or not _in_use(found, now) or found[0].id == instead_of:
             return False
         present = found[0]
+        if present.is_revoked:
+            return False
         # An OCSP responder is certified by the very key that it answers for (OCSP-23), a SCEP
         # RA by the CA that clients are about to get certificates from. TLS does not care.
         if (
@@ -404,7 +420,7 @@ class ServiceCertificates:
     async def _read(self, row: ServiceCertificateRow) -> ServiceCertificate:
         chain = chain_from_der(row.chain_der)
         issuer = await self._trust.issuer_of(chain[0])
-        return ServiceCertificate(
+        found = ServiceCertificate(
             id=row.id,
             tenant=row.tenant,
             purpose=row.purpose,
@@ -418,6 +434,19 @@ class ServiceCertificates:
             not_after=row.not_after,
             renew_at=row.renew_at,
             superseded_at=row.superseded_at,
+        )
+        return replace(found, is_revoked=True) if await self._is_revoked(found) else found
+
+    async def _is_revoked(self, found: ServiceCertificate) -> bool:
+        # Before it is asked: what changes from here on is heard of.
+        self._watched.add(found.status_key)
+        serial = status.serial_octets(found.certificate.serial_number)
+        known = await self._database.lookup(status.by_serial, found.issuer_id, serial)
+        # That its issuer's key is lost is no reason to have that key sign another one.
+        return (
+            known is not None
+            and known.revoked_at is not None
+            and known.reason != Reason.CERTIFICATE_HOLD
         )
 
     async def _wish(self, purpose: Purpose, scope: str) -> _Wish:
@@ -549,6 +578,10 @@ class ServiceCertificates:
     def _forget(self, key: str) -> None:
         self._fills += 1
         self._cache.clear()
+
+    def _on_status(self, key: str) -> None:
+        if key == "*" or key in self._watched:
+            self._forget(key)
 
     # -- transactions -------------------------------------------------------------------------
 

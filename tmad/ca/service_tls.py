@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -36,7 +37,7 @@ class ServiceTLS:
         self._host = host
         self._finish = finish
         self._context: SSL.Context | None = None
-        self._current = 0
+        self._shown: tuple[x509.Certificate, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -46,16 +47,16 @@ class ServiceTLS:
     async def refresh(self) -> ServiceCertificate | None:
         """Use the certificate that is current now, and return it if it is a new one.
 
-        Open connections keep theirs.
+        Or if one above it is: clients need the chain of today. Open connections keep theirs.
         """
         found = await self._certificates.current("tls", self._host)
-        if found.id == self._current:
+        if found.chain == self._shown:
             return None
         # The key stays inside the context: OpenSSL cannot reach an HSM from here, so this
         # key is always a software key (architecture, 7).
         context = await self._keyring.use(found.key_id, lambda key: _context(found, key))
         self._finish(context)
-        self._context, self._current = context, found.id
+        self._context, self._shown = context, found.chain
         return found
 
     def serverConnectionForTLS(  # noqa: N802  Twisted's name

@@ -59,6 +59,7 @@ class Signer:
     responder_id_der: bytes
     certificates_der: bytes
     not_after: datetime
+    status_key: str  # under which its own revocation is announced
 
 
 class OCSPResponder:
@@ -295,6 +296,7 @@ class OCSPResponder:
             responder_id_der=responder_id_der,
             certificates_der=certificates_der,
             not_after=certificate.not_valid_after_utc,
+            status_key=change_key(issuer.id, serial_octets(certificate.serial_number)),
         )
 
     def _window(self, signer: Signer, now: datetime) -> Window:
@@ -348,6 +350,8 @@ class OCSPResponder:
         return Response(headers=headers, body=answer.body, content_type=codec.CONTENT_TYPE)
 
     def _forget_status(self, key: str) -> None:
+        if any(signer.status_key == key for signer in self._signers.values()):
+            self._forget_all(key)
         self._epoch += 1
         issuer_id, _, serial = key.partition(":")
         if serial in ("", "*"):

@@ -109,7 +109,7 @@ class Engine:
         self._tunnel: _Served | None = None
         for topic in _TOPICS:
             changes.listen(topic, self._forget)
-        changes.listen("status", self._forget_staples)
+        changes.listen("status", self._on_status)
 
     async def mutual(self) -> Session:
         """Open a handshake in which the client must show a certificate."""
@@ -129,8 +129,10 @@ class Engine:
     def _forget(self, key: str) -> None:
         self._heard += 1
 
-    def _forget_staples(self, key: str) -> None:
+    def _on_status(self, key: str) -> None:
         self._stapled_at = float("-inf")
+        if any(each.status_key == key for each in self._found):
+            self._heard += 1  # one that is revoked is followed by another
 
     async def _refresh(self) -> None:
         await self._changes.catch_up()
