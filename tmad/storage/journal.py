@@ -12,12 +12,12 @@ from tmad.errors import Fault, FaultCode
 from tmad.storage.manyrows import ManyRows
 from tmad.storage.session import doom
 from tmad.storage.tables import (
-    Instant,
     journal,
     journal_checkpoints,
     journal_cursors,
     journal_writers,
 )
+from tmad.storage.tables import microseconds as microseconds
 from tmad.wire.chain import ChainVerifier, Checkpoint, Head, canonical, genesis, link
 
 _WRITER = "tmad.journal_writer"
@@ -178,13 +178,6 @@ class Entry:
     object: str
     trace: str
     data: str
-
-
-def microseconds(at: datetime) -> int:
-    """Return an instant as it is stored and hashed."""
-    number = Instant().process_bind_param(at, None)  # type: ignore[arg-type]  # needs no dialect
-    assert number is not None
-    return number
 
 
 def append(connection: sa.Connection, node: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
