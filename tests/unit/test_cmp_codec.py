@@ -97,6 +97,12 @@ def test_requests_of_openssl() -> None:
     assert crmf.cert_id(old) == request.controls[crmf.OLD_CERT_ID]
 
 
+def test_a_key_that_is_shown_by_an_encrypted_certificate() -> None:
+    message = codec.decode(vector("encrcert-1"))
+    (request,) = bodies.read_requests(message.content)
+    assert request.proof == crmf.OtherProof("keyEncipherment", by_encrypted_certificate=True)
+
+
 def test_a_proof_by_another_key_is_none() -> None:
     message = codec.decode(vector("ir-pbm-1"))
     (request,) = bodies.read_requests(message.content)

@@ -86,9 +86,42 @@ def test_whoever_can_decrypt_can_confirm(kind: str, how: dict[str, int]) -> None
     certificate = opened(reply, key)
     assert certificate.public_key() == key.public_key()
     assert certificate.public_bytes(Encoding.DER) not in asking.post(asking.sent[0])
-    assert w.status_of(certificate) == "good"
+    assert w.status_of(certificate) == "revoked"  # on hold: nobody is to see it yet
     assert asking.confirm(certificate, number=7, **how).body == PKICONF
+    assert w.status_of(certificate) == "good"
     assert len(w.events("certificate.confirmed")) == 1
+
+
+def test_a_lost_answer_is_sent_again() -> None:
+    w = encrypting()
+    asking = w.client(w.shared())
+    certificate = opened(asking.request(IR, RSA, DEV, proof=ENCR_CERT), RSA)
+    again = asking.send_raw(asking.sent[0])
+    assert opened(again, RSA) == certificate
+    assert asking.confirm(certificate).body == PKICONF
+    assert asking.send_raw(asking.sent[-1]).body == PKICONF
+    assert w.status_of(certificate) == "good"
+
+
+def test_what_somebody_revoked_meanwhile_stays_revoked() -> None:
+    w = encrypting()
+    asking = w.client(w.shared())
+    certificate = opened(asking.request(IR, RSA, DEV, proof=ENCR_CERT), RSA)
+    issuer = drive(w.hierarchy.active("default", "devices"))
+    drive(w.revocation.revoke(ADMIN, "default", issuer.id, certificate.serial_number, 1))
+    assert asking.confirm(certificate).body == PKICONF
+    assert w.status_of(certificate) == "revoked"
+
+
+def test_a_hold_of_somebody_else_is_not_released_by_a_confirmation() -> None:
+    w = encrypting()
+    asking = w.client(w.shared())
+    key = KEYS["p256"]()
+    certificate = asking.request(IR, key, DEV).certificate  # signed, so in clear
+    issuer = drive(w.hierarchy.active("default", "devices"))
+    drive(w.revocation.hold(ADMIN, "default", issuer.id, certificate.serial_number))
+    assert asking.confirm(certificate).body == PKICONF
+    assert w.status_of(certificate) == "revoked"
 
 
 def test_it_is_never_confirmed_silently() -> None:
@@ -107,7 +140,7 @@ def test_what_cannot_be_decrypted_is_not_confirmed() -> None:
     asking = w.client(w.shared())
     reply = asking.request(IR, RSA, DEV, proof=ENCR_CERT)
     refusal(asking.confirm(w.ca), ERROR, "badCertId")
-    assert w.status_of(opened(reply, RSA)) == "good"  # until the time is over
+    assert w.status_of(opened(reply, RSA)) == "revoked"
 
 
 def test_it_is_encrypted_after_a_person_has_approved_it_too() -> None:

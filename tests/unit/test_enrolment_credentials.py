@@ -683,6 +683,21 @@ def test_a_revoked_or_expired_one_asks_for_nothing(b: Bench) -> None:
     assert refused(b, wish(SignedBy(other), "r7")).rule == "renewal.expired"
 
 
+def test_one_that_is_revoked_while_it_is_decided_gets_nothing_for_others(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door(b, profile="device", registration_authorities=["tls-client"])
+    certificate = ra(b)
+    issuer = drive(b.hierarchy.active("default", "devices"))
+    revoke = b.revocation.revoke
+    meanwhile(
+        b,
+        monkeypatch,
+        lambda: drive(revoke(ADMIN, "default", issuer.id, certificate.serial_number, 1)),
+    )
+    assert refused(b, wish(SignedBy(certificate), "r7")).rule == "renewal.revoked"
+
+
 def test_nobody_else_may_say_that_a_proof_was_checked(b: Bench) -> None:
     door(b)
     for proof in (Proof.NONE, Proof.RA_VERIFIED, Proof.GENERATED_HERE):

@@ -384,8 +384,9 @@ def test_groups_may_have_to_present_something_else(token: LoginWorld, sms: SMS) 
     one = LoginRules(by_group=by_group[:1])
     assert drive(token.logins.nt_hash("default", "bob", LoginRules())) is not None
     assert drive(token.logins.nt_hash("default", "bob", one)) is None
+    nt_hash = drive(token.logins.nt_hash("default", "bob", LoginRules()))
     conclusion = token.logins.conclude_mschap(
-        tenant="default", name="bob", is_right=True, rules=one, source="s", via="radius/test"
+        tenant="default", name="bob", nt_hash=nt_hash, rules=one, source="s", via="radius/test"
     )
     assert token.refused(conclusion) == "login.password"
 
@@ -603,16 +604,40 @@ def test_an_nt_hash_is_there_only_where_it_was_asked_for(world: LoginWorld) -> N
     assert drive(world.logins.nt_hash("default", "bob", rules)) is None
 
 
+def set_for_mschap(world: LoginWorld, password: str) -> None:
+    secret = Secret(password)
+    drive(world.people.set_password(ADMIN, "default", "bob", secret, allow_mschap=True))
+
+
+def conclude_mschap(world: LoginWorld, nt_hash: Secret | None, name: str = "bob") -> Any:
+    return world.logins.conclude_mschap(
+        tenant="default",
+        name=name,
+        nt_hash=nt_hash,
+        rules=LoginRules(),
+        source="192.0.2.1",
+        via="radius/test",
+    )
+
+
+def test_a_password_that_is_changed_before_the_last_word_of_mschap_is_not_enough(
+    world: LoginWorld,
+) -> None:
+    set_for_mschap(world, "leaked password")
+    shown = drive(world.logins.nt_hash("default", "bob", LoginRules()))
+    set_for_mschap(world, "a new password")
+    assert world.refused(conclude_mschap(world, shown)) == "login.password"
+    renewed = drive(world.logins.nt_hash("default", "bob", LoginRules()))
+    drive(world.people.set_password(ADMIN, "default", "bob", Secret("not for MSCHAPv2")))
+    assert world.refused(conclude_mschap(world, renewed)) == "login.password"
+
+
 def test_mschap_answers_are_judged_and_counted(world: LoginWorld) -> None:
+    set_for_mschap(world, "clientPass")
+    known = drive(world.logins.nt_hash("default", "bob", LoginRules()))
+
     def conclude(is_right: bool, name: str = "bob") -> Any:
-        return world.logins.conclude_mschap(
-            tenant="default",
-            name=name,
-            is_right=is_right,
-            rules=LoginRules(),
-            source="192.0.2.1",
-            via="radius/test",
-        )
+        return conclude_mschap(world, known if is_right else None, name)
 
     assert world.allowed(conclude(True)).factors == ("mschap",)
     for _ in range(10):

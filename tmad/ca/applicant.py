@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PERSON = "person:"  # begins the owner of a certificate that is a person's
 ACCOUNT = "account:"  # the same, of a directory: "account:DIRECTORY/objectGUID"
+REGISTRATION_AUTHORITY = "registration-authority"  # a method; the name adds its certificate's id
 _OWNERS = (PERSON, "device:", ACCOUNT)
 
 

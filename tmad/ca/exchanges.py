@@ -50,6 +50,7 @@ class _Step:
     new: Exchange
     old: Exchange | None = None
     event: Event | None = None
+    status: Wish | None = None  # what its certificate's becomes with it
 
 
 class Exchanges:
@@ -138,8 +139,12 @@ class Exchanges:
         nonce: bytes,
         certificate_id: int,
         until: datetime,
+        is_held: bool = False,
     ) -> None:
-        """Note that a certificate was sent, and until when it must be confirmed."""
+        """Note that a certificate was sent, and until when it must be confirmed.
+
+        With ``is_held`` it is on hold as long as that: nobody is to see it before.
+        """
         await self._change(
             exchange,
             replace(
@@ -151,6 +156,7 @@ class Exchanges:
                 certificate_id=certificate_id,
                 due_at=until,
             ),
+            status=Wish(reason=Reason.CERTIFICATE_HOLD) if is_held else None,
         )
 
     async def close(
@@ -170,11 +176,22 @@ class Exchanges:
         )  # fmt: skip
 
     async def confirm(
-        self, exchange: Exchange, *, digest: bytes, answer: bytes, nonce: bytes
+        self,
+        exchange: Exchange,
+        *,
+        digest: bytes,
+        answer: bytes,
+        nonce: bytes,
+        is_held: bool = False,
     ) -> None:
         """Believe the client that it has its certificate; Fault(CONFLICT) when it is too late."""
         closed = self._closed(exchange, digest=digest, answer=answer, nonce=nonce)
-        await self._change(exchange, closed, self._event("certificate.confirmed", exchange))
+        await self._change(
+            exchange,
+            closed,
+            self._event("certificate.confirmed", exchange),
+            status=Wish(reason=None) if is_held else None,
+        )
 
     async def reject(
         self, exchange: Exchange, why: str, *, digest: bytes, answer: bytes, nonce: bytes
@@ -293,8 +310,15 @@ class Exchanges:
             due_at=self._now() + ANSWER_KEPT,
         )
 
-    async def _change(self, old: Exchange, new: Exchange, event: Event | None = None) -> None:
-        await self._steps.add(_Step(old=old, new=new, event=event))
+    async def _change(
+        self,
+        old: Exchange,
+        new: Exchange,
+        event: Event | None = None,
+        *,
+        status: Wish | None = None,
+    ) -> None:
+        await self._steps.add(_Step(old=old, new=new, event=event, status=status))
 
     def _step_in(self, connection: Connection, steps: Sequence[_Step]) -> list[None]:
         """Take steps of several conversations; who finds that another was faster spoils it."""
@@ -308,8 +332,18 @@ class Exchanges:
                 rule="exchange.changed",
                 values={"endpoint": old.endpoint, "transaction": old.transaction.hex()},
             )
+        for step in steps:
+            if step.status is not None:
+                self._set_status(connection, step.new, step.status)
         self._journal.append(connection, *(step.event for step in steps if step.event is not None))
         return [None] * len(steps)
+
+    def _set_status(self, connection: Connection, exchange: Exchange, wish: Wish) -> None:
+        assert exchange.certificate_id is not None, "it is about a certificate"
+        actor = Actor(exchange.endpoint)
+        self._revocation.change_in(
+            connection, actor, exchange.tenant, exchange.certificate_id, wish
+        )
 
     def _update(
         self, connection: Connection, old: Exchange, new: Exchange, event: Event | None

@@ -15,7 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca import names
-from tmad.ca.applicant import ACCOUNT, PERSON, Applicant, Renewed, check_window, refuse
+from tmad.ca.applicant import (
+    ACCOUNT,
+    PERSON,
+    REGISTRATION_AUTHORITY,
+    Applicant,
+    Renewed,
+    check_window,
+    refuse,
+)
 from tmad.ca.belonging import serial_number_of
 from tmad.ca.requests import Intent, SignedBy
 from tmad.ca.standing import is_usable
@@ -84,8 +92,8 @@ class Holders:
         if intent is Intent.ENROLL and document.is_registration_authority(row.profile, row.serial):
             issuer = await self._issuer(row, endpoint)
             self._check_good(row, issuer, _NO_GRACE)
-            name = f"registration-authority:{row.id}"
-            return Applicant(name=name, method="registration-authority", is_proven=True)
+            name = f"{REGISTRATION_AUTHORITY}:{row.id}"
+            return Applicant(name=name, method=REGISTRATION_AUTHORITY, is_proven=True)
         return await self._renewal(row, shown.certificate, endpoint, intent)
 
     async def recognise(self, shown: SignedBy, endpoint: Endpoint) -> str:

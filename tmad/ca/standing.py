@@ -9,11 +9,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from tmad.ca.applicant import PERSON, Applicant, refuse
+from tmad.ca.applicant import PERSON, REGISTRATION_AUTHORITY, Applicant, refuse
 from tmad.ca.status import judge
 from tmad.identity.credentials import refusal
 from tmad.identity.naming import device_key, person_key
-from tmad.storage import devices, enroll_secrets, people
+from tmad.storage import certificates, devices, enroll_secrets, people
 from tmad.storage.status import by_serial, serial_octets
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def check(connection: Connection, tenant: str, applicant: Applicant, now: dateti
         return
     if applicant.renews is not None:
         _check_status(connection, applicant.renews.row)
+    if applicant.method == REGISTRATION_AUTHORITY:
+        _check_status(connection, _of_authority(connection, tenant, applicant.name))
     if not is_usable(connection, tenant, applicant.owner, now):
         raise refuse(
             "renewal.owner" if applicant.renews is not None else "applicant.owner",
@@ -64,8 +66,14 @@ def is_usable(connection: Connection, tenant: str, owner: str, now: datetime) ->
     return True
 
 
-def _check_status(connection: Connection, row: CertificateRow) -> None:
-    found = by_serial(connection, row.issuer_id, serial_octets(row.serial))
+def _of_authority(connection: Connection, tenant: str, name: str) -> CertificateRow | None:
+    return certificates.by_id(connection, tenant, int(name.rpartition(":")[2]))
+
+
+def _check_status(connection: Connection, row: CertificateRow | None) -> None:
+    found = None
+    if row is not None:
+        found = by_serial(connection, row.issuer_id, serial_octets(row.serial))
     status = None if found is None else judge(found)
     if status is None or status.state != "good":
         raise refuse(

@@ -8,6 +8,7 @@ Nothing that succeeded is remembered: the next login is judged anew.
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -190,25 +191,37 @@ class Logins:
 
         Whoever asks reports by ``conclude_mschap`` what the answer was, right or wrong.
         """
-        attempt = await self._attempt(tenant, name, rules, "", "")
+        return self._nt_hash_of(await self._attempt(tenant, name, rules, "", ""))
+
+    def _nt_hash_of(self, attempt: Attempt) -> Secret | None:
         person = attempt.person
         if attempt.rules.mode != "password" or person is None or person.nt_hash is None:
             return None
-        return self._seal.open(person.nt_hash, about=persons.about_nt_hash(tenant, person.name))
+        about = persons.about_nt_hash(attempt.tenant, person.name)
+        return self._seal.open(person.nt_hash, about=about)
 
     async def conclude_mschap(
         self,
         *,
         tenant: str,
         name: str,
-        is_right: bool,
+        nt_hash: Secret | None,
         rules: LoginRules,
         source: str,
         via: str,
     ) -> Accepted:
-        """Judge a login whose MSCHAPv2 response was right or wrong."""
+        """Judge a login whose MSCHAPv2 response was right by this hash; None: it was wrong.
+
+        The client's last word may come long after its response: the password must still be the
+        one that was shown.
+        """
         attempt = await self._attempt(tenant, name, rules, source, via)
-        is_enough = is_right and attempt.rules.mode == "password"
+        known = None if nt_hash is None else self._nt_hash_of(attempt)
+        is_enough = (
+            nt_hash is not None
+            and known is not None
+            and hmac.compare_digest(known.reveal(), nt_hash.reveal())
+        )
         evidence = Evidence(factors=("mschap",), mistake="" if is_enough else "login.password")
         return await self._decide(attempt, evidence)
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca import record
 from tmad.ca.requests import Issued, KeyWish, Proof
+from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp.requests import Wish
 from tmad.storage import requests
@@ -21,6 +22,7 @@ from tmad.wire.cms import Random
 
 if TYPE_CHECKING:
     from tmad.plugin import Services
+    from tmad.storage.certificates import CertificateRow
     from tmad.storage.exchanges import Exchange
 
 _ENVELOPED: Final = 3  # the pvno from which on EnvelopedData is known
@@ -51,9 +53,7 @@ async def certificate_of(
     if wish is not None:
         proof = wish.proof
     else:
-        row = await services.database.lookup(requests.by_id, exchange.tenant, issued.request_id)
-        assert row is not None, "requests are never deleted"
-        proof = record.proof_of(row)
+        proof = await _proof_of(services, exchange.tenant, issued.request_id)
     if proof is not Proof.ENCRYPTED_CERTIFICATE:
         return None
     return seal(
@@ -63,6 +63,23 @@ async def certificate_of(
         version=version,
         random=random,
     )
+
+
+async def is_held(services: Services, row: CertificateRow) -> bool:
+    """Tell whether a certificate is on hold because nobody has confirmed it yet.
+
+    Not one that somebody has put on hold meanwhile: that is not over with a confirmation.
+    """
+    if row.reason != Reason.CERTIFICATE_HOLD or row.request_id is None:
+        return False
+    proof = await _proof_of(services, row.tenant, row.request_id)
+    return proof is Proof.ENCRYPTED_CERTIFICATE
+
+
+async def _proof_of(services: Services, tenant: str, request_id: str) -> Proof:
+    row = await services.database.lookup(requests.by_id, tenant, request_id)
+    assert row is not None, "requests are never deleted"
+    return record.proof_of(row)
 
 
 def seal(

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tmad.plugin import Services
     from tmad.protocols.cmp.answers import Answers, Sealed
     from tmad.protocols.cmp.visit import Visit
+    from tmad.storage.certificates import CertificateRow
     from tmad.wire.cms import Random
 
 OPENINGS: Final = frozenset({Body.IR, Body.CR, Body.P10CR, Body.KUR})
@@ -243,6 +244,10 @@ class Enrolment:
             package = await keys.seal(
                 self._services, self._answers, visit, turn.sender, issued, self._random
             )
+        version = turn.message.header.version
+        sealed_certificate = await encrypted.certificate_of(
+            self._services, exchange, issued, wish, version, self._random
+        )
         changed = wish is not None and wish.is_changed(issued.certificate)
         status = Status.GRANTED_WITH_MODS if changed else Status.ACCEPTED
         response = bodies.cert_response(
@@ -250,9 +255,7 @@ class Enrolment:
             StatusInfo(status=status),
             issued.certificate.public_bytes(Encoding.DER),
             package,
-            encrypted=await encrypted.certificate_of(
-                self._services, exchange, issued, wish, turn.message.header.version, self._random
-            ),
+            encrypted=sealed_certificate,
         )
         roots: tuple[bytes, ...] = ()
         if exchange.opening == Body.IR and _may_have_roots(visit, turn.sender):
@@ -287,6 +290,7 @@ class Enrolment:
                 nonce=sealed.nonce,
                 certificate_id=issued.certificate_id,
                 until=until,
+                is_held=sealed_certificate is not None,
             )
         return sealed.octets
 
@@ -361,10 +365,10 @@ class Enrolment:
         statuses = bodies.read_confirmation(turn.message.content)
         if len(statuses) > 1:
             raise codec.bad_request("certConf is about one certificate", "cmp.confirm.several")
-        why = "certConf is empty"
+        why, is_held = "certConf is empty", False
         if statuses:
-            await self._check_hash(turn, exchange, statuses[0])
-            why = _rejection(statuses[0])
+            row = await self._check_hash(turn, exchange, statuses[0])
+            why, is_held = _rejection(statuses[0]), await encrypted.is_held(self._services, row)
         sealed = await self._seal(turn, bodies.PKI_CONFIRM)
         if why:
             await self._exchanges.reject(
@@ -372,12 +376,18 @@ class Enrolment:
             )
         else:
             await self._exchanges.confirm(
-                exchange, digest=turn.digest, answer=sealed.octets, nonce=sealed.nonce
+                exchange,
+                digest=turn.digest,
+                answer=sealed.octets,
+                nonce=sealed.nonce,
+                is_held=is_held,
             )
             await self._supersede(turn, exchange)
         return sealed.octets
 
-    async def _check_hash(self, turn: Turn, exchange: Exchange, status: CertStatus) -> None:
+    async def _check_hash(
+        self, turn: Turn, exchange: Exchange, status: CertStatus
+    ) -> CertificateRow:
         numbers = (status.id,)
         if not _is_about(numbers, exchange, strict=turn.visit.options.strict):
             raise codec.bad_request("certConf is about another request", "cmp.confirm.number")
@@ -396,6 +406,7 @@ class Enrolment:
                 "certHash is not that of the certificate that was sent",
                 rule="cmp.confirm.certificate",
             )
+        return row
 
     async def fail(self, turn: Turn, exchange: Exchange | None) -> bytes:
         """Hear that a client gives up (RFC 9810, 5.3.21)."""

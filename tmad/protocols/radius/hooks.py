@@ -30,6 +30,7 @@ class LoginHooks:
         self._logins = logins
         self._chain: tuple[x509.Certificate, ...] = ()  # by which it was decided last
         self._method = ""
+        self._nt_hash: Secret | None = None  # by which a response was checked last
 
     def certificate(
         self, chain: tuple[x509.Certificate, ...], login: TLSLogin
@@ -61,30 +62,31 @@ class LoginHooks:
     async def nt_hash(self, name: str, method: str) -> Secret | None:
         """Return the hash for MSCHAPv2; None for whoever has none or does not exist."""
         client = self._client
-        return await self._logins.nt_hash(client.tenant, name, client.document.login)
+        self._nt_hash = await self._logins.nt_hash(client.tenant, name, client.document.login)
+        return self._nt_hash
 
     async def failed(self, name: str, method: str) -> Fault:
         """Count a wrong MSCHAPv2 response; return the refusal."""
         try:
-            await self._conclude(name, is_right=False)
+            await self._conclude(name, None)
         except Fault as fault:
             return fault
         raise AssertionError("a wrong response is refused")
 
     async def admit(self, name: str, method: str) -> Admitted:
         """Let in whoever has proved by MSCHAPv2 to know the password."""
-        accepted = await self._conclude(name, is_right=True)
+        accepted = await self._conclude(name, self._nt_hash)
         return await self._person(accepted, method)
 
     async def confirm(self, admitted: Admitted) -> None:
         """Look whether what was decided some messages ago still holds."""
         await self._admission.confirm(self._visit, admitted, self._method, chain=self._chain)
 
-    async def _conclude(self, name: str, *, is_right: bool) -> Accepted:
+    async def _conclude(self, name: str, nt_hash: Secret | None) -> Accepted:
         return await self._logins.conclude_mschap(
             tenant=self._client.tenant,
             name=name,
-            is_right=is_right,
+            nt_hash=nt_hash,
             rules=self._client.document.login,
             source=source_of(self._visit),
             via="radius",
