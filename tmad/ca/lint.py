@@ -93,8 +93,8 @@ def check(subject: Subject) -> None:
         raise _error("lint.extensions", "the extensions are broken", str(error)) from error
     extensions = {
         extension.oid
-        if isinstance(extension.value, x509.UnrecognizedExtension)
-        else type(extension.value): extension
+        if (kind := type(extension.value)) is x509.UnrecognizedExtension
+        else kind: extension
         for extension in found
     }
     for rule in _RULES:
