@@ -101,6 +101,14 @@ def test_a_name_whose_caa_record_forbids_it_fails_with_the_reason(
     assert certificate(tmp_path, "host.example.test")
 
 
+def test_each_name_that_cannot_be_had_is_told(node: ACMENode, tmp_path: Path) -> None:
+    """RFC 8555, 6.7.1: lego shows every subproblem."""
+    names = ("a.example.test", "a_b.example.test", "192.0.2.1.example.test", "c_d.example.test")
+    refused = lego(node, tmp_path, "run", domains=names, expect=1)
+    told = refused.stdout + refused.stderr
+    assert told.count('problem: "urn:ietf:params:acme:error:rejectedIdentifier"') == 2, told
+
+
 @pytest.mark.long  # ten seconds of retries
 def test_a_name_that_is_not_there_fails_with_the_reason(node: ACMENode, tmp_path: Path) -> None:
     done = lego(node, tmp_path, "run", domains=("nowhere.example.test",), expect=1)

@@ -290,9 +290,7 @@ class CRLs:
             return None
         return _from_row(row), row.change_id
 
-    async def _keep_or_replace(
-        self, issuer: Issuer, news: _News, crl: CRL, change_id: int
-    ) -> CRL:
+    async def _keep_or_replace(self, issuer: Issuer, news: _News, crl: CRL, change_id: int) -> CRL:
         policy = issuer.document.crl
         now = self._now()
         due = crl.this_update + policy.interval

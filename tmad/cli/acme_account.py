@@ -11,7 +11,7 @@ from tmad.cli import output
 from tmad.cli.context import Session, nothing_to_do, with_core
 
 if TYPE_CHECKING:
-    from tmad.ca.acme.orders import Order
+    from tmad.ca.acme.states import Order
     from tmad.storage.acme import Account, Authorization
 
 

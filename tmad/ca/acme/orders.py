@@ -5,29 +5,28 @@ from __future__ import annotations
 import base64
 import json
 import secrets as randomness
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
 from cryptography import x509
 
-from tmad.ca.acme import identifiers
+from tmad.ca.acme import identifiers, states
 from tmad.ca.acme.control import Standing, ends_of, profile_of
 from tmad.ca.acme.faults import absent, deny, for_each
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
+from tmad.ca.acme.states import Order
 from tmad.ca.validation.contract import ChallengeKind, Identifier
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal
 from tmad.storage import acme as rows
-from tmad.storage import certificates, requests
+from tmad.storage import certificates
 from tmad.storage.acme import Authorization, OrderRow
 from tmad.storage.database import Database
-from tmad.storage.requests import RequestRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -42,8 +41,6 @@ _LOOKED_AT: Final = 20  # authorisations of one account for one name
 _WORTH: Final = timedelta(minutes=10)
 _LEFT_OVER: Final = timedelta(days=30)
 _BATCH: Final = 500
-# What became of the pipeline's request, as the order's state (RFC 8555, 7.1.6).
-_STATES: Final = {"issued": "valid", "denied": "invalid", "refused": "invalid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +52,6 @@ class NewOrder:
     not_before: datetime | None = None
     not_after: datetime | None = None
     replaces: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """An order as it is now; ``state`` is RFC 8555's."""
-
-    row: OrderRow
-    state: str
-    error: dict[str, JSON] | None = None
-    certificate_id: int | None = None
-    request_id: str | None = None
 
 
 class Orders:
@@ -161,7 +147,7 @@ class Orders:
             profile=order.profile,
             replaces=order.replaces or "",
         )
-        return _judge(order, found, None, now)
+        return states.judge(order, found, None, now)
 
     def _check_rate(self, connection: Connection, account: str, limit: int, now: datetime) -> None:
         if not limit:
@@ -249,7 +235,7 @@ class Orders:
     async def find(self, endpoint: Endpoint, account_id: str, order_id: str) -> Order:
         """Return an order of an account as it is now; Fault(NOT_FOUND) for anything else."""
         found = await self._database.lookup(
-            _look, str(endpoint.id), account_id, order_id, self._now()
+            states.find, str(endpoint.id), account_id, order_id, self._now()
         )
         if found is None:
             raise absent("order")
@@ -281,7 +267,7 @@ class Orders:
         )
         if found is None:
             raise absent("authorization")
-        return as_now(found, self._now())
+        return states.as_now(found, self._now())
 
     async def preauthorize(
         self, endpoint: Endpoint, standing: Standing, kind: str, value: str
@@ -417,91 +403,6 @@ class Orders:
                 data={"account": order.account, **data},
             ),
         )
-
-
-def as_now(found: Authorization, now: datetime) -> Authorization:
-    """Return an authorisation with the state that it has by now: time ends it, too."""
-    if found.state in ("pending", "processing", "valid") and found.expires_at <= now:
-        return replace(found, state="expired")
-    return found
-
-
-def look_up(connection: Connection, row: OrderRow, now: datetime) -> Order:
-    """Return what an order is now, from everything that it depends on."""
-    request = None
-    if row.request_id is not None:
-        request = requests.by_id(connection, row.tenant, row.request_id)
-    return _judge(row, rows.authorizations_of_order(connection, row), request, now)
-
-
-def _look(
-    connection: Connection, endpoint: str, account: str, order_id: str, now: datetime
-) -> Order | None:
-    row = rows.order_by_id(connection, endpoint, account, order_id)
-    return None if row is None else look_up(connection, row, now)
-
-
-def _judge(
-    row: OrderRow,
-    found: Sequence[Authorization | None],
-    request: RequestRow | None,
-    now: datetime,
-) -> Order:
-    """Return an order with its state (RFC 8555, 7.1.6)."""
-    if request is not None:
-        state = _STATES.get(request.state, "processing")
-        error = None
-        if state == "invalid":
-            error = _problem("unauthorized", request.comment or "the request was denied")
-        return Order(
-            row=row,
-            state=state,
-            error=error,
-            certificate_id=request.certificate_id,
-            request_id=request.id,
-        )
-    if row.error is not None:
-        return Order(row=row, state="invalid", error=json.loads(row.error))
-    states = {"absent" if each is None else as_now(each, now).state for each in found}
-    if row.expires_at <= now:
-        return Order(row=row, state="invalid", error=_problem("malformed", "it has expired"))
-    if states <= {"valid"}:
-        return Order(row=row, state="ready")
-    if states <= {"valid", "pending", "processing"}:
-        return Order(row=row, state="pending")
-    return Order(row=row, state="invalid", error=_why(found, now))
-
-
-def _why(found: Sequence[Authorization | None], now: datetime) -> dict[str, JSON]:
-    """Return why an order came to nothing, for each of its names (RFC 8555, 6.7.1)."""
-    reasons = [
-        (each, _reason(each, now))
-        for each in found
-        if each is not None and as_now(each, now).state not in ("valid", "pending", "processing")
-    ]
-    if not reasons:
-        return _problem("unauthorized", "a name of the order is not authorised any more")
-    if len(found) == 1:
-        return reasons[0][1]
-    problems = {reason["problem"] for _, reason in reasons}
-    told = "; ".join(f"{each.value}: {reason['detail']}" for each, reason in reasons)
-    error = _problem(str(problems.pop()) if len(problems) == 1 else "compound", told[:1_000])
-    error["subproblems"] = [
-        {**reason, "type": each.type, "value": identifiers.join(each.value, each.is_wildcard)}
-        for each, reason in reasons
-    ]
-    return error
-
-
-def _reason(found: Authorization, now: datetime) -> dict[str, JSON]:
-    if found.state == "invalid" and found.error:
-        error: dict[str, JSON] = json.loads(found.error)
-        return error
-    return _problem("unauthorized", f"its authorization is {as_now(found, now).state}")
-
-
-def _problem(problem: str, detail: str) -> dict[str, JSON]:
-    return {"problem": problem, "detail": detail}
 
 
 def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from tmad.ca.acme import orders as looking
+from tmad.ca.acme import states
 from tmad.ca.acme.accounts import Accounts
 from tmad.ca.acme.faults import absent
 from tmad.ca.acme.nonces import Nonces
-from tmad.ca.acme.orders import Order, Orders
+from tmad.ca.acme.orders import Orders
 from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
 from tmad.ca.acme.revoking import Revoking
+from tmad.ca.acme.states import Order
 from tmad.ca.acme.validating import Validations
 from tmad.ca.revocation import Revocation
 from tmad.ca.status import StatusSource
@@ -136,7 +137,7 @@ class ACME:
     ) -> tuple[Order, ...]:
         now = self._now()
         found = rows.find_orders(connection, tenant, account, after, limit)
-        return tuple([looking.look_up(connection, row, now) for row in found])
+        return tuple([states.look_up(connection, row, now) for row in found])
 
     @guarded("acme.read")
     async def show_order(
@@ -156,6 +157,6 @@ class ACME:
             return None
         now = self._now()
         found = rows.authorizations_of_order(connection, row)
-        return looking.look_up(connection, row, now), tuple(
-            [looking.as_now(each, now) for each in found if each is not None]
+        return states.look_up(connection, row, now), tuple(
+            [states.as_now(each, now) for each in found if each is not None]
         )

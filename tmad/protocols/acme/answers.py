@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from tmad.ca.acme.options import ACMEOptions
-from tmad.ca.acme.orders import Order
 from tmad.ca.acme.renewal import RenewalInfo
+from tmad.ca.acme.states import Order
 from tmad.protocols.acme.addresses import Addresses
 from tmad.protocols.acme.codec import error_of, instant
 from tmad.protocols.acme.strictjson import Object

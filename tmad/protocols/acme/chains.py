@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tmad.ca.acme.orders import Order
+from tmad.ca.acme.states import Order
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.acme import codec
 from tmad.protocols.acme.visit import Visit

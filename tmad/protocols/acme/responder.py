@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tmad.ca.acme.accounts import AccountKey, ExternalBinding, NewAccount
-from tmad.ca.acme.orders import PAGE, NewOrder, Order
+from tmad.ca.acme.orders import PAGE, NewOrder
+from tmad.ca.acme.states import Order
 from tmad.ca.requests import (
     DomainControl,
     EndpointID,
