@@ -148,7 +148,6 @@ class World:
             objects=self.objects,
             endpoints=self.endpoints,
             hierarchy=self.hierarchy,
-            status=self.status,
             secrets=EnrollSecrets(
                 self.database, self.journal, seal, self.clock, self.endpoints.door
             ),

@@ -243,7 +243,6 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         objects=objects,
         endpoints=endpoints,
         hierarchy=hierarchy,
-        status=status,
         secrets=secrets,
         now=now,
         webhooks=webhooks,

@@ -52,7 +52,6 @@ def other_process(b: Bench) -> Authority:
         objects=b.objects,
         endpoints=b.endpoints,
         hierarchy=b.hierarchy,
-        status=b.status,
         secrets=b.secrets,
         now=b.clock,
     )

@@ -151,7 +151,6 @@ class Bench:
             objects=self.objects,
             endpoints=self.endpoints,
             hierarchy=self.hierarchy,
-            status=self.status,
             secrets=self.secrets,
             now=self.clock,
             logins=self.accounts.logins,

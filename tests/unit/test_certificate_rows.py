@@ -217,7 +217,7 @@ def test_a_pending_request_is_never_forgotten():
     drive(database.write(requests.insert, [asked(1, state="pending")]))
     later = NOW + timedelta(days=1)
     drive(database.write(requests.forget_idempotency, [(asked(1).idempotency, later)]))
-    copy = replace(asked(2), idempotency=asked(1).idempotency)
+    copy = asked(2)._replace(idempotency=asked(1).idempotency)
     with pytest.raises(Fault):
         drive(database.write(requests.insert, [copy]))
 

@@ -261,7 +261,6 @@ def _second_process(b) -> Authority:
         objects=b.objects,
         endpoints=b.endpoints,
         hierarchy=b.hierarchy,
-        status=b.status,
         secrets=b.secrets,
         now=b.clock,
     )

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Hierarchy
-    from tmad.ca.status import StatusSource
 
 _BY_PASSWORD = frozenset({"password", "challenge", "directory", "webhook"})
 
@@ -82,7 +81,6 @@ class Authenticator:
         *,
         database: Database,
         hierarchy: Hierarchy,
-        status: StatusSource,
         secrets: EnrollSecrets,
         webhooks: Webhooks | None,
         now: Clock,
@@ -99,7 +97,6 @@ class Authenticator:
         self._holders = Holders(
             database=database,
             hierarchy=hierarchy,
-            status=status,
             now=now,
             manufacturers=manufacturers,
             accounts=accounts,

@@ -27,19 +27,20 @@ from tmad.ca.applicant import (
 from tmad.ca.belonging import serial_number_of
 from tmad.ca.requests import Intent, SignedBy
 from tmad.ca.standing import is_usable
+from tmad.ca.status import judge
 from tmad.events import Clock
 from tmad.storage import certificates
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
 from tmad.storage.people import PersonRow
+from tmad.storage.status import StatusRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tmad.ca.accounts import Accounts
     from tmad.ca.endpoint import Endpoint
-    from tmad.ca.hierarchy import Hierarchy
-    from tmad.ca.status import StatusSource
+    from tmad.ca.hierarchy import Hierarchy, Issuer
     from tmad.identity.active_directory import Account
 
 _DEVICE = "device:"
@@ -72,14 +73,12 @@ class Holders:
         *,
         database: Database,
         hierarchy: Hierarchy,
-        status: StatusSource,
         now: Clock,
         manufacturers: Manufacturers | None,
         accounts: Accounts | None = None,
     ) -> None:
         self._database = database
         self._hierarchy = hierarchy
-        self._status = status
         self._now = now
         self._manufacturers = manufacturers
         self._accounts = accounts
@@ -91,8 +90,8 @@ class Holders:
         if row is None:
             return await self._foreign(shown, intent, endpoint)
         if intent is Intent.ENROLL and document.is_registration_authority(row.profile, row.serial):
-            await self._check_authority(row, endpoint)
-            await self._check_good(row, _NO_GRACE)
+            issuer = await self._issuer(row, endpoint)
+            self._check_good(row, issuer, _NO_GRACE)
             name = f"{REGISTRATION_AUTHORITY}:{row.id}"
             return Applicant(name=name, method=REGISTRATION_AUTHORITY, is_proven=True)
         return await self._renewal(row, shown.certificate, endpoint, intent)
@@ -106,8 +105,8 @@ class Holders:
         row = await self._row(shown, endpoint)
         if row is None:
             return (await self._foreign(shown, Intent.ENROLL, endpoint)).name
-        await self._check_authority(row, endpoint)
-        await self._check_good(row, timedelta(days=endpoint.document.renewal.grace_days))
+        issuer = await self._issuer(row, endpoint)
+        self._check_good(row, issuer, timedelta(days=endpoint.document.renewal.grace_days))
         await self._check_owner(row)
         await self.listed(row.owner, endpoint)
         return f"certificate:{row.id}"
@@ -117,8 +116,8 @@ class Holders:
         row = await self._row(shown, endpoint)
         if row is None or not endpoint.document.is_registration_authority(row.profile, row.serial):
             return False
-        await self._check_authority(row, endpoint)
-        await self._check_good(row, _NO_GRACE)
+        issuer = await self._issuer(row, endpoint)
+        self._check_good(row, issuer, _NO_GRACE)
         return True
 
     async def _row(self, shown: SignedBy, endpoint: Endpoint) -> CertificateRow | None:
@@ -176,7 +175,7 @@ class Holders:
         renewal = endpoint.document.renewal
         if not renewal.enabled or (intent is Intent.ENROLL and not renewal.via_enroll):
             raise refuse("renewal.disabled", "this endpoint does not renew so")
-        await self._check_authority(row, endpoint)
+        issuer = await self._issuer(row, endpoint)
         profiles = renewal.profiles or (endpoint.document.profile,)
         if row.profile not in profiles:
             # Else any certificate of the CA would turn into one of this endpoint's.
@@ -186,7 +185,7 @@ class Holders:
                 profile=row.profile,
                 accepted=", ".join(profiles),
             )
-        await self._check_good(row, timedelta(days=renewal.grace_days))
+        self._check_good(row, issuer, timedelta(days=renewal.grace_days))
         await self._check_owner(row)
         renews = Renewed(row=row, certificate=certificate)
         check_window(renews, renewal.window_days, _NO_GRACE, self._now())
@@ -216,7 +215,8 @@ class Holders:
             )
         return await self._accounts.by_owner(endpoint, owner)
 
-    async def _check_authority(self, row: CertificateRow, endpoint: Endpoint) -> None:
+    async def _issuer(self, row: CertificateRow, endpoint: Endpoint) -> Issuer:
+        """Return who issued a certificate; Fault(UNAUTHENTICATED) unless the endpoint takes it."""
         document = endpoint.document
         issuer = await self._hierarchy.by_id(row.issuer_id)
         authorities = document.renewal.authorities or (document.authority,)
@@ -227,9 +227,13 @@ class Holders:
                 authority=issuer.authority,
                 accepted=", ".join(authorities),
             )
+        return issuer
 
-    async def _check_good(self, row: CertificateRow, grace: timedelta) -> None:
-        status = await self._status.of(row.issuer_id, row.serial)
+    def _check_good(self, row: CertificateRow, issuer: Issuer, grace: timedelta) -> None:
+        # The row was read for this very question.
+        status = judge(
+            StatusRow(row.state, row.revoked_at, row.reason, row.created_at, issuer.compromised_at)
+        )
         if status.state != "good":
             raise refuse("renewal.revoked", "the certificate is not good", status=status.state)
         now = self._now()

@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.holders import Manufacturers
     from tmad.ca.shape import Profile
-    from tmad.ca.status import StatusSource
 
 _DAY = timedelta(days=1)
 # Longer than a signature and the write after it may take; a process that is slower still finds
@@ -93,7 +92,6 @@ class Authority:
         objects: Objects,
         endpoints: Endpoints,
         hierarchy: Hierarchy,
-        status: StatusSource,
         secrets: EnrollSecrets,
         now: Clock,
         webhooks: Webhooks | None = None,
@@ -112,7 +110,6 @@ class Authority:
         self._authenticator = Authenticator(
             database=database,
             hierarchy=hierarchy,
-            status=status,
             secrets=secrets,
             webhooks=webhooks,
             logins=logins,
@@ -293,7 +290,7 @@ class Authority:
 
     async def _pend(self, order: Order) -> Outcome:
         assert order.request is not None
-        row = replace(order.request, state="pending")
+        row = order.request._replace(state="pending")
         await self._database.write(self._pend_in, order, row)
         return Pending(request_id=row.id, since=row.created_at)
 

@@ -43,6 +43,9 @@ class Profile:
         self._other_attributes = document.subject.attributes.get("*")
         self._order = [attribute_oid(attribute) for attribute in document.subject.order]
         self._validity = ValidityRules(document.validity, self._refuse)
+        self._name_rules = {
+            kind: rule for kind in NameKind if (rule := document.names.rule(kind)) is not None
+        }
         self._writer = ExtensionWriter(document.extensions, self._refuse)
 
     @property
@@ -191,19 +194,17 @@ class Profile:
             kept = tuple(
                 self._require_name(x509.DNSName(host)) for host in _hosts_in_common_names(subject)
             )
-        counts = Counter(names.kind_of(name) for name in kept)
-        for kind in NameKind:
-            rule = rules.rule(kind)
-            if rule is None:
-                continue
-            if counts[kind] > rule.max:
+        kinds = [names.kind_of(name) for name in kept]
+        for kind, rule in self._name_rules.items():
+            count = kinds.count(kind)
+            if count > rule.max:
                 raise self._refuse(
                     f"names.{kind.value}.count",
                     "too many alternative names",
-                    count=str(counts[kind]),
+                    count=str(count),
                     maximum=str(rule.max),
                 )
-            if rule.required and not counts[kind]:
+            if rule.required and not count:
                 raise self._refuse(
                     f"names.{kind.value}.required", f"a {kind.value} name is required"
                 )
@@ -215,7 +216,7 @@ class Profile:
 
     def _name(self, name: x509.GeneralName) -> x509.GeneralName | None:
         kind = names.kind_of(name)
-        rule = self.document.names.rule(kind)
+        rule = self._name_rules.get(kind)
         if rule is None:
             if self.document.names.unknown == "drop":
                 return None

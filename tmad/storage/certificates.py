@@ -6,9 +6,8 @@ Serial numbers are big-endian octets without leading zeros, so that any foreign 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,8 +18,7 @@ from tmad.storage.tables import certificate_names, certificates, issuers
 KEY_COMPROMISE = 1  # RFC 5280, 5.3.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateRow:
+class CertificateRow(NamedTuple):
     """One certificate; ``certificate_der`` is None while the state is "intent" or "void"."""
 
     id: int
@@ -48,8 +46,9 @@ class CertificateRow:
 
 _COLUMNS = tuple(
     certificates.c[name]
-    for name in CertificateRow.__dataclass_fields__  # the class is the one list of columns
+    for name in CertificateRow._fields  # the class is the one list of columns
 )
+_SERIAL = CertificateRow._fields.index("serial")
 _SELECT = sa.select(*_COLUMNS)
 _BY_ID = Statement(
     _SELECT.where(
@@ -217,18 +216,14 @@ def issuer_state(connection: sa.Connection, issuer_id: int) -> tuple[str, dateti
 
 
 def _first(rows: list[tuple[Any, ...]]) -> CertificateRow | None:
-    if not rows:
-        return None
-    values = dict(zip(CertificateRow.__dataclass_fields__, rows[0], strict=True))
-    values["serial"] = int.from_bytes(values["serial"])
-    return CertificateRow(**values)
+    return _read(rows[0]) if rows else None
 
 
 def _many(connection: sa.Connection, query: sa.Select[Any]) -> tuple[CertificateRow, ...]:
     return tuple(_read(row) for row in connection.execute(query))
 
 
-def _read(row: sa.Row[Any]) -> CertificateRow:
-    values = dict(row._mapping)
-    values["serial"] = int.from_bytes(values["serial"])
-    return CertificateRow(**values)
+def _read(row: Iterable[Any]) -> CertificateRow:
+    values = [*row]
+    values[_SERIAL] = int.from_bytes(values[_SERIAL])
+    return CertificateRow._make(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -19,12 +19,11 @@ from tmad.storage.conditions import (
     Same,
 )
 from tmad.storage.tables import Instant, certificate_names, certificates, devices, people
+from tmad.storage.tables import microseconds as microseconds
 
 PERSON: Final = "person:"
 DEVICE: Final = "device:"
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 # Of rows that no index finds: how many are looked at first, and how fast that grows.
 _FIRST_PIECE: Final = 1_000
 _GROWTH: Final = 8
@@ -122,11 +121,6 @@ _ONE: Final = {
     for name, sql in (("people", _ONE_PERSON), ("devices", _ONE_DEVICE))
     for column in _KINDS[name].equal
 }
-
-
-def microseconds(at: datetime) -> int:
-    """Return an instant as it is stored."""
-    return (at - _EPOCH) // _MICROSECOND
 
 
 def run(connection: sa.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

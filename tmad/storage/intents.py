@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,8 +19,7 @@ from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import certificates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Intent(NamedTuple):
     """What is about to be signed; committed before the key is touched."""
 
     tenant: str
@@ -52,8 +52,12 @@ class Completed:
     names: frozenset[tuple[str, str]]
 
 
-_FIELDS = tuple(Intent.__dataclass_fields__)
-_INSERT = Statement(certificates.insert().returning(certificates.c.id), columns=(*_FIELDS, "state"))
+_INSERT = Statement(
+    certificates.insert().returning(
+        certificates.c.issuer_id, certificates.c.serial, certificates.c.id
+    ),
+    columns=(*Intent._fields, "state"),
+)
 _COMPLETE = Statement(
     certificates.update()
     .where(certificates.c.id == sa.bindparam("row"), certificates.c.state == "intent")
@@ -71,15 +75,17 @@ def insert(connection: sa.Connection, intents: Sequence[Intent]) -> list[int]:
 
     Raise Fault(CONFLICT) when an issuer has used one of the serial numbers.
     """
+    values = [_values(intent) for intent in intents]
     try:
-        rows = _INSERT.one_each(connection, [_values(intent) for intent in intents])
+        rows = _INSERT.returned(connection, values)
     except Exception as error:
         if not is_integrity(connection, error):
             raise
         raise Fault(
             FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
         ) from error
-    return [int(certificate_id) for (certificate_id,) in rows]
+    ids = {(issuer_id, serial): certificate_id for issuer_id, serial, certificate_id in rows}
+    return [int(ids[each["issuer_id"], each["serial"]]) for each in values]
 
 
 def complete(connection: sa.Connection, completed: Sequence[Completed]) -> None:
@@ -101,8 +107,5 @@ def complete(connection: sa.Connection, completed: Sequence[Completed]) -> None:
     )
 
 
-def _values(intent: Intent) -> dict[str, object]:
-    values: dict[str, object] = {name: getattr(intent, name) for name in _FIELDS}
-    values["serial"] = serial_octets(intent.serial)
-    values["state"] = "intent"
-    return values
+def _values(intent: Intent) -> dict[str, Any]:
+    return intent._asdict() | {"serial": serial_octets(intent.serial), "state": "intent"}

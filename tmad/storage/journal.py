@@ -9,14 +9,15 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
+from tmad.storage.manyrows import ManyRows
 from tmad.storage.session import doom
 from tmad.storage.tables import (
-    Instant,
     journal,
     journal_checkpoints,
     journal_cursors,
     journal_writers,
 )
+from tmad.storage.tables import microseconds as microseconds
 from tmad.wire.chain import ChainVerifier, Checkpoint, Head, canonical, genesis, link
 
 _WRITER = "tmad.journal_writer"
@@ -61,6 +62,7 @@ _INSERT = (
     " (writer, seq, at, tenant, kind, actor, object, trace, data, previous, hash)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_INSERT_MANY = ManyRows(_INSERT)
 _STATEMENTS = {
     "sqlite": (_HEAD, _INSERT_WRITER, _INSERT, _MOVE_HEAD),
     "postgresql": tuple(
@@ -178,13 +180,6 @@ class Entry:
     data: str
 
 
-def microseconds(at: datetime) -> int:
-    """Return an instant as it is stored and hashed."""
-    number = Instant().process_bind_param(at, None)  # type: ignore[arg-type]  # needs no dialect
-    assert number is not None
-    return number
-
-
 def append(connection: sa.Connection, node: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
     """Append to this connection's chain; return (writer, seq) of each row.
 
@@ -243,8 +238,9 @@ def _append(
                 )
             )
             previous = digest
-        if len(rows) == 1:
-            cursor.execute(insert, rows[0])
+        if connection.dialect.name == "sqlite":
+            for statement, values in _INSERT_MANY.calls(rows):
+                cursor.execute(statement, values)
         else:
             cursor.executemany(insert, rows)
         cursor.execute(move_head, (seq, previous, writer))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -14,8 +13,7 @@ from tmad.storage.statement import Statement, is_integrity
 from tmad.storage.tables import requests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRow:
+class RequestRow(NamedTuple):
     """One request; ``body`` is the EnrollmentRequest as JSON, without secrets."""
 
     id: str
@@ -31,15 +29,15 @@ class RequestRow:
     peer: str
     subject: str
     body: str
-    certificate_id: int | None = None
-    comment: str = ""
-    decided_by: str = ""
     created_at: datetime
     updated_at: datetime
     expires_at: datetime
+    certificate_id: int | None = None
+    comment: str = ""
+    decided_by: str = ""
 
 
-_NAMES = tuple(RequestRow.__dataclass_fields__)
+_NAMES = RequestRow._fields
 _COLUMNS = tuple(requests.c[name] for name in _NAMES)
 _SELECT = sa.select(*_COLUMNS)
 _INSERT = Statement(requests.insert(), columns=_NAMES)
@@ -77,9 +75,7 @@ _ISSUED = Statement(
 def insert(connection: sa.Connection, rows: Sequence[RequestRow]) -> None:
     """Add requests; Fault(CONFLICT) when one of them is there already."""
     try:
-        _INSERT.run_many(
-            connection, [{name: getattr(row, name) for name in _NAMES} for row in rows]
-        )
+        _INSERT.run_many(connection, [row._asdict() for row in rows])
     except Exception as error:
         if not is_integrity(connection, error):
             raise
@@ -98,7 +94,7 @@ def forget_idempotency(
 def by_id(connection: sa.Connection, tenant: str, request_id: str) -> RequestRow | None:
     """Return one request of a tenant."""
     for row in _BY_ID.rows(connection, {"row": request_id, "whose": tenant}):
-        return RequestRow(**dict(zip(_NAMES, row, strict=True)))
+        return RequestRow._make(row)
     return None
 
 
@@ -107,10 +103,7 @@ def find_of_transaction(
 ) -> tuple[RequestRow, ...]:
     """Return the newest requests with a protocol's own id, newest first."""
     values = {"door": endpoint, "asked": transaction, "most": limit}
-    return tuple(
-        RequestRow(**dict(zip(_NAMES, row, strict=True)))
-        for row in _OF_TRANSACTION.rows(connection, values)
-    )
+    return tuple(RequestRow._make(row) for row in _OF_TRANSACTION.rows(connection, values))
 
 
 def find(
@@ -122,7 +115,7 @@ def find(
         .order_by(requests.c.id)
         .limit(limit)
     )
-    return tuple(_read(row) for row in rows)
+    return tuple(RequestRow._make(row) for row in rows)
 
 
 def find_expired(connection: sa.Connection, now: datetime, *, limit: int) -> tuple[RequestRow, ...]:
@@ -136,7 +129,7 @@ def find_expired(connection: sa.Connection, now: datetime, *, limit: int) -> tup
         .order_by(requests.c.expires_at)
         .limit(limit)
     )
-    return tuple(_read(row) for row in rows)
+    return tuple(RequestRow._make(row) for row in rows)
 
 
 def count(
@@ -213,7 +206,3 @@ def update_comment(connection: sa.Connection, request_id: str, comment: str, now
     connection.execute(
         requests.update().where(requests.c.id == request_id).values(comment=comment, updated_at=now)
     )
-
-
-def _read(row: sa.Row[Any]) -> RequestRow:
-    return RequestRow(**row._mapping)

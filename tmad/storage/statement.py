@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
+from tmad.storage.manyrows import ManyRows
+
 _Processor: TypeAlias = "Callable[[Any], Any] | None"
 
 
@@ -23,6 +25,7 @@ class _Form:
     is_positional: bool
     binds: tuple[tuple[str, Any, _Processor], ...]  # name, default; in their order
     results: tuple[_Processor, ...]
+    many: ManyRows | None  # an INSERT's on SQLite
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
         get = values.get
@@ -73,27 +76,35 @@ class Statement:
             return 0
         cursor = connection.connection.cursor()
         try:
-            cursor.executemany(form.sql, parameters)
-            return int(cursor.rowcount)
+            if form.many is None:
+                cursor.executemany(form.sql, parameters)
+                return int(cursor.rowcount)
+            changed = 0
+            for sql, given in form.many.calls(parameters):
+                cursor.execute(sql, given)
+                changed += cursor.rowcount
+            return changed
         finally:
             cursor.close()
 
-    def one_each(
+    def returned(
         self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]
     ) -> list[tuple[Any, ...]]:
-        """Execute once for each set of values; return the one row that each of them returns."""
+        """Execute for each set of values; return the rows that they return, in any order."""
         form = self._form(connection)
         parameters = [form.parameters(each) for each in values]
         cursor: Any = connection.connection.cursor()
+        found: list[tuple[Any, ...]] = []
         try:
-            if connection.dialect.name == "sqlite":
-                found = [cursor.execute(form.sql, each).fetchone() for each in parameters]
-            else:
+            if form.many is None:
                 # In one go: a round trip for each would cost more than the rows.
                 cursor.executemany(form.sql, parameters, returning=True)
-                found = [cursor.fetchone()]
+                found += cursor.fetchall()
                 while cursor.nextset():
-                    found.append(cursor.fetchone())
+                    found += cursor.fetchall()
+            else:
+                for sql, given in form.many.calls(parameters):
+                    found += cursor.execute(sql, given).fetchall()
         finally:
             cursor.close()
         return [form.row(each) for each in found]
@@ -137,6 +148,9 @@ class Statement:
                 column.type.dialect_impl(dialect).result_processor(dialect, None)
                 for column in columns
             ),
+            many=ManyRows(str(compiled))
+            if compiled.isinsert and dialect.name == "sqlite"
+            else None,
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import ExtensionOID
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
@@ -155,16 +156,17 @@ def _read(request_der: bytes, requests: tuple[bytes, ...]) -> Content:
         # x400Address and the like.
         raise _unreadable(f"a name or an extension in it: {error}"[:200]) from None
     names: tuple[x509.GeneralName, ...] = ()
+    wanted = []
     for extension in extensions:
-        if isinstance(extension.value, x509.SubjectAlternativeName):
-            names = tuple(extension.value)
+        if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
+            names = tuple(cast("x509.SubjectAlternativeName", extension.value))
+        else:
+            wanted.append(extension)
     return Content(
         subject=subject,
         public_key=public_key,
         names=names,
-        wanted=tuple(
-            [e for e in extensions if not isinstance(e.value, x509.SubjectAlternativeName)]
-        ),
+        wanted=tuple(wanted),
         template=_template(extensions),
     )
 
