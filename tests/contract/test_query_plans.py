@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -743,7 +743,7 @@ HOT: dict[str, Call] = {
     # conversations
     "exchange": call(exchanges.by_transaction, "cmp/iot", _digest(MIDDLE)[:16]),
     "exchange, change": call(
-        exchanges.update, [(EXCHANGE, replace(EXCHANGE, state="withdrawing"))]
+        exchanges.update, [(EXCHANGE, EXCHANGE._replace(state="withdrawing"))]
     ),
     "exchange, forget": call(exchanges.delete, EXCHANGE),
     "exchanges, due": call(exchanges.find_due, NOW + 5 * timedelta(days=1), limit=PAGE),
