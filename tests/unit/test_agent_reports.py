@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +89,7 @@ class Appliance:
         digest = self.certificate.fingerprint(hashes.SHA256())
         found = drive(self.bench.database.read(certificates.by_sha256, "default", digest))
         assert found is not None
-        return replace(found, **changes)
+        return found._replace(**changes)
 
     def rows(self, **how: Any) -> Any:
         return drive(self.agents.list(ADMIN, "default", **how))
@@ -295,7 +294,7 @@ def test_the_window_is_where_the_endpoint_renews(appliance: Appliance) -> None:
     start, stop = drive(renewing.window(appliance.bench.objects, row, 2))
     assert start == end - timedelta(days=2)
     assert stop == start + timedelta(hours=12)
-    gone = replace(row, profile="gone")
+    gone = row._replace(profile="gone")
     assert drive(renewing.window(appliance.bench.objects, gone, 2)) == (start, stop)
 
 
