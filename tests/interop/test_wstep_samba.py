@@ -444,7 +444,9 @@ def enrol_on_and_on(daemon: Daemon, ledger: Ledger) -> None:
     while not ledger.stop.is_set():
         body = wstep.issue(wstep.csr(), user="CORP\\bob", word=WORDS["bob"])
         deadline = time.monotonic() + 60
-        while (answer := post(daemon, tls, body)) is None or b"ErrorCode" in answer:
+        while (answer := post(daemon, tls, body)) is None or any(
+            words in answer for words in (b"ErrorCode", b"Taken Under Submission")
+        ):
             # The process that was at it has died; until its intent is void, it is under way.
             ledger.repeated += 1
             if time.monotonic() > deadline:
