@@ -30,6 +30,8 @@ class SecureConnection(Connection):
 
     _tls: SSL.Connection
     _has_said_goodbye = False
+    # Without a goodbye, anybody could have cut it off here: nobody waits for an answer.
+    _end = main.CONNECTION_LOST
 
     def __init__(
         self, accepted: socket.socket, address: Any, reactor: Any, handshakes: Handshakes
@@ -50,17 +52,8 @@ class SecureConnection(Connection):
 
     # -- from the peer ----------------------------------------------------------------------
 
-    def doRead(self) -> Any:  # noqa: N802  Twisted's name
+    def _received(self, data: bytes) -> None:
         """Go on with the handshake, or pass on what has come."""
-        try:
-            data = self.socket.recv(READ)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return main.CONNECTION_LOST
-        if not data:
-            # Without a goodbye, anybody could have cut it off here: nobody waits for an answer.
-            return main.CONNECTION_LOST
         self._tls.bio_write(data)
         try:
             while self.connected and not self._aborting:
@@ -74,7 +67,6 @@ class SecureConnection(Connection):
             # The peer is told why: OpenSSL has written an alert.
             self._pass_on()
             self._close()
-        return None
 
     # -- to the peer ------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class Connection(tcp.Connection):
     connected = 1
     reactor: Any
     direct: socket.socket | None
+    _end: Exception = main.CONNECTION_DONE  # why it is over when the peer closes
 
     def __init__(self, accepted: socket.socket, address: Any, reactor: Any) -> None:
         # What the constructors of Twisted's three classes do, in one call.
@@ -87,9 +88,12 @@ class Connection(tcp.Connection):
         except OSError:
             return main.CONNECTION_LOST
         if not data:
-            return main.CONNECTION_DONE
-        self.protocol.dataReceived(data)
+            return self._end
+        self._received(data)
         return None
+
+    def _received(self, data: bytes) -> None:
+        self.protocol.dataReceived(data)
 
     def loseConnection(self) -> None:  # noqa: N802  Twisted's name
         """Close: at once when everything is written, which it nearly always is."""
