@@ -22,7 +22,7 @@ from tmad.events import Secret, utc_now
 from tmad.network.decision import Admitted, TLSLogin, Trusted
 from tmad.network.visit import Visit
 from tmad.protocols.radius.eap.conversation import Conversation, Step
-from tmad.protocols.radius.eap.method import Chain
+from tmad.protocols.radius.eap.method import Chain, Greeting, HandedOver
 from tmad.protocols.radius.eap.tls import Engine, Staple, TLSRules
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
@@ -123,6 +123,9 @@ class Core:
     async def confirm(self, admitted: Admitted) -> None:
         if self.fault is not None:
             raise self.fault
+
+    async def hand_over(self, greeting: Greeting) -> HandedOver | None:
+        return None
 
     def _decide(self, name: str) -> Admitted:
         if self.fault is not None:

@@ -114,8 +114,11 @@ class Relay(Protocol):
     index: int
     count: int
 
-    async def ask(self, worker: int, question: bytes) -> bytes:
-        """Return what another worker answers, nothing for silence; Fault(UNAVAILABLE)."""
+    async def ask(self, worker: int, question: bytes, *, patience: float = 5.0) -> bytes:
+        """Return what another worker answers, nothing for silence; Fault(UNAVAILABLE).
+
+        ``patience`` is in seconds.
+        """
 
 
 class Edge(Protocol):

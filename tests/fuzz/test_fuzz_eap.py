@@ -15,6 +15,7 @@ from tests.eap_world import EAPWorld
 from tests.support import drive
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.radius.eap import codec, framing
+from tmad.protocols.radius.eap.hello import offered
 
 _LIMIT = 0.05  # seconds
 _octets = st.binary(max_size=300)
@@ -301,3 +302,24 @@ def test_eap_the_worst_are_cheap(decode: Any, data: bytes) -> None:
     begin = time.thread_time()
     read(decode, data)
     assert time.thread_time() - begin < 0.02
+
+
+_field = st.builds(
+    lambda size, data, more: (len(data) + more).to_bytes(size) + data,
+    st.sampled_from([1, 2]),
+    st.binary(max_size=40),
+    st.sampled_from([0, 0, 0, 1, 200]),
+)
+
+
+@given(st.lists(_field, max_size=6), _octets, st.booleans())
+def test_any_greeting_offers_sessions_or_nothing(
+    fields: list[bytes], noise: bytes, speaks_13: bool
+) -> None:
+    body = bytes(34) + b"".join(fields)
+    length = len(body).to_bytes(3)
+    for octets in (b"\x16\x03\x01\0\0\x01" + length + body + noise, noise):
+        began = time.thread_time()
+        found = offered(octets, speaks_13=speaks_13)
+        assert time.thread_time() - began < _LIMIT
+        assert all(each in octets for each in found)

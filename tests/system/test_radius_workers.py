@@ -13,6 +13,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ from tmad.protocols.radius.conversations import worker_of
 PASSWORD = secrets.token_urlsafe(12)
 
 
+@dataclass
+class Login:
+    """How it ended, and which worker held it after each packet."""
+
+    code: int
+    owners: list[int]
+
+
 class Node(RadiusNode):
     """Two workers, a device and a person."""
 
@@ -44,11 +53,11 @@ class Node(RadiusNode):
         )  # fmt: skip
         self.daemon.start()
 
-    def context(self) -> SSL.Context:
+    def context(self, version: str = "1.3") -> SSL.Context:
         anchor = x509.load_pem_x509_certificate(self.authority.read_bytes())
         chain = x509.load_pem_x509_certificates(self.device.chain.read_bytes())
         key = load_pem_private_key(self.device.key.read_bytes(), None)
-        return client_context(anchors=[anchor], chain=chain[:2], key=key)
+        return client_context(anchors=[anchor], chain=chain[:2], key=key, version=version)
 
     def ask(self, *attributes: Attribute, seconds: float = 5) -> Packet | None:
         """Send one Access-Request from a port of its own; return the answer, None for silence."""
@@ -77,6 +86,20 @@ class Node(RadiusNode):
         answer = self.eap(peer.respond(0, IDENTITY, b"anonymous"))
         assert answer is not None
         return self.next(peer, answer)
+
+    def login(self, peer: Peer) -> Login:
+        """Log in."""
+        message, state = self.begin(peer)
+        owners = [worker_of(state)]
+        while True:
+            answer = self.eap(message, state)
+            assert answer is not None
+            if answer.code != Code.ACCESS_CHALLENGE:
+                if answer.eap is not None:
+                    peer.answer(answer.eap)
+                return Login(answer.code, [owner for owner in owners if owner is not None])
+            message, state = self.next(peer, answer)
+            owners.append(worker_of(state))
 
     def next(self, peer: Peer, answer: Packet) -> tuple[bytes, bytes]:
         assert answer.code == Code.ACCESS_CHALLENGE
@@ -137,6 +160,44 @@ def test_each_packet_of_a_login_may_reach_another_worker(node: Node) -> None:
     assert sum(after) - sum(before) == rounds + 10
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("fragment", [1200, 200])
+def test_a_session_is_resumed_whichever_worker_is_greeted(
+    node: Node, version: str, fragment: int
+) -> None:
+    context = node.context(version)
+    peer = Peer(TLS, context, fragment=fragment)
+    assert node.login(peer).code == Code.ACCESS_ACCEPT
+    assert not peer.resumed
+    greeted, ended = set(), set()
+    for _ in range(12):
+        peer = Peer(TLS, context, session=peer.remembered(), fragment=fragment)
+        login = node.login(peer)
+        assert login.code == Code.ACCESS_ACCEPT
+        assert peer.success
+        assert peer.resumed
+        greeted.add(login.owners[0])
+        ended.add(login.owners[-1])
+    # Each began some of them, and all went on where the session is.
+    assert greeted == {0, 1}
+    assert len(ended) == 1
+
+
+def test_a_session_that_its_worker_took_along_is_made_anew(node: Node) -> None:
+    context = node.context("1.2")
+    peer = Peer(TLS, context)
+    owner = node.login(peer).owners[-1]
+    pid = _workers(node)[owner]
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while _workers(node).get(owner) in (None, pid) or not node.is_ready(owner):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    again = Peer(TLS, context, session=peer.remembered())
+    assert node.login(again).code == Code.ACCESS_ACCEPT
+    assert not again.resumed
+
+
 def test_a_challenge_may_be_answered_at_another_worker(node: Node) -> None:
     owners = set()
     for _ in range(12):
@@ -193,11 +254,11 @@ def test_a_worker_that_dies_takes_its_conversations_and_nothing_else(node: Node)
     while not all(node.is_ready(worker) for worker in (0, 1)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    outcome = _login(node, context)
+    outcome = node.login(Peer(TLS, context)).code
     assert outcome == Code.ACCESS_ACCEPT
     # The new worker took the number of the dead one, and its place in the directory.
     for _ in range(6):
-        assert _login(node, context) == Code.ACCESS_ACCEPT
+        assert node.login(Peer(TLS, context)).code == Code.ACCESS_ACCEPT
 
 
 def test_the_directory_of_the_workers_is_theirs_alone(node: Node) -> None:
@@ -231,17 +292,6 @@ def _password(node: Node, text: str, *more: Attribute) -> Packet | None:
             return None
 
 
-def _login(node: Node, context: SSL.Context) -> int:
-    peer = Peer(TLS, context)
-    message, state = node.begin(peer)
-    while True:
-        answer = node.eap(message, state)
-        assert answer is not None
-        if answer.code != Code.ACCESS_CHALLENGE:
-            return answer.code
-        message, state = node.next(peer, answer)
-
-
 def _workers(node: Node) -> dict[int, int]:
     """Return the process of each worker, by its number."""
     assert node.daemon.process is not None
@@ -250,5 +300,6 @@ def _workers(node: Node) -> dict[int, int]:
     found = {}
     for pid in children:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        found[int(arguments[-2].split(b"/")[0])] = int(pid)
+        if len(arguments) > 1:  # one that has just died has none
+            found[int(arguments[-2].split(b"/")[0])] = int(pid)
     return found

@@ -38,7 +38,7 @@ class Workers:
         return Relay("test", answer, self.directory, self.pump.reactor, index=index, count=3)
 
     def ask(self, asker: int, worker: int, question: bytes) -> bytes | Fault:
-        results: list[Any] = self.pump.begin(self.relays[asker].ask(worker, question))
+        results: list[Any] = self.pump.begin(self.relays[asker].ask(worker, question, patience=0.3))
         self.pump.until(lambda: results)
         [result] = results
         if isinstance(result, Failure):
@@ -55,8 +55,7 @@ class Workers:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
-    monkeypatch.setattr("tmad.edge.relay._PATIENCE", 0.3)
+def workers(tmp_path: Path) -> Iterator[Workers]:
     with pumping() as pump:
         made = Workers(pump, tmp_path / ("long" * 30) / "run")
         yield made

@@ -445,7 +445,7 @@ class _Relay:
         self.index = index
         self.count = 2
 
-    async def ask(self, worker: int, question: bytes) -> bytes:
+    async def ask(self, worker: int, question: bytes, *, patience: float = 5.0) -> bytes:
         if self.pair.is_cut or worker >= 2:
             raise Fault(FaultCode.UNAVAILABLE, "there is no such worker")
         return await self.pair.worlds[worker].exchange.answer_worker(question) or b""

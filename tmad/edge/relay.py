@@ -26,7 +26,7 @@ log = Logger()
 _HEAD: Final = struct.Struct(">BH8s")
 _QUESTION, _ANSWER = 1, 2
 _LONGEST: Final = 8_192
-_PATIENCE: Final = 5.0  # seconds
+PATIENCE: Final = 5.0  # seconds
 _MOST_WAITING: Final = 4_096
 
 Answer = Callable[[bytes], Awaitable[bytes | None]]
@@ -63,7 +63,7 @@ class Relay(DatagramProtocol):
         )
         return port
 
-    async def ask(self, worker: int, question: bytes) -> bytes:
+    async def ask(self, worker: int, question: bytes, *, patience: float = PATIENCE) -> bytes:
         """Return what another worker answers, nothing when it is silent or slow.
 
         Fault(UNAVAILABLE) when there is no such worker, so that nobody else will answer either.
@@ -75,7 +75,7 @@ class Relay(DatagramProtocol):
         token = secrets.token_bytes(8)
         answer: Deferred[bytes] = Deferred()
         self._waiting[token] = answer
-        answer.addTimeout(_PATIENCE, self._reactor, lambda _, __: b"")
+        answer.addTimeout(patience, self._reactor, lambda _, __: b"")
         try:
             self._send(worker, _HEAD.pack(_QUESTION, self.index, token) + question)
             return await answer

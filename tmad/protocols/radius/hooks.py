@@ -12,7 +12,9 @@ from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network.clients import Client
 from tmad.network.decision import Admission, Admitted, TLSLogin
 from tmad.network.visit import Visit
+from tmad.protocols.radius.eap.method import Greeting, HandedOver
 from tmad.protocols.radius.eap.method import Prompt as Question
+from tmad.protocols.radius.workers import Workers
 
 
 def source_of(visit: Visit) -> str:
@@ -23,8 +25,16 @@ def source_of(visit: Visit) -> str:
 class LoginHooks:
     """The core, as the conversation about one visit sees it (eap/method.py: Hooks)."""
 
-    def __init__(self, visit: Visit, client: Client, admission: Admission, logins: Logins) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        client: Client,
+        admission: Admission,
+        logins: Logins,
+        workers: Workers | None = None,
+    ) -> None:
         self.wants_session_id = visit.wants_key_name
+        self._workers = workers
         self._visit = visit
         self._client = client
         self._admission = admission
@@ -39,6 +49,12 @@ class LoginHooks:
         """Let in whoever showed this certificate."""
         self._chain, self._method = chain, login.method
         return self._admission.certificate(self._visit, chain, login)
+
+    async def hand_over(self, greeting: Greeting) -> HandedOver | None:
+        """Let another worker go on that holds a session of the greeting."""
+        if self._workers is None:
+            return None
+        return await self._workers.hand_over(self._client, self._visit, greeting)
 
     async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:
         """Let in whoever knows this password, or ask for more."""

@@ -24,6 +24,7 @@ from tmad.protocols.radius.radsec import Passports, RadSec, finish_context
 from tmad.protocols.radius.responder import Responder
 from tmad.protocols.radius.server import Exchange, Policy, UDPDoor, Voice
 from tmad.protocols.radius.sessions import SessionSettings
+from tmad.protocols.radius.workers import Workers
 from tmad.signer.algorithms import KeyAlgorithm
 
 EndpointOptions: type[BaseModel] | None = None
@@ -110,7 +111,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         seconds, maximum=settings.conversations, lifetime=settings.conversation_seconds
     )
     services.admission.when_unwritable = settings.when_unwritable
-    talks = _Talks(settings, services)
+    talks = _Talks(settings, services, is_alone=edge.workers == 1)
     responder = Responder(
         conversations,
         services.admission,
@@ -129,6 +130,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     )
     exchange.relay = edge.relay("conversations", exchange.answer_worker)
     conversations.worker = exchange.relay.index
+    talks.workers.relay = exchange.relay
     _open_udp(settings, exchange, services, edge)
     if settings.radsec:
         _open_radsec(settings, exchange, services, edge)
@@ -145,7 +147,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
 class _Talks:
     """Begins EAP conversations, with one TLS engine for each tenant."""
 
-    def __init__(self, settings: Settings, services: Services) -> None:
+    def __init__(self, settings: Settings, services: Services, *, is_alone: bool) -> None:
+        self.workers = Workers()
         self._services = services
         self._host = settings.server_name or services.host
         self._rules = TLSRules(
@@ -153,6 +156,7 @@ class _Talks:
             lowest=settings.tls_lowest,
             highest=settings.tls_highest,
             resumption=settings.resumption_seconds,
+            is_shared=not is_alone,
         )
         self._engines: dict[str, Engine] = {}
 
@@ -188,7 +192,7 @@ class _Talks:
             visit,
             [method for method in document.methods if method != "pap"],
             engine,
-            LoginHooks(visit, client, services.admission, services.logins),
+            LoginHooks(visit, client, services.admission, services.logins, self.workers),
             fragment_size=document.fragment_size,
         )
 

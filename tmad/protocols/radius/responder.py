@@ -26,6 +26,7 @@ from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.conversations import Conversations, Held
 from tmad.protocols.radius.eap.conversation import Conversation
+from tmad.protocols.radius.eap.method import Greeting, HandedOver
 from tmad.protocols.radius.hooks import source_of
 
 log = Logger()
@@ -155,15 +156,10 @@ class Responder:
         if step.outcome == "continue":
             waits = step.timeout or _EAP_SECONDS
             self._conversations.wait(held, waits)
-            return Reply(
-                code=Code.ACCESS_CHALLENGE,
-                attributes=[
-                    *message,
-                    (codec.STATE, held.state),
-                    (codec.SESSION_TIMEOUT, waits.to_bytes(4, "big")),
-                ],
-            )
+            return _challenge(message, held.state, waits)
         self._conversations.finish(held)
+        if step.outcome == "moved":
+            return _challenge(message, step.state, step.timeout or _EAP_SECONDS)
         if step.outcome == "success" and step.admitted is not None:
             reply = _accepted(asked.packet, step.admitted, is_eap=True)
             reply.attributes += message
@@ -177,6 +173,19 @@ class Responder:
         if step.fault is not None:
             await self._refuse(login.visit, step.fault, step.method)
         return Reply(code=Code.ACCESS_REJECT, attributes=message)
+
+    async def take_over(
+        self, client: Client, visit: Visit, greeting: Greeting
+    ) -> HandedOver | None:
+        """Go on with a login that another worker has begun, if its TLS session is held here."""
+        conversation = self._begin_eap(visit, client)
+        data = await conversation.take_over(greeting)
+        if data is None:
+            return None
+        held = self._conversations.open(
+            client.key, visit.calling_station, _EAPLogin(conversation, visit)
+        )
+        return HandedOver(held.state, data)
 
     # -- passwords ----------------------------------------------------------------------------
 
@@ -359,6 +368,17 @@ def _chap_of(packet: Packet) -> str | None:
         if vendor == codec.MICROSOFT and kind in _MS_CHAP:
             return "mschap"
     return None
+
+
+def _challenge(message: Sequence[Attribute], state: bytes, seconds: int) -> Reply:
+    return Reply(
+        code=Code.ACCESS_CHALLENGE,
+        attributes=[
+            *message,
+            (codec.STATE, state),
+            (codec.SESSION_TIMEOUT, seconds.to_bytes(4, "big")),
+        ],
+    )
 
 
 def _accepted(packet: Packet, admitted: Admitted, *, is_eap: bool) -> Reply:

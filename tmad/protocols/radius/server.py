@@ -20,7 +20,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
 from tmad.plugin import Meter, Relay
-from tmad.protocols.radius import codec
+from tmad.protocols.radius import codec, workers
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.conversations import worker_of
 from tmad.protocols.radius.duplicates import Duplicates, Entry
@@ -63,7 +63,8 @@ OUTCOMES: Final[dict[int, str]] = {
 _RADSEC: Final = (Secret(RADSEC_SECRET),)
 _LINE_SECONDS: Final = 60.0
 _REMEMBERED_LINES: Final = 1_024
-_QUESTION: Final = struct.Struct(">BBBB")  # is it RadSec; octets of tenant, name, address
+# Is it RadSec (0 or 1); octets of tenant, name, address.
+_QUESTION: Final = struct.Struct(">BBBB")
 
 Account = Callable[[Packet, Client, str], Awaitable[list[Attribute]]]
 
@@ -220,6 +221,8 @@ class Exchange:
 
     async def answer_worker(self, question: bytes) -> bytes | None:
         """Answer what another worker asks; None for silence."""
+        if question[:1] == bytes((workers.GREETING,)):
+            return await self._take_over(workers.decode(question))
         if len(question) < _QUESTION.size:
             raise Fault(FaultCode.MALFORMED, "not a question", rule="radius.malformed.relay")
         is_radsec, *lengths = _QUESTION.unpack_from(question)
@@ -237,6 +240,13 @@ class Exchange:
             return await self._access(packet, client, secret, address)
         except Dropped:
             return None
+
+    async def _take_over(self, question: workers.Question) -> bytes | None:
+        client = await self._clients.named(question.tenant, question.client)
+        if client is None:
+            return None
+        taken = await self._responder.take_over(client, question.visit, question.greeting)
+        return None if taken is None else taken.state + taken.data
 
 
 def _likely_secret(packet: Packet, good: Sequence[Secret]) -> Secret:

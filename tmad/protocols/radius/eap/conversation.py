@@ -19,7 +19,7 @@ from tmad.protocols.radius.eap.eapmschapv2 import EAPMSCHAPv2
 from tmad.protocols.radius.eap.eaptls import EAPTLS
 from tmad.protocols.radius.eap.framing import SMALLEST_FRAGMENT
 from tmad.protocols.radius.eap.gtc import GTC
-from tmad.protocols.radius.eap.method import Hooks, Keys, Method
+from tmad.protocols.radius.eap.method import Greeting, Hooks, Keys, Method
 from tmad.protocols.radius.eap.peap import PEAP
 from tmad.protocols.radius.eap.tls import Engine
 from tmad.protocols.radius.eap.ttls import MSCHAPV2, PAP, TTLS
@@ -48,18 +48,20 @@ _EAP_OVERHEAD: Final = 4  # octets: the IEEE 802.1X header (RFC 3579, 2.4)
 class Step(NamedTuple):
     """What follows a response: ``eap`` goes to the peer.
 
-    ``timeout`` is how many seconds the peer has to answer. On success ``admitted`` is there,
+    ``timeout`` is how many seconds the peer has to answer. When another worker goes on from
+    here ("moved"), ``state`` is its State. On success ``admitted`` is there,
     and ``keys`` but for EAP-GTC; on failure ``fault``, which nobody has journaled yet unless
     it has an explain id.
     """
 
     eap: bytes
-    outcome: Literal["continue", "success", "failure"]
+    outcome: Literal["continue", "moved", "success", "failure"]
     method: str = ""
     keys: Keys | None = None
     admitted: Admitted | None = None
     fault: Fault | None = None
     timeout: int | None = None
+    state: bytes = b""
 
 
 class Conversation:
@@ -82,6 +84,7 @@ class Conversation:
         self._rounds = 0
         self._fragment_size = fragment_size
         self._hooks = hooks
+        self._engine = engine
         self._dialogue = Dialogue(
             _makers(methods, engine, hooks, fragment_size, visit.nas_port_type == _WIRELESS)
         )
@@ -138,6 +141,16 @@ class Conversation:
         self._last = step
         return step
 
+    async def take_over(self, greeting: Greeting) -> bytes | None:
+        """Go on with EAP-TLS that another worker has begun, if a session it needs is held here.
+
+        Return the data of the next request, which the other one sends.
+        """
+        if not self._engine.holds(greeting.sessions):
+            return None
+        method = self._dialogue.adopt(greeting.identity, codec.Type.TLS)
+        return await method.take_over(greeting) if isinstance(method, EAPTLS) else None
+
     def abandon(self) -> Fault | None:
         """Return why it ended when the peer has fallen silent; None if it ended well before.
 
@@ -192,9 +205,10 @@ class Conversation:
         identifier = self._outstanding = response.identifier + 1 & 0xFF
         return Step(
             eap=codec.request(identifier, asked.type, turn.data),
-            outcome="continue",
+            outcome="moved" if turn.state else "continue",
             method=self.method,
             timeout=seconds,
+            state=turn.state,
         )
 
 

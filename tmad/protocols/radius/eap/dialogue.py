@@ -47,6 +47,14 @@ class Dialogue:
         self._is_agreed = True
         return Asked(method.type, await method.respond(data))
 
+    def adopt(self, identity: str, type_: int) -> Method | None:
+        """Go on where another worker has agreed on a method; None where it is not allowed."""
+        if type_ not in self._left:
+            return None
+        self.identity, self._is_agreed = identity, True
+        self.method = self._left.pop(type_)()
+        return self.method
+
     async def _offer(self, type_: int, wanted: bytes | None = None) -> Asked:
         if type_ not in self._left:
             raise _no_method(wanted)

@@ -11,7 +11,7 @@ from tmad.errors import Fault
 from tmad.network.decision import Admitted, TLSLogin
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.framing import Incoming, Outgoing, peer_fault
-from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
+from tmad.protocols.radius.eap.method import Greeting, Hooks, Keys, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
 
 _LABEL = b"client EAP encryption"
@@ -29,6 +29,7 @@ class TLSMethod(ABC):
         self._incoming = Incoming()
         self._outgoing = Outgoing(fragment_size)
         self._session: Session | None = None
+        self._has_begun = False
         self._is_established = False
         self._ending: Fault | Turn | None = None  # once the peer has acknowledged
         self.identity = ""
@@ -88,6 +89,10 @@ class TLSMethod(ABC):
         if not message:
             return await self._acknowledged()
         assert self._session is not None
+        if not self._has_begun:
+            self._has_begun = True
+            if (turn := await self._leave(message)) is not None:
+                return turn
         self._session.receive(message)
         if self._is_established:
             return await self._received()
@@ -135,6 +140,10 @@ class TLSMethod(ABC):
     async def _finished(self, session: Session) -> Turn:
         """Go on after the handshake."""
 
+    async def _leave(self, message: bytes) -> Turn | None:
+        """Let another worker go on from the client's first message, if that is its business."""
+        return None
+
     async def _received(self) -> Turn:
         """Read what came through the tunnel."""
         raise peer_fault("data came through a tunnel that has no use", "unexpected-data")
@@ -154,6 +163,22 @@ class EAPTLS(TLSMethod):
     ) -> None:
         super().__init__(engine, hooks, fragment_size)
         self.name = name
+        self._is_outer = name == "eap-tls"  # a tunnel around it cannot leave
+
+    async def take_over(self, greeting: Greeting) -> bytes:
+        """Begin where another worker was greeted; return the data of the next request."""
+        await self.start(greeting.identity)
+        self.fit(greeting.size)
+        self._has_begun = True
+        return (await self.respond(b"\x00" + greeting.message)).data
+
+    async def _leave(self, message: bytes) -> Turn | None:
+        sessions = self._engine.missing(message) if self._is_outer else ()
+        if not sessions:
+            return None
+        greeting = Greeting(self.identity, message, sessions, self._outgoing.size)
+        taken = await self._hooks.hand_over(greeting)
+        return None if taken is None else Turn(taken.data, state=taken.state)
 
     async def _open(self) -> Session:
         return await self._engine.mutual()

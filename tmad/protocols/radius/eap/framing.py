@@ -53,7 +53,7 @@ class Outgoing:
 
     def __init__(self, size: int, flags: int = 0) -> None:
         """``size`` is the most that one EAP packet may have; ``flags`` holds the version."""
-        self._size = max(size, SMALLEST_FRAGMENT)
+        self.size = max(size, SMALLEST_FRAGMENT)
         self._flags = flags
         self._message = b""
         self._at = 0
@@ -65,11 +65,11 @@ class Outgoing:
 
     def fit(self, size: int) -> None:
         """Make the pieces that are still to come no longer than this."""
-        self._size = max(size, SMALLEST_FRAGMENT)
+        self.size = max(size, SMALLEST_FRAGMENT)
 
     def send(self, message: bytes) -> bytes:
         """Return the first piece of a message, or all of it."""
-        room = self._size - 6  # header, type, flags
+        room = self.size - 6  # header, type, flags
         if len(message) <= room:
             # RFC 9190, 2.1.9: the length stands only where there is more than one piece.
             return bytes((self._flags,)) + message
@@ -80,7 +80,7 @@ class Outgoing:
 
     def next(self) -> bytes:
         """Return the next piece."""
-        end = self._at + self._size - 6
+        end = self._at + self.size - 6
         is_last = end >= len(self._message)
         piece = self._message[self._at : end]
         if is_last:

@@ -27,6 +27,25 @@ class Keys(NamedTuple):
         return f"Keys(octets={len(self.msk)})"
 
 
+class Greeting(NamedTuple):
+    """The first message of a client that offers to resume a TLS session, and what went before.
+
+    ``sessions`` are the ids of what it offers, ``size`` is what one EAP packet may have.
+    """
+
+    identity: str
+    message: bytes
+    sessions: tuple[bytes, ...]
+    size: int
+
+
+class HandedOver(NamedTuple):
+    """What the worker says that goes on: its State, and the data of the next request."""
+
+    state: bytes
+    data: bytes
+
+
 class Prompt(Protocol):
     """A question to the person; whoever asked it gets it back with the answer."""
 
@@ -65,16 +84,20 @@ class Hooks(Protocol):
     async def confirm(self, admitted: Admitted) -> None:
         """Raise the Fault against a login that was let in some messages ago, if there is one."""
 
+    async def hand_over(self, greeting: Greeting) -> HandedOver | None:
+        """Let another worker go on that holds a session of the greeting; None: there is none."""
+
 
 class Turn(NamedTuple):
     """What a method does next: asks again (``data``), or lets in.
 
-    A refusal is a Fault that it raises.
+    A refusal is a Fault that it raises. ``state`` is that of another worker which goes on.
     """
 
     data: bytes = b""
     admitted: Admitted | None = None
     keys: Keys | None = None
+    state: bytes = b""
 
 
 class Method(Protocol):

@@ -6,13 +6,14 @@ here were tried against eapol_test (spec, aaa-protocols, 1).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, dump_certificate
@@ -24,6 +25,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
 from tmad.network import reasons
 from tmad.network.decision import Trusted
+from tmad.protocols.radius.eap.hello import offered
 from tmad.protocols.radius.eap.method import Chain, Keys
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.signer.keyring import Keyring
@@ -38,6 +40,7 @@ _ASK_SECONDS: Final = 60.0
 # Whatever may change the server's certificate or the anchors of its clients.
 _TOPICS: Final = ("issuers", "objects", "anchors", "service_certificates")
 _CHAINS: Final = 4096
+_SESSIONS: Final = 20_480  # as many as OpenSSL keeps
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _DONE: Final = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
 
@@ -54,6 +57,8 @@ class TLSRules:
     ciphers: bytes = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES"
     # Seconds in which a session can be resumed: 0 is never, RFC 9190, 2.1.2 allows a week.
     resumption: int = 3600
+    # Whether other workers ask which sessions are held here.
+    is_shared: bool = False
 
 
 Staple = Callable[[ServiceCertificate], Awaitable[bytes | None]]
@@ -64,7 +69,9 @@ class _Served:
     """A context and what belongs to it; replaced as a whole, never changed."""
 
     context: SSL.Context
-    chains: dict[bytes, Chain]
+    chains: dict[bytes, Chain] = field(default_factory=dict)
+    # The ids of those that can be resumed; None where nobody asks.
+    sessions: dict[bytes, None] | None = None
 
 
 class Engine:
@@ -126,6 +133,20 @@ class Engine:
         assert self._tunnel is not None
         return Session(self._tunnel)
 
+    def missing(self, message: bytes) -> tuple[bytes, ...]:
+        """Return the sessions that a ClientHello offers, if only another worker may hold them."""
+        served = self._mutual
+        if served is None or served.sessions is None:
+            return ()
+        ids = offered(message, speaks_13=self._rules.highest == "1.3")
+        return () if self.holds(ids) else ids
+
+    def holds(self, ids: Sequence[bytes]) -> bool:
+        """Tell whether one of these TLS sessions was made here and can be resumed."""
+        served = self._mutual
+        sessions = served.sessions if served is not None else None
+        return sessions is not None and any(each in sessions for each in ids)
+
     def _forget(self, key: str) -> None:
         self._heard += 1
 
@@ -165,7 +186,9 @@ class Engine:
                     _show_issuers(context, each, sent)
                 sent |= {_der(above) for above in each.chain[1:]}
             # Running handshakes keep the context that they began with.
-            self._mutual, self._tunnel = _Served(mutual, {}), _Served(tunnel, {})
+            self._mutual, self._tunnel = _Served(mutual), _Served(tunnel)
+            if self._rules.is_shared and self._rules.resumption:
+                self._mutual.sessions = {}
             self._made_of, self._found = made_of, found
             self._stapled_at = float("-inf")
 
@@ -280,6 +303,7 @@ class Session:
 
     def __init__(self, served: _Served) -> None:
         self._chains = served.chains
+        self._sessions = served.sessions
         self._connection = connection = SSL.Connection(served.context, None)
         connection.set_accept_state()
         self._path = _Path()
@@ -371,6 +395,11 @@ class Session:
 
     def finish(self) -> None:
         """Let the session be resumed; one that is dropped without this never is."""
+        sessions = self._sessions
+        if sessions is not None and (session_id := _session_id(self._connection)):
+            if len(sessions) >= _SESSIONS:
+                del sessions[next(iter(sessions))]
+            sessions[session_id] = None
         # OpenSSL would take the missing close_notify for an attack and forget the session.
         self._connection.set_shutdown(_DONE)
 
@@ -437,6 +466,28 @@ class Session:
                 "serial": f"{certificate.serial_number:x}",
             }
         return fault
+
+
+def _session_id(connection: SSL.Connection) -> bytes:
+    """Return what a client will call this session by: in TLS 1.3, of two the newest name.
+
+    pyOpenSSL has no word for it, so it is read from OpenSSL's own form of a session:
+    SEQUENCE { two INTEGERs, cipher OCTET STRING, id OCTET STRING, … }.
+    """
+    session = connection.get_session()
+    if session is None:
+        return b""
+    library, foreign = Binding.lib, Binding.ffi
+    length = library.i2d_SSL_SESSION(session._session, foreign.NULL)
+    octets = foreign.new("unsigned char[]", length)
+    library.i2d_SSL_SESSION(session._session, foreign.new("unsigned char **", octets))
+    found = foreign.buffer(octets)
+    at = 2 + max(0, found[1][0] - 0x80)  # behind the head of the SEQUENCE
+    for _ in range(3):
+        at += 2 + found[at + 1][0]
+    session_id: bytes = found[at + 2 : at + 2 + found[at + 1][0]]
+    found[:] = bytes(length)  # the keys, too, are there
+    return session_id
 
 
 def _name(name: x509.Name) -> str:
