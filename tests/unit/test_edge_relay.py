@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import ensureDeferred
 from twisted.python.failure import Failure
 
 from tests.pumping import Pump, pumping
@@ -77,6 +78,30 @@ def test_silence_is_silence_and_strangers_are_unavailable(workers: Workers) -> N
         assert isinstance(found, Fault)
         assert (found.code, found.rule) == (FaultCode.UNAVAILABLE, "edge.relay")
     assert workers.relays[0]._waiting == {}
+
+
+def test_more_questions_than_the_kernel_keeps_all_arrive(workers: Workers) -> None:
+    questions = [b"%d" % number for number in range(200)]
+    results: list[Any] = []
+    for question in questions:
+        asking = ensureDeferred(workers.relays[0].ask(1, question, patience=5))
+        asking.addBoth(results.append)
+    workers.pump.until(lambda: len(results) == len(questions))
+    assert sorted(results) == sorted(question[::-1] for question in questions)
+    assert [question for _, question in workers.asked] == questions
+    assert workers.relays[0]._late == {}
+
+
+def test_what_waits_for_a_worker_ends_with_it(workers: Workers) -> None:
+    workers.ports[1].stopReading()
+    results: list[Any] = []
+    for number in range(40):
+        asking = ensureDeferred(workers.relays[0].ask(1, b"%d" % number, patience=0.3))
+        asking.addBoth(results.append)
+    workers.ports[1].stopListening()
+    workers.pump.until(lambda: len(results) == 40)
+    assert set(results) == {b""}
+    workers.pump.until(lambda: not workers.relays[0]._late)
 
 
 def test_nobody_waits_for_long(workers: Workers) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import struct
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,8 @@ _QUESTION, _ANSWER = 1, 2
 _LONGEST: Final = 8_192
 PATIENCE: Final = 5.0  # seconds
 _MOST_WAITING: Final = 4_096
+# The kernel keeps ten datagrams for a socket, and tells nobody when there is room again.
+_PAUSE: Final = 0.001  # seconds
 
 Answer = Callable[[bytes], Awaitable[bytes | None]]
 
@@ -48,6 +51,7 @@ class Relay(DatagramProtocol):
         self._reactor = reactor
         self._descriptor: int | None = None
         self._waiting: dict[bytes, Deferred[bytes]] = {}
+        self._late: dict[int, deque[bytes]] = {}  # for those whose queue in the kernel is full
 
     def open(self) -> IListeningPort:
         """Begin to listen for the other workers."""
@@ -118,10 +122,37 @@ class Relay(DatagramProtocol):
         transport: Any = self.transport
         if transport is None or self._descriptor is None:
             raise _unavailable(worker, "closed")
+        if worker in self._late:
+            self._keep(worker, octets)
+            return
         try:
-            transport.write(octets, self._path(worker))
+            # Twisted would drop what does not fit, without a word.
+            transport.socket.sendto(octets, self._path(worker))
+        except BlockingIOError:
+            self._late[worker] = deque()
+            self._keep(worker, octets)
+            self._reactor.callLater(_PAUSE, self._send_late, worker)
         except OSError as error:
             raise _unavailable(worker, str(error.strerror)) from None
+
+    def _keep(self, worker: int, octets: bytes) -> None:
+        if len(self._late[worker]) >= _MOST_WAITING:
+            raise _unavailable(worker, "it does not read")
+        self._late[worker].append(octets)
+
+    def _send_late(self, worker: int) -> None:
+        """Send what has waited until the other worker had read what it was sent before."""
+        waiting = self._late.pop(worker)
+        while waiting:
+            octets = waiting.popleft()
+            try:
+                self._send(worker, octets)
+            except Fault as fault:
+                log.debug("{why}", why=fault.private)
+                return
+            if worker in self._late:
+                self._late[worker].extend(waiting)
+                return
 
     def _path(self, worker: int) -> str:
         return f"/proc/self/fd/{self._descriptor}/{self._name}-{worker}"
