@@ -27,6 +27,7 @@ from tmad.storage.directory import DEVICE, PERSON, Device, Found, Person
 from tmad.storage.holdings import Held, Names
 from tmad.storage.issuers import TOPIC as ISSUERS
 from tmad.storage.issuers import IssuerState
+from tmad.storage.kept import Kept
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -149,7 +150,7 @@ class Published(NamedTuple):
     document: DirectoryDocument
 
 
-def _all(connection: Connection) -> list[Published]:
+def _all(connection: Connection) -> tuple[Published, ...]:
     found: list[Published] = []
     tenant = ""
     while tenants := objects.find(connection, "*", "tenant", tenant, _PAGE):
@@ -159,7 +160,7 @@ def _all(connection: Connection) -> list[Published]:
                 for row in objects.find(connection, each.name, KIND, "", _PAGE)
             ]
         tenant = tenants[-1].name
-    return found
+    return tuple(found)
 
 
 class Directories:
@@ -178,8 +179,7 @@ class Directories:
         self._hierarchy = hierarchy
         self._now = now
         self._stands = stands
-        self._published: tuple[Published, ...] | None = None
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._published: Kept[tuple[Published, ...]] = Kept()
         self.generation = 0  # rises when what is kept of directories or authorities is forgotten
         changes.listen("objects", self._on_object)
         changes.listen(ISSUERS, self._on_issuer)
@@ -187,12 +187,9 @@ class Directories:
     async def published(self) -> tuple[Published, ...]:
         """Return every tenant's directories as of the last committed change."""
         await self._changes.catch_up()
-        if self._published is not None:
-            return self._published
-        fills = self._fills
-        found = tuple(await self._database.read(_all))
-        if fills == self._fills:
-            self._published = found
+        found = self._published.value
+        if found is None:
+            found = await self._published.fill(self._database.read(_all))
         return found
 
     async def find(
@@ -277,8 +274,7 @@ class Directories:
     def _on_object(self, key: str) -> None:
         parts = key.split("/")
         if key == "*" or parts[1] in (KIND, "tenant"):
-            self._fills += 1
-            self._published = None
+            self._published.forget()
             self.generation += 1
 
     def _on_issuer(self, key: str) -> None:

@@ -32,6 +32,7 @@ from tmad.storage import objects
 from tmad.storage.anchors import AnchorCRL
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.objects import ObjectRow
 
 if TYPE_CHECKING:
@@ -167,12 +168,11 @@ class TrustAnchors:
         self._changes = changes
         self._now = now
         self._fetch = fetch
-        self._kept: dict[str, tuple[_Anchor, ...]] = {}
+        self._kept: KeptByKey[str, tuple[_Anchor, ...]] = KeptByKey()
         self._lists: dict[tuple[str, str, bytes], tuple[AnchorCRL, RevocationList]] = {}
         self._paths: OrderedDict[
             tuple[str, bytes], tuple[_Anchor, tuple[x509.Certificate, ...]]
         ] = OrderedDict()
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
         self._next: dict[tuple[str, str], datetime] = {}
         self._failing: set[tuple[str, str]] = set()
         changes.listen(rows.TOPIC, self._forget)
@@ -272,10 +272,7 @@ class TrustAnchors:
     async def _of(self, tenant: str) -> tuple[_Anchor, ...]:
         found = self._kept.get(tenant)
         if found is None:
-            fills = self._fills
-            found = await self._database.read(self._load, tenant)
-            if fills == self._fills:
-                self._kept[tenant] = found
+            found = await self._kept.fill(tenant, self._database.read(self._load, tenant))
         return found
 
     def _load(self, connection: Connection, tenant: str) -> tuple[_Anchor, ...]:
@@ -307,11 +304,10 @@ class TrustAnchors:
         return found
 
     def _forget(self, key: str) -> None:
-        self._fills += 1
         if key == "*":
-            self._kept.clear()
+            self._kept.forget_all()
         else:
-            self._kept.pop(key.partition("/")[0], None)
+            self._kept.forget(key.partition("/")[0])
         self._paths.clear()
 
     def _forget_object(self, key: str) -> None:
