@@ -28,6 +28,7 @@ from tmad.storage.holdings import Held, Names
 from tmad.storage.issuers import TOPIC as ISSUERS
 from tmad.storage.issuers import IssuerState
 from tmad.storage.kept import Kept
+from tmad.storage.people import PersonRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -256,10 +257,10 @@ class Directories:
             return False
         return True
 
-    async def person(self, tenant: str, name: str) -> bool:
-        """Tell whether there is a person of this name whose account is good now."""
+    async def person(self, tenant: str, name: str) -> PersonRow | None:
+        """Return the person of this name, if there is one whose account is good now."""
         row = await self._database.lookup(people.by_name, tenant, name)
-        return row is not None and row.is_usable(self._now())
+        return row if row is not None and row.is_usable(self._now()) else None
 
     async def device(self, tenant: str, name: str) -> bool:
         """Tell whether there is a device of this name that is not blocked."""
