@@ -43,8 +43,10 @@ log = Logger()
 Method: TypeAlias = Literal[
     "eap-tls", "eap-ttls", "eap-ttls-pap", "eap-ttls-mschapv2", "eap-ttls-eap-gtc",
     "eap-ttls-eap-mschapv2", "peap", "peap-tls", "peap-gtc", "peap-mschapv2", "eap-gtc", "pap",
+    "mac",
 ]  # fmt: skip
 METHODS: Final[tuple[str, ...]] = get_args(Method)
+PLAIN: Final = frozenset({"pap", "mac"})  # those that are none of EAP
 Vendor: TypeAlias = Literal[
     "generic", "airespace", "aruba", "checkpoint", "cisco", "citrix", "extreme", "f5", "fortinet",
     "hp", "juniper", "meraki", "mikrotik", "paloalto", "ruckus", "sonicwall",

@@ -12,7 +12,7 @@ from tmad.ca.service_certificates import eap_scope
 from tmad.ca.service_tls import ServiceTLS
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
-from tmad.network.clients import Client
+from tmad.network.clients import PLAIN, Client
 from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
 from tmad.protocols.radius import codec, radsec, sessions
@@ -186,7 +186,7 @@ class _Talks:
         document = client.document
         return Conversation(
             visit,
-            [method for method in document.methods if method != "pap"],
+            [method for method in document.methods if method not in PLAIN],
             engine,
             LoginHooks(visit, client, services.admission, services.logins),
             fragment_size=document.fragment_size,
