@@ -210,6 +210,7 @@ class ServiceCertificates:
         self._flights: dict[tuple[str, str], Turns] = {}
         self._staples: Callable[[ServiceCertificate], Awaitable[bytes]] | None = None
         self._watched: set[str] = set()  # certificates whose status counts
+        self._listeners: list[Callable[[], object]] = []
         for topic in (rows.TOPIC, "issuers", "objects"):
             changes.listen(topic, self._forget)
         changes.listen(status.TOPIC, self._on_status)
@@ -237,6 +238,13 @@ class ServiceCertificates:
             found[0],
             *(c for c in found[1:] if c.superseded_at and now < c.superseded_at + kept),
         )
+
+    def listen(self, callback: Callable[[], object]) -> None:
+        """Call back when another certificate may have become the current one.
+
+        That is while changes are delivered: ask what it is in a later turn of the reactor.
+        """
+        self._listeners.append(callback)
 
     async def replace(self, present: ServiceCertificate) -> ServiceCertificate:
         """Return the successor of one that is revoked; make it if nobody has done so yet."""
@@ -575,6 +583,8 @@ class ServiceCertificates:
 
     def _forget(self, key: str) -> None:
         self._kept.forget_all()
+        for callback in self._listeners:
+            callback()
 
     def _on_status(self, key: str) -> None:
         if key == "*" or key in self._watched:

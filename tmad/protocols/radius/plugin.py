@@ -236,5 +236,6 @@ def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edg
     )
     for address in settings.radsec:
         edge.stream("radsec", address, radsec.listen(factory, tls))
-    edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
+    refresh = edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
+    services.service_certificates.listen(refresh)
     edge.every(_WALK_SECONDS, factory.walk, name="radsec-walk")
