@@ -19,7 +19,7 @@ from pyasn1_alt_modules import rfc9810
 
 from tmad.wire import der
 
-IR, IP, CR, CP, P10CR, KUR, KUP, RR, RP = 0, 1, 2, 3, 4, 7, 8, 11, 12
+IR, IP, CR, CP, P10CR, POPDECC, POPDECR, KUR, KUP, RR, RP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12
 PKICONF, NESTED, GENM, GENP, ERROR, CERTCONF, POLLREQ, POLLREP = 19, 20, 21, 22, 23, 24, 25, 26
 IMPLICIT = der.sequence(der.oid("1.3.6.1.5.5.7.4.13"), der.NULL_DER)
 _PBM = der.oid("1.2.840.113533.7.66.13")
@@ -440,6 +440,11 @@ class Client:
             digest = certificate.fingerprint(chosen)
         one = der.sequence(der.octets(digest), der.integer(number), status, algorithm)
         return self.send(CERTCONF, der.sequence(one), **how)
+
+    def answer(self, *numbers: int, **how: Any) -> Reply:
+        """Send popdecr: what stood in the challenges."""
+        content = der.sequence(*[der.integer(number) for number in numbers])
+        return self.send(POPDECR, content, **how)
 
     def poll(self, number: int = 0, **how: Any) -> Reply:
         """Send pollReq."""

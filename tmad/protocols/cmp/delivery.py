@@ -152,7 +152,9 @@ class Delivery:
     async def refuse(self, turn: Turn, exchange: Exchange, number: int, fault: Fault) -> bytes:
         """Refuse what was asked for, and remember it, unless it may work the next time."""
         if fault.code in PASSING:
-            await self._exchanges.forget(exchange)
+            if exchange.request is None:
+                await self._exchanges.forget(exchange)
+            # else the same answer to the challenge finds it as it is
             raise fault
         sealed = await self.seal(turn, _refusal(exchange.opening, number, fault))
         await self._exchanges.close(

@@ -30,7 +30,9 @@ from tmad.storage.exchanges import Exchange
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+    from tmad.ca.exchanges import Challenge
     from tmad.plugin import Services
+    from tmad.protocols.cmp.challenges import Challenges
     from tmad.protocols.cmp.delivery import Delivery
     from tmad.wire.cms import Random
 
@@ -38,9 +40,12 @@ if TYPE_CHECKING:
 class Enrolment:
     """Serves what begins and continues an enrolment."""
 
-    def __init__(self, services: Services, delivery: Delivery, random: Random) -> None:
+    def __init__(
+        self, services: Services, delivery: Delivery, challenges: Challenges, random: Random
+    ) -> None:
         self._services = services
         self._delivery = delivery
+        self._challenges = challenges
         self._random = random
 
     # -- ir, cr, kur, p10cr -------------------------------------------------------------------
@@ -62,6 +67,7 @@ class Enrolment:
                 wish, message.header.version,
                 is_allowed=visit.options.encrypted_certificates, random=self._random,
             )  # fmt: skip
+            challenge = await self._challenges.make(turn, wish) if exchange is None else None
         except Fault as fault:
             return await self._delivery.refuse_before(turn, fault)
         if exchange is None:
@@ -71,16 +77,22 @@ class Enrolment:
                 turn,
                 wish,
                 is_implicit=wants_implicit and visit.options.implicit_confirm and may_be_implicit,
+                challenge=challenge,
             )
             if exchange.answer is not None:
                 return exchange.answer
+        return await self._enroll(turn, exchange, wish)
+
+    async def _enroll(self, turn: Turn, exchange: Exchange, wish: Wish) -> bytes:
         try:
             outcome = await self._services.authority.enroll(self._request(turn, wish))
         except Fault as fault:
             return await self._delivery.refuse(turn, exchange, wish.number, fault)
         return await self._delivery.tell(turn, exchange, outcome, wish)
 
-    async def _open(self, turn: Turn, wish: Wish, *, is_implicit: bool) -> Exchange:
+    async def _open(
+        self, turn: Turn, wish: Wish, *, is_implicit: bool, challenge: Challenge | None
+    ) -> Exchange:
         visit, message = turn.visit, turn.message
         try:
             return await self._services.exchanges.begin(
@@ -92,6 +104,7 @@ class Enrolment:
                 holder=turn.sender.identity,
                 digest=turn.digest,
                 is_implicit=is_implicit,
+                challenge=challenge,
             )
         except Fault as fault:
             if fault.rule != "exchange.exists":
@@ -141,6 +154,41 @@ class Enrolment:
             evidence=wish.evidence,
         )
 
+    # -- popdecr ------------------------------------------------------------------------------
+
+    async def answer(self, turn: Turn, exchange: Exchange | None) -> bytes:
+        """Serve the request whose challenge a client has answered (RFC 9810, 5.2.8.3.3)."""
+        try:
+            exchange, request = self._challenges.solve(turn, exchange)
+        except Fault as fault:
+            if fault.code is not FaultCode.BAD_PROOF or exchange is None:
+                raise
+            return await self._refuse(turn, exchange, fault)
+        if exchange.state == "challenged":
+            exchange = await self._resume(turn, exchange)
+        try:
+            wish = await self._read(Turn(turn.visit, request, turn.sender))
+        except Fault as fault:
+            return await self._refuse(turn, exchange, fault)
+        return await self._enroll(turn, exchange, wish)
+
+    async def _resume(self, turn: Turn, exchange: Exchange) -> Exchange:
+        try:
+            return await self._services.exchanges.resume(exchange, digest=turn.digest)
+        except Fault as fault:
+            if fault.rule != "exchange.changed":
+                raise
+            found, _ = await earlier(self._services, turn)
+            if found is None or found.state != "begun" or found.digest != turn.digest:
+                raise
+            # Another worker was faster with a copy.
+            return found
+
+    async def _refuse(self, turn: Turn, exchange: Exchange, fault: Fault) -> bytes:
+        """Refuse what the pipeline has not judged."""
+        await journal_refusal(self._services, turn.visit, turn.message, fault)
+        return await self._delivery.refuse(turn, exchange, exchange.number, fault)
+
     # -- pollReq ------------------------------------------------------------------------------
 
     async def poll(self, turn: Turn, exchange: Exchange | None) -> bytes:
@@ -164,6 +212,5 @@ class Enrolment:
                 fault = Fault(
                     FaultCode.INTERNAL, "the request was lost; begin anew", rule="cmp.poll.lost"
                 )
-            await journal_refusal(self._services, turn.visit, turn.message, fault)
-            return await self._delivery.refuse(turn, exchange, exchange.number, fault)
+            return await self._refuse(turn, exchange, fault)
         return await self._delivery.tell(turn, exchange, outcome, None)

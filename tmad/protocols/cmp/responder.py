@@ -13,6 +13,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import answers, bodies, codec, requests
 from tmad.protocols.cmp.answers import Answers
 from tmad.protocols.cmp.bodies import Reply
+from tmad.protocols.cmp.challenges import Challenges
 from tmad.protocols.cmp.codec import VERSIONS, Body, Message
 from tmad.protocols.cmp.confirmation import Confirmation
 from tmad.protocols.cmp.conversation import OPENINGS, Turn, earlier, journal_refusal
@@ -51,7 +52,7 @@ OPERATIONS: Final[Mapping[str, frozenset[int]]] = {
     "nested": frozenset({Body.NESTED}),
 }
 # What goes on with a conversation is sent to the path where it began.
-_CONTINUING: Final = frozenset({Body.CERT_CONF, Body.POLL_REQ, Body.ERROR})
+_CONTINUING: Final = frozenset({Body.CERT_CONF, Body.POLL_REQ, Body.POPDECR, Body.ERROR})
 _ANNOUNCEMENTS: Final = frozenset({Body.CKUANN, Body.CANN, Body.RANN, Body.CRLANN})
 
 _STATUSES: Final = {FaultCode.NOT_FOUND: 404, FaultCode.MALFORMED: 400}
@@ -76,7 +77,8 @@ class CMPResponder:
         self._senders = Senders(services, workers, random)
         self._answers = Answers(services, self._senders, random)
         delivery = Delivery(services, self._answers, random)
-        enrolment = Enrolment(services, delivery, random)
+        challenges = Challenges(services, self._answers, random)
+        enrolment = Enrolment(services, delivery, challenges, random)
         confirmation = Confirmation(services, delivery)
         self._revoking = Revoking(services, self._answers)
         self._support = Support(services)
@@ -85,6 +87,7 @@ class CMPResponder:
             **dict.fromkeys(OPENINGS, enrolment.begin),
             Body.RR: self._revoking.revoke,
             Body.GENM: self._general,
+            Body.POPDECR: enrolment.answer,
             Body.POLL_REQ: enrolment.poll,
             Body.CERT_CONF: confirmation.confirm,
             Body.ERROR: confirmation.fail,
