@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
-from pyasn1.codec.der import decoder, encoder
-from pyasn1.type import univ
-from pyasn1_alt_modules import rfc9810
 
-from tests.cmc_client import open_envelope
 from tests.cmp_client import (
     CERTCONF,
     CR,
@@ -24,11 +18,10 @@ from tests.cmp_client import (
     KUR,
     PKICONF,
     POLLREP,
-    POPDECC,
     POPDECR,
     Client,
-    Reply,
     name,
+    solved,
 )
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN
@@ -42,29 +35,6 @@ AGREE = der.explicit(3, der.tlv(0x81, b"\1"))
 V2: dict[str, Any] = {"version": 2}
 V3: dict[str, Any] = {"version": 3}
 X25519 = x25519.X25519PrivateKey.generate()
-
-
-def solved(reply: Reply, key: Any, *, number: int = 0) -> int:
-    """Decrypt a challenge, by what others have written (pyasn1); check what it says of itself."""
-    assert reply.body == POPDECC, reply.text
-    (challenge,) = reply.asn1["body"]["popdecc"]
-    if reply.version == 2:
-        assert not challenge["encryptedRand"].isValue
-        octets = key.decrypt(challenge["challenge"].asOctets(), rsa_padding.PKCS1v15())
-    else:
-        assert challenge["challenge"].asOctets() == b""
-        envelope = encoder.encode(challenge["encryptedRand"])
-        inside = der.Reader(envelope).content(0xA0)
-        info = der.sequence(der.oid("1.2.840.113549.1.7.3"), der.explicit(0, inside))
-        octets = open_envelope(info, key)
-        assert der.sequence(der.sequence(), der.integer(number)) in envelope  # rid
-    rand, rest = decoder.decode(octets, asn1Spec=rfc9810.Rand())
-    assert not rest
-    assert encoder.encode(rand["sender"]) == encoder.encode(reply.header["sender"])
-    assert str(challenge["owf"]["algorithm"]) == "2.16.840.1.101.3.4.2.1"
-    witness = hashlib.sha256(encoder.encode(univ.Integer(int(rand["int"])))).digest()
-    assert challenge["witness"].asOctets() == witness
-    return int(rand["int"])
 
 
 def challenged(w: World, credential: Any = None, **fields: Any) -> tuple[Client, int]:
