@@ -100,7 +100,7 @@ def test_requests_of_openssl() -> None:
 def test_a_key_that_is_shown_by_an_encrypted_certificate() -> None:
     message = codec.decode(vector("encrcert-1"))
     (request,) = bodies.read_requests(message.content)
-    assert request.proof == crmf.OtherProof("keyEncipherment", by_encrypted_certificate=True)
+    assert request.proof == crmf.OtherProof("keyEncipherment", crmf.Later.ENCRYPTED_CERTIFICATE)
 
 
 def test_a_proof_by_another_key_is_none() -> None:
