@@ -335,15 +335,17 @@ def test_reads_and_counters_of_the_rows(
     clock.advance(days=2)
     assert loop.run(one.database.write(login_failures.prune, "person:", clock())) == 1
 
-    def advance(connection: sa.Connection) -> list[bool]:
+    def advance(connection: sa.Connection) -> list[int]:
         token = otp_tokens.by_serial(connection, "default", "T1")
         assert token is not None
         return [
-            otp_tokens.advance(connection, token.id, person, accepted=n, drift=0, now=clock())
+            otp_tokens.advance_all(
+                connection, [otp_tokens.Advance(token.id, person, n, 0, clock())]
+            )
             for person, n in (("eve", 5), ("bob", 5), ("bob", 5), ("bob", 4), ("bob", 6))
         ]
 
-    assert loop.run(one.database.write(advance)) == [False, True, False, False, True]
+    assert loop.run(one.database.write(advance)) == [0, 1, 0, 0, 1]
 
 
 def test_a_token_of_thousands_is_imported_in_parts(

@@ -546,6 +546,10 @@ SESSION = radius_sessions.SessionRow(
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
+def _advance(number: int) -> otp_tokens.Advance:
+    return otp_tokens.Advance(f"O{number:06}", f"p-{number:06}", 0, 0, NOW)
+
+
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
     return function, args, kwargs
 
@@ -688,11 +692,13 @@ HOT: dict[str, Call] = {
     "tokens of a person": call(otp_tokens.find_by_person, "default", f"p-{MIDDLE:06}", 10),
     "token": call(otp_tokens.by_serial, "default", f"T-{MIDDLE:06}"),
     "tokens, deep page": call(otp_tokens.find, "default", after=f"T-{MIDDLE:06}", limit=PAGE),
-    "code, use": call(
-        otp_tokens.advance, f"O{MIDDLE:06}", f"p-{MIDDLE:06}", accepted=0, drift=0, now=NOW
-    ),
+    "code, use": call(otp_tokens.advance_all, [_advance(MIDDLE)]),
+    "codes, use": call(otp_tokens.advance_all, [_advance(MIDDLE + n) for n in range(4)]),
     "failures": call(
-        login_failures.find_three, "default", (f"person:p-{MIDDLE:06}", "token:x", "source:x")
+        login_failures.find_listed, "default", (f"person:p-{MIDDLE:06}", "token:x", "source:x")
+    ),
+    "standings of people": call(
+        people.standings, "default", [f"p-{MIDDLE + n:06}" for n in range(4)]
     ),
     "failures, reset": call(login_failures.reset, "default", f"person:p-{MIDDLE:06}"),
     "failures, prune": call(login_failures.prune, "source:", NOW - timedelta(days=1)),

@@ -7,7 +7,7 @@ caller's own transaction, which may be rolled back, has no part in it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -56,17 +56,19 @@ class Lockout:
     """The failures of one login's subjects, inside its transaction."""
 
     def __init__(
-        self, connection: Connection, tenant: str, subjects: Subjects, rules: LockRules
+        self,
+        connection: Connection,
+        tenant: str,
+        subjects: Subjects,
+        rules: LockRules,
+        before: Mapping[str, FailureRow] | None = None,
     ) -> None:
+        """``before`` is what ``failures_of`` returned, where logins are looked at together."""
         self._connection = connection
         self._tenant = tenant
         self._subjects = subjects
         self._rules = rules
-        # Guesses at the same instant follow each other, so that no more than the limit count.
-        rows.in_a_row(connection, tenant, subjects.person)
-        self._before: Mapping[str, FailureRow] = rows.find_three(
-            connection, tenant, (subjects.person, subjects.token, subjects.source)
-        )
+        self._before = failures_of(connection, tenant, [subjects]) if before is None else before
 
     def obstacle(self, now: datetime) -> str:
         """Return the rule by which nothing that is presented now is accepted, or ""."""
@@ -123,6 +125,16 @@ class Lockout:
         for subject in (self._subjects.person, self._subjects.token):
             if subject in self._before:
                 rows.reset(self._connection, self._tenant, subject)
+
+
+def failures_of(
+    connection: Connection, tenant: str, logins: Sequence[Subjects]
+) -> Mapping[str, FailureRow]:
+    """Return which subjects of some logins have failed, by subject."""
+    # Guesses at the same instant follow each other, so that no more than the limit count.
+    rows.in_a_row(connection, tenant, [each.person for each in logins])
+    subjects = {subject for each in logins for subject in (each.person, each.token, each.source)}
+    return rows.find_listed(connection, tenant, sorted(subjects))
 
 
 def prune(connection: Connection, before: datetime) -> int:

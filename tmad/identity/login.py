@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -19,12 +19,11 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event, Secret
 from tmad.identity import lockout, naming
 from tmad.identity import people as persons
-from tmad.identity import tokens as token_names
 from tmad.identity.access import Records
 from tmad.identity.factors import STAGES, Attempt, CodeKind, Evidence, Factors, Stage
-from tmad.identity.lockout import Lockout, Subjects
 from tmad.identity.login_rules import LoginRules
 from tmad.identity.passwords import Passwords
+from tmad.identity.settlement import Case, Outcome, Sequel, Settlement
 from tmad.identity.tokens import MOST, Tokens
 from tmad.signer.seal import Seal
 from tmad.storage import otp_tokens, people
@@ -88,14 +87,11 @@ class SentCodes(Protocol):
     ) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """The decision: accepted without a ``rule``."""
+class Purpose(Protocol):
+    """What somebody logs in for."""
 
-    rule: str
-    person: PersonRow | None = None
-    factor: str = ""  # how the code was accepted that ``Evidence.kinds`` allowed
-    locked: tuple[str, ...] = ()
+    async def weigh(self, person: PersonRow) -> Sequel | None:
+        """Return what is written down if the login is accepted, in the same transaction."""
 
 
 class Logins:
@@ -121,7 +117,8 @@ class Logins:
     ) -> None:
         self.journal = journal
         self._database = database
-        self._settlements = Batches(database, self._settle_all_in)
+        self._settlement = Settlement(codes, now)
+        self._settlements = Batches(database, self._settlement.settle)
         self._passwords = checks
         self._tokens = tokens
         self._seal = seal
@@ -141,20 +138,28 @@ class Logins:
         rules: LoginRules,
         source: str,
         via: str,
+        purpose: Purpose | None = None,
     ) -> Accepted | Prompt:
         """Judge a name and what was typed beside it, or ask for the code that is missing.
 
-        ``source`` is whose failures are counted together (a NAS, an address); ``via`` the door.
+        ``source`` is whose failures are counted together (a NAS, an address); ``via`` the door;
+        ``purpose`` what is to be written down with an accepted login.
         Every refusal is Fault(UNAUTHENTICATED) with the same text.
         """
         attempt = await self._attempt(tenant, name, rules, source, via)
         evidence = await self._factors.of(attempt, password)
         if evidence.is_final:
-            return await self._decide(attempt, evidence)
+            return await self._decide(attempt, evidence, purpose)
         return await self._challenge(attempt, evidence)
 
     async def answer(
-        self, prompt: Prompt, code: Secret, *, source: str, via: str
+        self,
+        prompt: Prompt,
+        code: Secret,
+        *,
+        source: str,
+        via: str,
+        purpose: Purpose | None = None,
     ) -> Accepted | Prompt:
         """Judge the answer to a challenge; another challenge while tries are left."""
         attempt = await self._attempt(prompt.tenant, prompt.name, prompt.rules, source, via)
@@ -170,7 +175,7 @@ class Logins:
             factors=("password", *evidence.factors),
             mistake=mistake or evidence.mistake,
         )
-        outcome = await self._settle(attempt, evidence)
+        outcome = await self._settle(attempt, evidence, purpose)
         # Where a wrong password is asked for a code as well, every mistake looks the same.
         is_open = outcome.rule in _ANOTHER_TRY or prompt.rules.always_challenge
         if outcome.rule and is_open and not is_late and prompt.tries_left > 1:
@@ -244,10 +249,13 @@ class Logins:
             tokens=tokens,
         )
 
-    async def _decide(self, attempt: Attempt, evidence: Evidence) -> Accepted:
-        return await self._conclude(attempt, evidence, await self._settle(attempt, evidence))
+    async def _decide(
+        self, attempt: Attempt, evidence: Evidence, purpose: Purpose | None = None
+    ) -> Accepted:
+        outcome = await self._settle(attempt, evidence, purpose)
+        return await self._conclude(attempt, evidence, outcome)
 
-    async def _conclude(self, attempt: Attempt, evidence: Evidence, outcome: _Outcome) -> Accepted:
+    async def _conclude(self, attempt: Attempt, evidence: Evidence, outcome: Outcome) -> Accepted:
         if outcome.rule or outcome.person is None:
             raise await self._refusal(attempt, outcome.rule)
         if evidence.password is not None:
@@ -293,7 +301,7 @@ class Logins:
         """Send a code to somebody who may log in just now; journal why it is not sent."""
         if attempt.person is None or self._codes is None:
             return
-        rule = await self._database.write(self._obstacle_in, attempt)
+        rule = await self._database.write(self._settlement.obstacle_in, attempt)
         if rule:
             return
         try:
@@ -307,72 +315,17 @@ class Logins:
                 data={"login": attempt.rules.mode},
             )
 
-    def _obstacle_in(self, connection: Connection, attempt: Attempt) -> str:
-        subjects = self._subjects(attempt, Evidence(factors=()))
-        guard = Lockout(connection, attempt.tenant, subjects, attempt.rules.lock)
-        return guard.obstacle(self._now()) or _closed(attempt.person, self._now())
-
-    async def _settle(self, attempt: Attempt, evidence: Evidence) -> _Outcome:
-        outcome = await self._settlements.add((attempt, evidence))
+    async def _settle(
+        self, attempt: Attempt, evidence: Evidence, purpose: Purpose | None = None
+    ) -> Outcome:
+        case = Case(attempt, evidence)
+        is_right = evidence.is_final and not evidence.mistake
+        if purpose is not None and is_right and attempt.person is not None:
+            case.sequel = await purpose.weigh(attempt.person)
+        outcome = await self._settlements.add(case)
         for subject in outcome.locked:
             await self._note_lock(attempt, subject)
         return outcome
-
-    def _settle_all_in(
-        self, connection: Connection, logins: Sequence[tuple[Attempt, Evidence]]
-    ) -> list[_Outcome]:
-        return [self._settle_in(connection, *login) for login in logins]
-
-    def _settle_in(self, connection: Connection, attempt: Attempt, evidence: Evidence) -> _Outcome:
-        """Decide, and make it so. A refusal is returned: an exception would undo its count."""
-        now = self._now()
-        guard = Lockout(
-            connection, attempt.tenant, self._subjects(attempt, evidence), attempt.rules.lock
-        )
-        obstacle = guard.obstacle(now)
-        # Read again: whoever was disabled while the password was checked is disabled.
-        person = attempt.person and people.as_now(connection, attempt.person)
-        rule = obstacle or _closed(person, now) or evidence.mistake
-        if not rule and person and _has_new_password(attempt.person, person):
-            rule = "login.password"
-        factor = ""
-        if not rule and evidence.is_final:
-            rule, factor = self._use_up(connection, attempt, evidence, now)
-        if rule:
-            return _Outcome(rule, locked=guard.fail(now, obstacle))
-        if evidence.is_final:
-            guard.succeed()
-        return _Outcome("", person, factor)
-
-    def _use_up(
-        self, connection: Connection, attempt: Attempt, evidence: Evidence, now: datetime
-    ) -> tuple[str, str]:
-        """Use the code up that makes the login; return the rule against it, or how it counts."""
-        if evidence.hit is not None:
-            return ("" if self._tokens.use(connection, evidence.hit, now) else "otp.replayed"), ""
-        if evidence.code is None:
-            return ("otp.wrong" if evidence.needs_token else ""), ""
-        for kind in evidence.kinds:
-            if self._codes is not None and self._codes.verify_in(
-                connection, attempt.tenant, attempt.key, kind, evidence.code, now
-            ):
-                return "", kind
-        return "login.code", ""
-
-    @staticmethod
-    def _subjects(attempt: Attempt, evidence: Evidence) -> Subjects:
-        tried: tuple[str, ...] | None = None
-        token = ""
-        if evidence.needs_token:
-            tried = tuple(map(token_names.subject, attempt.tokens))
-            token = token_names.subject(evidence.hit.token) if evidence.hit else "".join(tried[:1])
-        return Subjects.of(
-            attempt.key,
-            is_known=attempt.person is not None,
-            tokens=tried,
-            token=token,
-            source=attempt.source,
-        )
 
     # -- what is written down -----------------------------------------------------------------
 
@@ -450,16 +403,3 @@ def _find(
     name = person.name if person else spellings[-1]
     tokens = otp_tokens.find_by_person(connection, tenant, name, MOST)
     return person, tuple(token for token in tokens if token.state != "disabled")
-
-
-def _closed(person: PersonRow | None, now: datetime) -> str:
-    """Return the rule by which an account lets nobody in, or ""."""
-    if person is None:
-        return "login.unknown"
-    if person.disabled_at is not None:
-        return "login.disabled"
-    return "" if person.is_usable(now) else "login.expired"
-
-
-def _has_new_password(judged: PersonRow | None, now: PersonRow) -> bool:
-    return judged is not None and judged.password_at != now.password_at

@@ -364,20 +364,6 @@ class Tokens:
                 hits.append(Hit(token, match))
         return min(hits, key=lambda hit: hit.match.is_replay, default=None)
 
-    def use(self, connection: Connection, hit: Hit, now: datetime) -> bool:
-        """Use up a code in the transaction that makes the login; tell whether it still was there.
-
-        Of many logins by one code, one gets True.
-        """
-        return hit.token.person is not None and rows.advance(
-            connection,
-            hit.token.id,
-            hit.token.person,
-            accepted=hit.match.moment,
-            drift=hit.match.drift,
-            now=now,
-        )
-
     def _find(self, token: TokenRow, digits: str, windows: Windows, now: datetime) -> Match | None:
         return otp.find(
             self._seed(token).reveal(),
@@ -542,6 +528,15 @@ class Tokens:
                 data=data,
             ),
         )
+
+
+def advance_of(hit: Hit, now: datetime) -> rows.Advance:
+    """Return what uses a code up, in the transaction that makes the login.
+
+    Of many logins by one code, one is made.
+    """
+    match = hit.match
+    return rows.Advance(hit.token.id, hit.token.person, match.moment, match.drift, now)
 
 
 def subject(token: TokenRow) -> str:

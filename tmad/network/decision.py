@@ -141,7 +141,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """An admitted login on its way into the database."""
 
     admitted: Admitted
@@ -189,9 +189,9 @@ class Admission:
         self._standings = Standings(database, changes, hierarchy)
         self._holders = Holders(database, changes)
         self._flood = Flood(now)
-        self._records = Batches(database, self._admit_in)
+        self._records = Batches(database, self.write_in)
         self._certificate_records = Batches(
-            database, self._admit_in, linger=_LINGER_SECONDS, enough=_ENOUGH
+            database, self.write_in, linger=_LINGER_SECONDS, enough=_ENOUGH
         )
 
     # -- for the protocols --------------------------------------------------------------------
@@ -238,6 +238,17 @@ class Admission:
             await self.refuse(visit, fault, method=method, data={"person": person.name})
             raise
         return admitted
+
+    async def weigh(self, visit: Visit, name: str, method: str) -> Entry:
+        """Decide about a person who is about to log in; ``write_in`` writes it down.
+
+        Raise the Fault that refuses, which nobody has journaled.
+        """
+        as_of = self._changes.latest
+        case, rules = await self._case_of(visit, name, method, self._now())
+        admitted = await self._by_rules(case, rules)
+        admitted.as_of = as_of
+        return Entry(admitted, case, _event(admitted, case, {}))
 
     async def station(self, visit: Visit) -> Admitted:
         """Decide about a device that shows nothing but its MAC address; as ``certificate``."""
@@ -483,7 +494,7 @@ class Admission:
         await self._changes.catch_up()
         rules = await self._rules.of(visit.tenant)
         mac = holder.station_of(visit)
-        found = await self._database.lookup(rows.principals, visit.tenant, (name,), (), (), mac)
+        found = await self._holders.named(visit.tenant, name, mac)
         if not found.people:
             raise Fault(
                 FaultCode.UNAUTHENTICATED,
@@ -658,45 +669,23 @@ class Admission:
 
     async def _record(self, admitted: Admitted, case: Case, about: Mapping[str, JSON]) -> bool:
         """Write an admitted login down; False when what it was decided on has changed."""
-        question = case.question
-        facts = case.facts
-        event = Event(
-            kind="network.admitted",
-            tenant=question.visit.tenant,
-            actor=f"radius/{question.visit.client}",
-            object=admitted.session,
-            data={
-                **cases.visit_data(question.visit, question.method),
-                **about,
-                **(cases.facts_data(facts) if facts else {}),
-                "authority": question.authority,
-                "anchor": question.anchor,
-                "profile": question.profile,
-                "user_name": admitted.user_name,
-                "person": admitted.person,
-                "device": admitted.device,
-                "policy": admitted.policy,
-                "rule": admitted.rule,
-                "attributes": [[name, value] for name, value in admitted.attributes],
-                "session_timeout": admitted.session_timeout,
-                "monitored": list(admitted.monitored),
-            },
-        )
+        event = _event(admitted, case, about)
         degrades = self.when_unwritable == "degrade"
         if degrades and not self._database.is_writing:
             # A standby answers at once; the timers notice when it can write again.
             _log_event(event, self._database.why_not_writing)
             return True
         try:
-            records = self._records if facts is None else self._certificate_records
-            return await records.add(_Entry(admitted, case, event))
+            records = self._records if case.facts is None else self._certificate_records
+            return await records.add(Entry(admitted, case, event))
         except Fault as fault:
             if fault.code is not FaultCode.UNAVAILABLE or not degrades:
                 raise
             _log_event(event, str(fault))
             return True
 
-    def _admit_in(self, connection: Connection, entries: Sequence[_Entry]) -> list[bool]:
+    def write_in(self, connection: Connection, entries: Sequence[Entry]) -> list[bool]:
+        """Write admitted logins down; tell of each whether what it was decided on still holds."""
         digests = [entry.case.facts.sha256 for entry in entries if entry.case.facts]
         standings = rows.standings(connection, digests)
         # Revoked between the question and now: a session that began after the revocation is
@@ -730,6 +719,33 @@ class Admission:
             return cases.facts_data(self._reader.read(chain[0])) if chain else {}
         except Fault:
             return {}
+
+
+def _event(admitted: Admitted, case: Case, about: Mapping[str, JSON]) -> Event:
+    """Return what the journal tells of a login that was let in."""
+    question = case.question
+    return Event(
+        kind="network.admitted",
+        tenant=question.visit.tenant,
+        actor=f"radius/{question.visit.client}",
+        object=admitted.session,
+        data={
+            **cases.visit_data(question.visit, question.method),
+            **about,
+            **(cases.facts_data(case.facts) if case.facts else {}),
+            "authority": question.authority,
+            "anchor": question.anchor,
+            "profile": question.profile,
+            "user_name": admitted.user_name,
+            "person": admitted.person,
+            "device": admitted.device,
+            "policy": admitted.policy,
+            "rule": admitted.rule,
+            "attributes": [[name, value] for name, value in admitted.attributes],
+            "session_timeout": admitted.session_timeout,
+            "monitored": list(admitted.monitored),
+        },
+    )
 
 
 def _answer(admitted: Admitted) -> tuple[object, ...]:

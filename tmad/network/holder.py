@@ -69,6 +69,7 @@ class Holders:
     def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
         self._kept: KeptByKey[_Key, _Known] = KeptByKey(largest=_KEPT)
+        self._people: KeptByKey[tuple[str, str, str], Principals] = KeptByKey(largest=_KEPT)
         changes.listen(people.TOPIC, self._forget)
         changes.listen(devices.TOPIC, self._forget)
 
@@ -84,12 +85,22 @@ class Holders:
             known = await self._kept.fill(key, self._look(visit.tenant, rules, wanted))
         return find(known.sought, owner, known.found, at)
 
+    async def named(self, tenant: str, name: str, mac: str) -> Principals:
+        """Return a person, and the devices at this MAC address."""
+        key = tenant, name, mac
+        found = self._people.get(key)
+        if found is None:
+            reading = self._database.lookup(rows.principals, tenant, (name,), (), (), mac)
+            found = await self._people.fill(key, reading)
+        return found
+
     async def _look(self, tenant: str, rules: PrincipalRules, wanted: Sought) -> _Known:
         return _Known(rules, wanted, await self._database.lookup(rows.principals, tenant, *wanted))
 
     def _forget(self, key: str) -> None:
         tenant = key.partition("/")[0]
         self._kept.forget_where(lambda each: key == "*" or each[0] == tenant)
+        self._people.forget_where(lambda each: key == "*" or each[0] == tenant)
 
 
 def sought(facts: Facts, owner: str, rules: PrincipalRules, mac: str) -> Sought:

@@ -6,7 +6,7 @@ A row of a person or a token counts until a success; one of a source counts for 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tmad.storage.statement import Statement
+from tmad.storage.statement import Listing, Statement
 from tmad.storage.tables import login_failures as t
 
 # Locked until an administrator says otherwise.
@@ -48,11 +48,8 @@ class FailureRow:
 
 _COLUMNS = (t.c.tenant, t.c.subject, t.c.failures, t.c.since, t.c.locked_until)
 _SELECT = sa.select(*_COLUMNS)
-_THREE = Statement(
-    _SELECT.where(
-        t.c.tenant == sa.bindparam("key_tenant"),
-        t.c.subject.in_([sa.bindparam("one"), sa.bindparam("two"), sa.bindparam("three")]),
-    )
+_LISTED = Listing(
+    lambda listed: _SELECT.where(t.c.tenant == sa.bindparam("key_tenant"), t.c.subject.in_(listed))
 )
 _DELETE = Statement(
     sa.delete(t).where(
@@ -99,25 +96,25 @@ _COUNT: Mapping[str, Statement] = {
 }
 
 
-def in_a_row(connection: sa.Connection, tenant: str, subject: str) -> None:
-    """Let the logins of one person follow one another until this transaction ends.
+def in_a_row(connection: sa.Connection, tenant: str, subjects: Sequence[str]) -> None:
+    """Let the logins of each of some people follow one another until this transaction ends.
 
     SQLite has one writer anyway; on PostgreSQL, guesses at the same instant would else all be
     judged before one of them has been counted.
     """
     if connection.dialect.name == "postgresql":
-        # Two subjects of one number wait for each other, which does no harm.
-        number = zlib.crc32(f"{tenant}/{subject}".encode()) - 0x8000_0000
-        _LOCK.rows(connection, {"number": number})
+        # Two subjects of one number wait for each other, which does no harm. In one order: two
+        # transactions never wait for each other.
+        for number in sorted({zlib.crc32(f"{tenant}/{each}".encode()) for each in subjects}):
+            _LOCK.rows(connection, {"number": number - 0x8000_0000})
 
 
-def find_three(
-    connection: sa.Connection, tenant: str, subjects: tuple[str, str, str]
+def find_listed(
+    connection: sa.Connection, tenant: str, subjects: Sequence[str]
 ) -> dict[str, FailureRow]:
-    """Return those of three subjects that have failed, by subject."""
-    one, two, three = subjects
-    values = {"key_tenant": tenant, "one": one, "two": two, "three": three}
-    return {row[1]: FailureRow(*row) for row in _THREE.rows(connection, values)}
+    """Return those of one to many subjects that have failed, by subject."""
+    found = _LISTED.rows(connection, subjects, key_tenant=tenant)
+    return {row[1]: FailureRow(*row) for row in found}
 
 
 def count(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -155,28 +156,35 @@ def release(connection: sa.Connection, tenant: str, person: str) -> int:
     return result.rowcount
 
 
-def advance(
-    connection: sa.Connection,
-    token_id: str,
-    person: str,
-    *,
-    accepted: int,
-    drift: int,
-    now: datetime,
-) -> bool:
-    """Use up the counter or time step ``accepted``; tell whether it was still there to use.
+class Advance(NamedTuple):
+    """A counter or time step ``accepted`` of a token that is to be used up."""
+
+    token_id: str
+    person: str | None
+    accepted: int
+    drift: int
+    now: datetime
+
+
+def advance_all(connection: sa.Connection, advances: Sequence[Advance]) -> int:
+    """Use up one code of each of several tokens; return how many were still there to use.
 
     One conditional UPDATE, in the transaction whose commit is the success (RFC 6238, 5.2).
     """
-    values = {
-        "key": token_id,
-        "holder": person,
-        "accepted": accepted,
-        "next": accepted + 1,
-        "learned": drift,
-        "now": now,
-    }
-    return _ADVANCE.run(connection, values) == 1
+    return _ADVANCE.run_many(
+        connection,
+        [
+            {
+                "key": each.token_id,
+                "holder": each.person,
+                "accepted": each.accepted,
+                "next": each.accepted + 1,
+                "learned": each.drift,
+                "now": each.now,
+            }
+            for each in advances
+        ],
+    )
 
 
 def rehash_pin(connection: sa.Connection, token_id: str, old: str, new: str) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
 from tmad.storage import changes
-from tmad.storage.statement import Statement
+from tmad.storage.statement import Listing, Statement
 from tmad.storage.tables import people as t
 
 TOPIC = "people"  # of storage/changes.py; the key is "tenant/name"
@@ -46,6 +47,9 @@ class PersonRow:
         return self.disabled_at is None and (self.valid_until is None or now < self.valid_until)
 
 
+# disabled_at, valid_until, password_at
+Standing: TypeAlias = tuple[datetime | None, datetime | None, datetime | None]
+
 _COLUMNS = tuple([t.c[each.name] for each in fields(PersonRow)])
 _NAMES = tuple(column.name for column in _COLUMNS)
 _GROUPS = _NAMES.index("groups")
@@ -59,7 +63,11 @@ _BY_MAIL = Statement(
         t.c.tenant == sa.bindparam("key_tenant"), t.c.mail == sa.bindparam("key_mail")
     ).limit(2)
 )
-_STANDING = Statement(sa.select(t.c.disabled_at, t.c.valid_until, t.c.password_at).where(*_KEY))
+_STANDINGS = Listing(
+    lambda listed: sa.select(
+        t.c.tenant, t.c.name, t.c.disabled_at, t.c.valid_until, t.c.password_at
+    ).where(t.c.tenant == sa.bindparam("key_tenant"), t.c.name.in_(listed))
+)
 _REHASH = Statement(
     sa.update(t)
     .where(*_KEY, t.c.password_hash == sa.bindparam("old"))
@@ -83,11 +91,24 @@ def as_now(connection: sa.Connection, person: PersonRow) -> PersonRow | None:
 
     None when it is gone. Everything else of the row is as it was read.
     """
-    values = {"key_tenant": person.tenant, "key_name": person.name}
-    rows = _STANDING.rows(connection, values)
-    if not rows:
+    return with_standing(person, standings(connection, person.tenant, [person.name]))
+
+
+def standings(
+    connection: sa.Connection, tenant: str, names: Sequence[str]
+) -> dict[tuple[str, str], Standing]:
+    """Return what lets some people in or not, by tenant and name."""
+    found = _STANDINGS.rows(connection, names, key_tenant=tenant)
+    return {(row[0], row[1]): row[2:] for row in found}
+
+
+def with_standing(
+    person: PersonRow | None, found: Mapping[tuple[str, str], Standing]
+) -> PersonRow | None:
+    """Return a person that was read before as ``as_now`` does, from what ``standings`` found."""
+    standing = None if person is None else found.get((person.tenant, person.name))
+    if person is None or standing is None:
         return None
-    [standing] = rows
     if standing == (person.disabled_at, person.valid_until, person.password_at):
         return person
     disabled_at, valid_until, password_at = standing

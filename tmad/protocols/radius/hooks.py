@@ -12,6 +12,7 @@ from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network.clients import Client
 from tmad.network.decision import Admission, Admitted, TLSLogin
 from tmad.network.visit import Visit
+from tmad.network.wish import Wish
 from tmad.protocols.radius.eap.method import Greeting, HandedOver
 from tmad.protocols.radius.eap.method import Prompt as Question
 from tmad.protocols.radius.workers import Workers
@@ -58,6 +59,7 @@ class LoginHooks:
 
     async def password(self, name: str, password: Secret, method: str) -> Admitted | Prompt:
         """Let in whoever knows this password, or ask for more."""
+        wish = Wish(self._admission, self._visit, method)
         outcome = await self._logins.begin(
             tenant=self._client.tenant,
             name=name,
@@ -65,16 +67,18 @@ class LoginHooks:
             rules=self._client.document.login,
             source=source_of(self._visit),
             via="radius",
+            purpose=wish,
         )
-        return await self._admit(outcome, method)
+        return await self._admit(outcome, wish, method)
 
     async def answer(self, prompt: Question, code: Secret, method: str) -> Admitted | Prompt:
         """Let in whoever answered this, or ask for more."""
         assert isinstance(prompt, Prompt), "it came from here"
+        wish = Wish(self._admission, self._visit, method)
         outcome = await self._logins.answer(
-            prompt, code, source=source_of(self._visit), via="radius"
+            prompt, code, source=source_of(self._visit), via="radius", purpose=wish
         )
-        return await self._admit(outcome, method)
+        return await self._admit(outcome, wish, method)
 
     async def nt_hash(self, name: str, method: str) -> Secret | None:
         """Return the hash for MSCHAPv2; None for whoever has none or does not exist."""
@@ -93,7 +97,8 @@ class LoginHooks:
     async def admit(self, name: str, method: str) -> Admitted:
         """Let in whoever has proved by MSCHAPv2 to know the password."""
         accepted = await self._conclude(name, self._nt_hash)
-        return await self._person(accepted, method)
+        self._chain, self._method = (), method
+        return await self._admission.person(self._visit, accepted.person, method)
 
     async def confirm(self, admitted: Admitted) -> None:
         """Look whether what was decided some messages ago still holds."""
@@ -109,11 +114,10 @@ class LoginHooks:
             via="radius",
         )
 
-    async def _admit(self, outcome: Accepted | Prompt, method: str) -> Admitted | Prompt:
+    async def _admit(
+        self, outcome: Accepted | Prompt, wish: Wish, method: str
+    ) -> Admitted | Prompt:
         if isinstance(outcome, Prompt):
             return outcome
-        return await self._person(outcome, method)
-
-    async def _person(self, accepted: Accepted, method: str) -> Admitted:
         self._chain, self._method = (), method
-        return await self._admission.person(self._visit, accepted.person, method)
+        return await wish.granted(outcome.person)

@@ -23,6 +23,7 @@ from tmad.network import policy
 from tmad.network.clients import PLAIN, Client
 from tmad.network.decision import Admission, Admitted
 from tmad.network.visit import Visit, ssid_of, station
+from tmad.network.wish import Wish
 from tmad.protocols.radius import codec, mab
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.conversations import Conversations, Held
@@ -244,6 +245,7 @@ class Responder:
         return Secret(octets)
 
     async def _begin(self, asked: Asked, visit: Visit, password: Secret) -> Reply | Admitted:
+        wish = Wish(self._admission, visit, "pap")
         outcome = await self._logins.begin(
             tenant=asked.client.tenant,
             name=visit.user_name,
@@ -251,8 +253,9 @@ class Responder:
             rules=asked.client.document.login,
             source=source_of(visit),
             via="radius",
+            purpose=wish,
         )
-        return await self._admit(asked, visit, outcome, 1)
+        return await self._admit(asked, visit, wish, outcome, 1)
 
     async def _answer(
         self, asked: Asked, visit: Visit, code: Secret, state: bytes
@@ -269,16 +272,17 @@ class Responder:
                 rule="radius.state",
                 values={"client": asked.client.name},
             )
+        wish = Wish(self._admission, visit, "pap")
         outcome = await self._logins.answer(
-            login.prompt, code, source=source_of(visit), via="radius"
+            login.prompt, code, source=source_of(visit), via="radius", purpose=wish
         )
-        return await self._admit(asked, visit, outcome, login.tries + 1)
+        return await self._admit(asked, visit, wish, outcome, login.tries + 1)
 
     async def _admit(
-        self, asked: Asked, visit: Visit, outcome: Accepted | Prompt, tries: int
+        self, asked: Asked, visit: Visit, wish: Wish, outcome: Accepted | Prompt, tries: int
     ) -> Reply | Admitted:
         if not isinstance(outcome, Prompt):
-            return await self._admission.person(visit, outcome.person, "pap")
+            return await wish.granted(outcome.person)
         if tries > _TRIES:
             raise Fault(FaultCode.UNAUTHENTICATED, "too many questions", rule="radius.state")
         held = self._conversations.open(
