@@ -20,6 +20,7 @@ from tmad.identity.people import Details, People
 from tmad.identity.tokens import Tokens
 from tmad.identity.tokenseed import token_seed
 from tmad.signer.seal import Seal
+from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.otp_tokens import TokenRow
 
@@ -84,6 +85,7 @@ class LoginWorld:
             self.tokens,
             self.seal,
             self.clock,
+            changes=Changes(self.database),
             codes=codes,
             later=self.later.append,
             clock_is_wrong=lambda: self.clock_is_wrong,

@@ -176,6 +176,14 @@ class NetworkWorld(World):
         )
         drive(self.database.write(devices.insert, row))
 
+    def change_device(self, name: str, *, tenant: str = "default", **values: Any) -> None:
+        def change(connection: sa.Connection) -> None:
+            row = devices.by_name(connection, tenant, name)
+            assert row is not None
+            devices.update(connection, replace(row, **values))
+
+        drive(self.database.write(change))
+
     def revoke(self, certificate: x509.Certificate, reason: int = 0) -> None:
         drive(
             self.revocation.revoke(

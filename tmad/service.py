@@ -229,6 +229,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         tokens,
         seal,
         now,
+        changes=changes,
         codes=codes,
         later=lambda work: reactor.callLater(0, _run, work),
         clock_is_wrong=HostClock(now).is_wrong,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -30,6 +30,7 @@ from tmad.ca.authority import AUTHORITY
 from tmad.ca.endpoint import kind as endpoint_kind
 from tmad.ca.profile import PROFILE
 from tmad.errors import Fault
+from tmad.identity.login import Logins
 from tmad.identity.snmp_access import SNMPAccess
 from tmad.lifecycle import notification
 from tmad.lifecycle.log_collectors import LOG_COLLECTOR, LogCollectors
@@ -182,6 +183,44 @@ def a_login(world: World) -> Subject:
     admission = world.admission
     slow = world.slowly(admission, admission._rules, admission._holders, admission._standings)
     return Subject(slow, change, ask, lambda number: (f"g{(number + 1) // 2}", f"r{number // 2}"))
+
+
+def a_login_by_name(world: World) -> Subject:
+    """The same of a person who shows no certificate, from a device that is known."""
+    world.person("ada")
+    world.device("box", mac="020000000002", owner="ada")
+
+    async def ask() -> tuple[str, bool]:
+        visit = a_visit(calling_station="020000000002")
+        case, _ = await world.admission._case_of(visit, "ada", "pap", world.clock())
+        return case.question.groups[0], any("blocked" in each.rule for each in case.doubts)
+
+    def change(number: int) -> None:
+        world.change_person("ada", groups=(f"g{(number + 1) // 2}",))
+        blocked_at = world.clock() if number % 2 == 0 else None
+        world.change_device("box", blocked_at=blocked_at)
+
+    slow = world.slowly(world.admission, world.admission._rules, world.admission._holders)
+    return Subject(slow, change, ask, lambda number: (f"g{(number + 1) // 2}", number % 2 == 0))
+
+
+def somebody_who_logs_in(world: World) -> Subject:
+    unused = cast("Any", None)
+    logins = Logins(
+        world.database, unused, unused, unused, unused, world.clock,
+        changes=world.changes, later=unused,
+    )  # fmt: skip
+    world.person("ada")
+
+    async def ask() -> str:
+        person = await logins._named("default", ("ada",))
+        assert person is not None
+        return person.groups[0]
+
+    def change(number: int) -> None:
+        world.change_person("ada", groups=(f"g{number}",))
+
+    return Subject(world.slowly(logins), change, ask, lambda number: f"g{number}")
 
 
 def an_authority_above(world: World) -> Subject:
@@ -402,6 +441,8 @@ SUBJECTS = (
     an_endpoint,
     an_authority,
     a_login,
+    a_login_by_name,
+    somebody_who_logs_in,
     an_authority_above,
     a_trust_anchor,
     a_directory,

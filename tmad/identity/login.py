@@ -28,7 +28,9 @@ from tmad.identity.tokens import MOST, Tokens
 from tmad.signer.seal import Seal
 from tmad.storage import otp_tokens, people
 from tmad.storage.batches import Batches
+from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.otp_tokens import TokenRow
 from tmad.storage.people import PersonRow
 
@@ -46,6 +48,7 @@ _FORGOTTEN: Final = timedelta(days=2)  # longer than a source may have to wait
 _TICK: Final = 0.05  # seconds
 _NOTED_EACH: Final = timedelta(minutes=1)
 _NOTED_SOURCES: Final = 10_000
+_KEPT: Final = 4_096  # people that log in by a name, as their rows are now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,7 @@ class Logins:
         seal: Seal,
         now: Clock,
         *,
+        changes: Changes,
         codes: SentCodes | None = None,
         later: Callable[[Coroutine[Deferred[Any], Any, object]], object],
         clock_is_wrong: Callable[[], bool] = lambda: False,
@@ -128,6 +132,10 @@ class Logins:
         self._factors = Factors(checks, tokens, now, clock_is_wrong)
         self._pause = pause
         self._noted: dict[tuple[str, str], datetime] = {}
+        self._changes = changes
+        self._people: KeptByKey[tuple[str, tuple[str, ...]], PersonRow | None]
+        self._people = KeptByKey(largest=_KEPT)
+        changes.listen(people.TOPIC, self._forget)
 
     async def begin(
         self,
@@ -237,7 +245,9 @@ class Logins:
     ) -> Attempt:
         began = time.monotonic()
         spellings = naming.spellings(name, rules.realms)
-        person, tokens = await self._database.lookup(_find, tenant, spellings)
+        person = await self._named(tenant, spellings)
+        holder = person.name if person else spellings[-1]
+        tokens = await self._database.lookup(_usable_tokens, tenant, holder)
         return Attempt(
             tenant=tenant,
             name=name,
@@ -248,6 +258,19 @@ class Logins:
             person=person,
             tokens=tokens,
         )
+
+    async def _named(self, tenant: str, spellings: tuple[str, ...]) -> PersonRow | None:
+        """Return whom a typed name means; the transaction looks once more how that one stands."""
+        await self._changes.catch_up()
+        person = self._people.get((tenant, spellings))
+        if person is None:
+            reading = self._database.lookup(_find, tenant, spellings)
+            person = await self._people.fill((tenant, spellings), reading)
+        return person
+
+    def _forget(self, key: str) -> None:
+        tenant = key.partition("/")[0]
+        self._people.forget_where(lambda each: key == "*" or each[0] == tenant)
 
     async def _decide(
         self, attempt: Attempt, evidence: Evidence, purpose: Purpose | None = None
@@ -392,14 +415,14 @@ class Logins:
         )
 
 
-def _find(
-    connection: Connection, tenant: str, spellings: tuple[str, ...]
-) -> tuple[PersonRow | None, tuple[TokenRow, ...]]:
-    """Return whom a typed name means, with the tokens that can be used."""
+def _find(connection: Connection, tenant: str, spellings: tuple[str, ...]) -> PersonRow | None:
     found = (people.by_name(connection, tenant, name) for name in spellings)
     person = next(filter(None, found), None)
     if person is None and "@" in spellings[0]:
         person = people.by_mail(connection, tenant, spellings[0])
-    name = person.name if person else spellings[-1]
-    tokens = otp_tokens.find_by_person(connection, tenant, name, MOST)
-    return person, tuple(token for token in tokens if token.state != "disabled")
+    return person
+
+
+def _usable_tokens(connection: Connection, tenant: str, person: str) -> tuple[TokenRow, ...]:
+    tokens = otp_tokens.find_by_person(connection, tenant, person, MOST)
+    return tuple([token for token in tokens if token.state != "disabled"])

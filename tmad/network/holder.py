@@ -69,7 +69,8 @@ class Holders:
     def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
         self._kept: KeptByKey[_Key, _Known] = KeptByKey(largest=_KEPT)
-        self._people: KeptByKey[tuple[str, str, str], Principals] = KeptByKey(largest=_KEPT)
+        self._parts: KeptByKey[tuple[str, tuple[str, ...], str], Principals]
+        self._parts = KeptByKey(largest=_KEPT)
         changes.listen(people.TOPIC, self._forget)
         changes.listen(devices.TOPIC, self._forget)
 
@@ -87,11 +88,17 @@ class Holders:
 
     async def named(self, tenant: str, name: str, mac: str) -> Principals:
         """Return a person, and the devices at this MAC address."""
-        key = tenant, name, mac
-        found = self._people.get(key)
+        # Kept by themselves: many people may come from one address.
+        people = await self._kept_part(tenant, (name,), "")
+        devices = await self._kept_part(tenant, (), mac)
+        return Principals(people.people, devices.devices)
+
+    async def _kept_part(self, tenant: str, names: tuple[str, ...], mac: str) -> Principals:
+        key = tenant, names, mac
+        found = self._parts.get(key)
         if found is None:
-            reading = self._database.lookup(rows.principals, tenant, (name,), (), (), mac)
-            found = await self._people.fill(key, reading)
+            reading = self._database.lookup(rows.principals, tenant, names, (), (), mac)
+            found = await self._parts.fill(key, reading)
         return found
 
     async def _look(self, tenant: str, rules: PrincipalRules, wanted: Sought) -> _Known:
@@ -100,7 +107,7 @@ class Holders:
     def _forget(self, key: str) -> None:
         tenant = key.partition("/")[0]
         self._kept.forget_where(lambda each: key == "*" or each[0] == tenant)
-        self._people.forget_where(lambda each: key == "*" or each[0] == tenant)
+        self._parts.forget_where(lambda each: key == "*" or each[0] == tenant)
 
 
 def sought(facts: Facts, owner: str, rules: PrincipalRules, mac: str) -> Sought:

@@ -177,7 +177,10 @@ def delete(connection: sa.Connection, tenant: str, name: str) -> bool:
 def rehash(connection: sa.Connection, tenant: str, name: str, old: str, new: str) -> bool:
     """Replace the hash of a password that is still the same; nothing else has changed."""
     values = {"key_tenant": tenant, "key_name": name, "old": old, "new": new}
-    return _REHASH.run(connection, values) == 1
+    if not _REHASH.run(connection, values):
+        return False
+    changes.record(connection, TOPIC, f"{tenant}/{name}")
+    return True
 
 
 def _values(person: PersonRow) -> dict[str, Any]:
