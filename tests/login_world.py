@@ -14,7 +14,7 @@ from tmad.events import Event, Secret
 from tmad.identity import otp
 from tmad.identity.actors import Actor
 from tmad.identity.devices import Devices
-from tmad.identity.login import Accepted, LoginRules, Logins, Prompt
+from tmad.identity.login import Accepted, LoginRules, Logins, Prompt, Purpose
 from tmad.identity.passwords import Passwords
 from tmad.identity.people import Details, People
 from tmad.identity.tokens import Tokens
@@ -120,6 +120,7 @@ class LoginWorld:
         mode: Any = "otp",
         source: str = "192.0.2.1",
         rules: LoginRules | None = None,
+        purpose: Purpose | None = None,
         **options: Any,
     ) -> Accepted | Prompt:
         """Present something beside a name."""
@@ -130,6 +131,7 @@ class LoginWorld:
             rules=rules or LoginRules(mode=mode, **options),
             source=source,
             via="radius/test",
+            purpose=purpose,
         )
 
     async def answer(self, prompt: Accepted | Prompt, typed: str) -> Accepted | Prompt:

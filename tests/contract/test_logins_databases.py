@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from tmad.identity import otp
 from tmad.identity.login import Accepted, LoginRules
 from tmad.identity.login_rules import LockRules
 from tmad.identity.passwords import Passwords
+from tmad.identity.settlement import Sequel
 from tmad.identity.tokenseed import token_seed
 from tmad.journal import Journal
 from tmad.storage import devices, login_failures, otp_tokens, people
@@ -82,6 +84,57 @@ def test_t_otp_03_of_fifty_identical_codes_one_is_accepted(
     accepted, faults = split(outcomes)
     assert len(accepted) == 1
     assert {fault.rule for fault in faults} <= {"otp.replayed", "otp.wrong"}
+
+
+class Notebook:
+    """What somebody logs in for: a row beside each accepted login (identity/login.py: Purpose)."""
+
+    async def weigh(self, person: PersonRow) -> Sequel:
+        return Sequel(self._write, person.name)
+
+    @staticmethod
+    def _write(connection: sa.Connection, names: Sequence[str]) -> None:
+        for name in names:
+            connection.execute(
+                sa.text(
+                    "INSERT INTO login_failures (tenant, subject, failures, since)"
+                    " VALUES ('noted', :subject, 1, 0)"
+                ),
+                {"subject": f"{name}/{uuid4()}"},
+            )
+
+
+def test_logins_of_many_at_once_are_each_their_own(
+    loop: Loop, worlds: tuple[LoginWorld, LoginWorld]
+) -> None:
+    """Whoever shares a transaction shares no outcome; what is for a login stands beside it."""
+    one, other = worlds
+    names = [f"p{number}" for number in range(8)]
+    for name in names:
+        loop.run(one.person(name))
+        loop.run(one.token(name, serial=f"T-{name.upper()}", seed=name.encode() * 10))
+
+    def code(name: str, counter: int) -> str:
+        return otp.hotp(name.encode() * 10, counter)
+
+    def attempt(world: LoginWorld, name: str, counter: int) -> Any:
+        return world.login(code(name, counter), name=name, rules=UNLOCKED, purpose=Notebook())
+
+    # They are known here before one of them is disabled elsewhere.
+    accepted, _ = split(at_once(loop, *(attempt(one, name, 0) for name in names)))
+    assert len(accepted) == len(names)
+    loop.run(other.people.disable(ADMIN, "default", "p3"))
+    attempts = [attempt(world, name, 1) for name in names for world in (one, other, one)]
+    attempts += [one.login("000000", name="p5", rules=UNLOCKED, purpose=Notebook())]
+    accepted, faults = split(at_once(loop, *attempts))
+    assert sorted(each.person.name for each in accepted) == [n for n in names if n != "p3"]
+    assert sum(fault.rule == "login.disabled" for fault in faults) == 3
+
+    def noted(connection: sa.Connection) -> list[str]:
+        query = sa.text("SELECT subject FROM login_failures WHERE tenant = 'noted'")
+        return sorted(row[0].partition("/")[0] for row in connection.execute(query))
+
+    assert loop.run(one.database.read(noted)) == sorted(names + [n for n in names if n != "p3"])
 
 
 @pytest.mark.parametrize("mode", ["password-otp", "password-then-otp"])

@@ -127,12 +127,16 @@ class Lockout:
                 rows.reset(self._connection, self._tenant, subject)
 
 
+def hold(connection: Connection, logins: Sequence[tuple[str, Subjects]]) -> None:
+    """Let guesses at the same instant follow each other, so that no more than the limit count."""
+    rows.in_a_row(connection, [(tenant, each.person) for tenant, each in logins])
+
+
 def failures_of(
     connection: Connection, tenant: str, logins: Sequence[Subjects]
 ) -> Mapping[str, FailureRow]:
     """Return which subjects of some logins have failed, by subject."""
-    # Guesses at the same instant follow each other, so that no more than the limit count.
-    rows.in_a_row(connection, tenant, [each.person for each in logins])
+    hold(connection, [(tenant, each) for each in logins])
     subjects = {subject for each in logins for subject in (each.person, each.token, each.source)}
     return rows.find_listed(connection, tenant, sorted(subjects))
 

@@ -63,6 +63,8 @@ class Settlement:
     def settle(self, connection: Connection, cases: Sequence[Case]) -> list[Outcome]:
         """Decide, and make it so. A refusal is returned: an exception would undo its count."""
         now = self._now()
+        # All of them before anything else: two transactions never wait for each other.
+        lockout.hold(connection, [(case.attempt.tenant, subjects_of(case)) for case in cases])
         outcomes: list[Outcome | None] = [None] * len(cases)
         for tenant, numbers in _together(cases).items():
             if len(numbers) > 1:

@@ -96,8 +96,10 @@ _COUNT: Mapping[str, Statement] = {
 }
 
 
-def in_a_row(connection: sa.Connection, tenant: str, subjects: Sequence[str]) -> None:
+def in_a_row(connection: sa.Connection, subjects: Sequence[tuple[str, str]]) -> None:
     """Let the logins of each of some people follow one another until this transaction ends.
+
+    People are subjects with their tenants before them.
 
     SQLite has one writer anyway; on PostgreSQL, guesses at the same instant would else all be
     judged before one of them has been counted.
@@ -105,7 +107,7 @@ def in_a_row(connection: sa.Connection, tenant: str, subjects: Sequence[str]) ->
     if connection.dialect.name == "postgresql":
         # Two subjects of one number wait for each other, which does no harm. In one order: two
         # transactions never wait for each other.
-        for number in sorted({zlib.crc32(f"{tenant}/{each}".encode()) for each in subjects}):
+        for number in sorted({zlib.crc32("/".join(each).encode()) for each in subjects}):
             _LOCK.rows(connection, {"number": number - 0x8000_0000})
 
 
