@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -360,8 +361,13 @@ def _nas_address(packet: Packet) -> str:
     for kind, length in ((codec.NAS_IP_ADDRESS, 4), (codec.NAS_IPV6_ADDRESS, 16)):
         value = packet.first(kind)
         if value is not None and len(value) == length:
-            return str(ip_address(value))
+            return _address_text(value)
     return ""
+
+
+@lru_cache(maxsize=4_096)
+def _address_text(octets: bytes) -> str:
+    return str(ip_address(octets))
 
 
 def _port(packet: Packet) -> str:
