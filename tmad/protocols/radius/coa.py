@@ -27,6 +27,8 @@ from tmad.storage.radius_sessions import SessionRow
 TRIES: Final = 3
 _WAIT: Final = 3.0  # seconds before a request is sent again
 _JITTER: Final = 0.1  # RFC 5080, 2.2.1
+# Of each the next identifier: strongSwan takes the one that it heard last for a repetition.
+_REMEMBERED: Final = 10_000
 # Of one NAS; identifiers tell 256 apart, and a small device need not be flooded.
 _AT_ONCE: Final = 32
 
@@ -163,7 +165,7 @@ class CoA:
             if cause.verdict == "later":
                 break
             # Not known by its user name may only mean that the NAS has another one for it.
-            is_blamed_on_name = rung is rungs[0] and len(rungs) > 1
+            is_blamed_on_name = rung[0][0] == codec.USER_NAME
             is_gone |= cause.verdict == "gone" and not is_blamed_on_name
         if is_gone:
             # R-83: whoever is to go is gone already.
@@ -221,8 +223,8 @@ class CoA:
                 turn(False)
         elif peer.waiting and len(peer.open) < _AT_ONCE:
             peer.waiting.popleft()(True)
-        if not peer.open and not peer.waiting:
-            self._peers.pop(place, None)
+        if not peer.open and not peer.waiting and len(self._peers) > _REMEMBERED:
+            self._peers.pop(place)
 
     def received(self, datagram: bytes, place: Place) -> None:
         """Take an answer; what nobody waits for, or nobody signed, is dropped."""
@@ -308,8 +310,9 @@ def _nas(session: SessionRow) -> list[Attribute]:
 def _rungs(order: Order) -> list[list[Attribute]]:
     """Return what names the session, each time a little less: all must match (RFC 5176, 3).
 
-    Never the user name alone: that would end what the same person has elsewhere. Class is left
-    out, since hostapd refuses it as unsupported.
+    Never the user name alone: that would end what the same person has elsewhere. It comes as the
+    NAS last wrote it: strongSwan looks at nothing else, and would end another tunnel of whoever
+    Access-Accept named. Class is left out, since hostapd refuses it as unsupported.
     """
     session = order.session
     keys = []
@@ -319,9 +322,9 @@ def _rungs(order: Order) -> list[list[Attribute]]:
         keys.append(_text(codec.CALLING_STATION_ID, session.calling_sent))
     if not keys:
         return []
-    rungs = [keys]
-    if session.user_name:
-        rungs.insert(0, [_text(codec.USER_NAME, session.user_name), *keys])
+    names = dict.fromkeys(name for name in (session.user_sent, session.user_name) if name)
+    rungs = [[_text(codec.USER_NAME, name), *keys] for name in names]
+    rungs.append(keys)
     # A telephone number may have many sessions; a station with a newer one would lose that.
     if len(keys) == 2 and order.is_alone and _MAC.fullmatch(session.calling_station):
         rungs.append(keys[1:])
