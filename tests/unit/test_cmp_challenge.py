@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.cmp_client import (
     IR,
     KUP,
     KUR,
+    NESTED,
     PKICONF,
     POLLREP,
     POPDECR,
@@ -25,8 +27,18 @@ from tests.cmp_client import (
 )
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN
-from tests.unit.cmp_world import KEYS, RSA, World, encrypting, new_key, refusal, self_signed
+from tests.unit.cmp_world import (
+    KEYS,
+    RSA,
+    World,
+    encrypting,
+    new_key,
+    refusal,
+    registered,
+    self_signed,
+)
 from tmad.errors import Fault, FaultCode
+from tmad.protocols.cmp import codec
 from tmad.wire import der
 
 DEV = name("dev1")
@@ -225,6 +237,39 @@ def test_another_endpoint_knows_nothing_of_it() -> None:
     with_its_own = asking.answer(number, credential=w.shared(endpoint="cmp/two"), **V3)
     refusal(with_its_own, ERROR, "badRequest")
     assert w.issued() == 0
+
+
+def test_a_registration_authority_wraps_what_goes_on() -> None:
+    w, ra = registered(encrypting(registration_authorities=["tls-client"]))
+    shared = w.shared()
+    wrapping, transaction = w.client(ra), b"T" * 16
+    asking = Client(_wrapped(wrapping), shared, w.ca, transaction)
+    number = solved(asking.request(IR, X25519, DEV, proof=DECRYPT, how=V3), X25519)
+    reply = asking.answer(number, **V3)
+    reply.check(shared, w.ca)
+    assert asking.confirm(reply.certificate, **V3).body == PKICONF
+    assert is_good(w, reply.certificate, X25519)
+    assert len(wrapping.sent) == 3
+
+
+def _wrapped(wrapping: Client) -> Callable[[bytes], bytes]:
+    """Return what posts messages with a registration authority's protection around them."""
+
+    def post(inner: bytes) -> bytes:
+        header = codec.decode(inner).header
+        wrapping.nonce = None
+        same = {"transaction": header.transaction, "nonce": header.sender_nonce}
+        return wrapping.send(NESTED, der.sequence(inner), **same).der
+
+    return post
+
+
+def test_a_registration_authority_asks_for_others() -> None:
+    w, ra = registered(encrypting(registration_authorities=["tls-client"]))
+    asking, number = challenged(w, ra)
+    reply = asking.answer(number, **V3)
+    assert asking.confirm(reply.certificate, **V3).body == PKICONF
+    assert is_good(w, reply.certificate, X25519)
 
 
 def test_a_one_time_secret_inside_the_request() -> None:
