@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.cmp_client import (
     POLLREP,
     POPDECR,
     Client,
+    directory_name,
     name,
     solved,
 )
@@ -39,6 +41,8 @@ from tests.unit.cmp_world import (
 )
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import codec
+from tmad.protocols.cmp.answers import Signer
+from tmad.protocols.cmp.visit import Visit
 from tmad.wire import der
 
 DEV = name("dev1")
@@ -370,6 +374,24 @@ def test_other_keys_than_rsa_need_the_newer_messages() -> None:
     w = encrypting()
     reply = w.client(w.shared()).request(IR, X25519, DEV, proof=DECRYPT, how=V2)
     refusal(reply, ERROR, "unsupportedVersion")
+
+
+def test_our_name_must_fit_beside_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an envelope there is room for any."""
+    w = encrypting()
+    answers = w.responder._answers
+    real = answers.signer
+    parts = [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "x" * 64) for _ in range(4)]
+
+    async def with_a_long_name(visit: Visit) -> Signer:
+        return replace(await real(visit), name=directory_name(x509.Name(parts)))
+
+    monkeypatch.setattr(answers, "signer", with_a_long_name)
+    asking = w.client(w.shared())
+    reply = asking.request(IR, RSA, DEV, proof=DECRYPT, how=V2)
+    refusal(reply, ERROR, "unsupportedVersion")
+    asking.begin()
+    assert solved(asking.request(IR, RSA, DEV, proof=DECRYPT, how=V3), RSA)
 
 
 def test_the_profile_says_which_keys() -> None:
