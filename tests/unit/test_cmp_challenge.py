@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
@@ -43,6 +45,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import codec
 from tmad.protocols.cmp.answers import Signer
 from tmad.protocols.cmp.visit import Visit
+from tmad.storage import tables
 from tmad.wire import der
 
 DEV = name("dev1")
@@ -81,6 +84,13 @@ def test_whoever_can_decrypt_gets_a_certificate(
     assert asking.confirm(certificate, number=7, **how).body == PKICONF
     assert is_good(w, certificate, key)
     assert w.issued() == 1
+    (body,) = drive(w.database.read(_recorded))
+    assert json.loads(body)["proof"] == "decryption"
+
+
+def _recorded(connection: sa.Connection) -> list[str]:
+    asked = tables.requests.c
+    return list(connection.scalars(sa.select(asked.body).where(asked.endpoint == "cmp/iot")))
 
 
 def test_it_needs_no_option_and_may_be_confirmed_silently() -> None:
