@@ -10,8 +10,9 @@ import ipaddress
 import re
 import secrets as randomness
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -22,6 +23,7 @@ from tmad.events import Clock
 from tmad.network.disconnects import Order, Outcome
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
+from tmad.protocols.radius.reverse import ANSWERS, Reverse
 from tmad.storage.radius_sessions import SessionRow
 
 TRIES: Final = 3
@@ -37,10 +39,6 @@ CISCO, CISCO_AVPAIR = 9, 1
 _LEGACY_PORT: Final = 1700
 # Who listens on the port that Cisco had chosen before RFC 3576 did.
 _LEGACY: Final = frozenset({"cisco", "airespace", "meraki"})
-_ANSWERS: Final = {
-    Code.DISCONNECT_REQUEST: (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK),
-    Code.COA_REQUEST: (Code.COA_ACK, Code.COA_NAK),
-}
 # What ends a session otherwise than Disconnect-Request, by the vendor that understands it.
 _COMMANDS: Final[dict[str, dict[str, Attribute]]] = {
     "reauthenticate": dict.fromkeys(
@@ -95,6 +93,13 @@ _MAC: Final = re.compile(r"[0-9a-f]{12}")
 Place: TypeAlias = tuple[str, int]
 
 
+class Road(NamedTuple):
+    """How a NAS is asked; ``where`` is for people."""
+
+    ask: Callable[[Code, Sequence[Attribute]], Awaitable[Packet | None]]
+    where: str
+
+
 @dataclass(slots=True)
 class _Exchange:
     octets: bytes
@@ -117,10 +122,12 @@ class _Peer:
 class CoA:
     """The client of RFC 5176, on one socket for each version of IP.
 
-    ``reactor`` gives the time-outs, ``now`` the Event-Timestamp.
+    ``reactor`` gives the time-outs, ``now`` the Event-Timestamp. ``reverse`` are the connections
+    of RadSec clients, where there is a door for them.
     """
 
-    def __init__(self, reactor: Any, now: Clock) -> None:
+    def __init__(self, reactor: Any, now: Clock, reverse: Reverse | None = None) -> None:
+        self._reverse = reverse
         self._reactor = reactor
         self._now = now
         self._peers: dict[Place, _Peer] = {}
@@ -133,15 +140,10 @@ class CoA:
 
     async def ask(self, order: Order) -> Outcome:
         """Ask for the end of a session, and with fewer attributes when it is not known so."""
-        client, session = order.client, order.session
-        secrets = [each.secret for each in client.shared]
-        if not secrets:
-            return Outcome(word="no-secret", is_final=True)
-        place = _place(order)
-        if place is None or ipaddress.ip_address(place[0]).version not in self._sockets:
-            return Outcome(word="no-address", detail=client.coa.address or session.nas_address)
-        # During the overlap of two secrets the NAS may have either.
-        secret = secrets[order.attempt % len(secrets)].reveal()
+        road = self._road(order)
+        if isinstance(road, Outcome):
+            return road
+        session = order.session
         code, command = _command(order)
         cause: Cause = _UNKNOWN_CAUSE
         number: int | None = None
@@ -152,9 +154,9 @@ class CoA:
         for rung in rungs:
             names = [] if number == _NAS_MISMATCH else _nas(session)
             attributes = [*names, *rung, *command, self._stamp()]
-            packet = await self._exchange(place, code, attributes, secret)
+            packet = await road.ask(code, attributes)
             if packet is None:
-                return Outcome(word="silent", detail=f"{place[0]} port {place[1]}")
+                return Outcome(word="silent", detail=road.where)
             if packet.code in (Code.DISCONNECT_ACK, Code.COA_ACK):
                 is_over = code is Code.DISCONNECT_REQUEST
                 return Outcome(word="acknowledged", is_done=True, is_over=is_over)
@@ -172,6 +174,23 @@ class CoA:
             return Outcome(word="session-gone", is_done=True, is_over=True, error_cause=503)
         return Outcome(word="refused", error_cause=number, detail=cause.name)
 
+    def _road(self, order: Order) -> Road | Outcome:
+        """Return how the NAS is asked, or why it cannot be."""
+        client, session = order.client, order.session
+        if client.coa.via == "radsec":
+            if self._reverse is None:
+                return Outcome(word="no-address", detail="[protocols.radius] radsec is not set")
+            return Road(partial(self._reverse.ask, client.key, session.nas_address), "over RadSec")
+        secrets = [each.secret for each in client.shared]
+        if not secrets:
+            return Outcome(word="no-secret", is_final=True)
+        place = _place(order)
+        if place is None or ipaddress.ip_address(place[0]).version not in self._sockets:
+            return Outcome(word="no-address", detail=client.coa.address or session.nas_address)
+        # During the overlap of two secrets the NAS may have either.
+        secret = secrets[order.attempt % len(secrets)].reveal()
+        return Road(partial(self._exchange, place, secret), f"{place[0]} port {place[1]}")
+
     def _stamp(self) -> Attribute:
         # RFC 5176, 3.3: against replay; a NAS ignores what is older than five minutes.
         return EVENT_TIMESTAMP, int(self._now().timestamp()).to_bytes(4)
@@ -179,7 +198,7 @@ class CoA:
     # -- one request ------------------------------------------------------------------------
 
     async def _exchange(
-        self, place: Place, code: Code, attributes: Sequence[Attribute], secret: bytes
+        self, place: Place, secret: bytes, code: Code, attributes: Sequence[Attribute]
     ) -> Packet | None:
         """Send a request until it is answered; None when the NAS is silent."""
         peer = self._peers.setdefault(place, _Peer(randomness.randbelow(256)))
@@ -190,7 +209,7 @@ class CoA:
                 return None
         identifier = _free(peer)
         exchange = _Exchange(
-            codec.encode_request(code, identifier, attributes, secret), secret, _ANSWERS[code]
+            codec.encode_request(code, identifier, attributes, secret), secret, ANSWERS[code]
         )
         peer.open[identifier] = exchange
         self._transmit(place, identifier)
