@@ -387,6 +387,15 @@ def test_r85_a_revoked_certificate_ends_its_session(net: Net, session: str) -> N
     assert net.counted == ["acknowledged"]
 
 
+def test_the_nas_is_told_the_name_that_it_reported_last(net: Net) -> None:
+    session = net.login(user_name="anonymous@example.test")
+    assert net.row(session).user_sent == "anonymous@example.test"
+    net.account(1, classes=(session.encode(),), user_name="laptop.example.com")
+    assert net.row(session).user_sent == "laptop.example.com"
+    net.account(3, classes=(session.encode(),), user_name="", seconds=5)
+    assert net.row(session).user_sent == "laptop.example.com"
+
+
 def test_r85_a_hold_a_disabled_person_and_a_blocked_device_end_it_too(
     net: Net, session: str
 ) -> None:

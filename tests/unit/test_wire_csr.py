@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,11 +58,7 @@ def test_everything_that_a_request_says() -> None:
 
 def test_strongswan_does_not_sort_its_attributes() -> None:
     """A strict DER parser refuses the request; the signature covers the order as received."""
-    info = der.read(client.make_csr(rsa_key(), challenge="s3cret", dns=("a.example",)), 0x30)
-    body = info.enter(der.SEQUENCE)
-    head = body.raw() + body.raw() + body.raw()
-    inside = body.enter(0xA0)
-    attributes = [inside.raw() for _ in inside.each()]
+    head, attributes = _cut()
     request = signed_info(der.sequence(head, der.explicit(0, *attributes[::-1])))
     with pytest.raises(ValueError, match="Ordering"):
         x509.load_der_x509_csr(request)
@@ -83,6 +81,49 @@ def signed_info(info: bytes) -> bytes:
     signature = rsa_key().sign(info, padding.PKCS1v15(), hashes.SHA256())
     algorithm = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL_DER)
     return der.sequence(info, algorithm, der.tlv(der.BIT_STRING, b"\0" + signature))
+
+
+def _cut() -> tuple[bytes, list[bytes]]:
+    """Return a CertificationRequestInfo before its attributes, and these."""
+    info = der.read(client.make_csr(rsa_key(), challenge="s3cret", dns=("a.example",)), 0x30)
+    body = info.enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    inside = body.enter(0xA0)
+    return head, [inside.raw() for _ in inside.each()]
+
+
+def _unsorted() -> bytes:
+    head, attributes = _cut()
+    return signed_info(der.sequence(head, der.explicit(0, *attributes[::-1])))
+
+
+def _bare() -> bytes:
+    body = der.read(client.make_csr(rsa_key()), 0x30).enter(der.SEQUENCE)
+    return signed_info(der.sequence(body.raw() + body.raw() + body.raw()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: client.make_csr(rsa_key()), _unsorted, _bare],
+    ids=["usual", "unsorted", "without-attributes"],
+)
+def test_as_pem_it_is_what_was_received(make: Callable[[], bytes]) -> None:
+    request = make()
+    csr.decode(request, NEW)
+    text = csr.pem(request)
+    assert ssl.PEM_cert_to_DER_cert(text.replace(" REQUEST", "")) == request
+    done = subprocess.run(
+        ["openssl", "req", "-verify", "-noout", "-subject"],
+        input=text.encode(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert b"OK" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("data", [b"", b"csr", der.sequence(der.sequence(der.integer(0)))])
+def test_what_is_no_request_has_no_pem(data: bytes) -> None:
+    with pytest.raises(Fault) as caught:
+        csr.pem(data)
+    assert caught.value.code is FaultCode.MALFORMED
 
 
 def test_g_secret_1_challenge_is_not_in_the_repr() -> None:

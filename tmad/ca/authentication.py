@@ -44,6 +44,7 @@ from tmad.storage.database import Database
 from tmad.storage.enroll_secrets import EnrollSecret
 from tmad.storage.people import PersonRow
 from tmad.storage.requests import RequestRow
+from tmad.wire import csr
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -454,7 +455,7 @@ def _spki(certificate: x509.Certificate) -> bytes:
 
 def _pem(evidence: bytes) -> str:
     try:
-        return x509.load_der_x509_csr(evidence).public_bytes(Encoding.PEM).decode()
-    except ValueError:
+        return csr.pem(evidence)
+    except Fault:
         # CRMF and the like have no PEM label of their own.
         return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -17,6 +19,7 @@ from tmad.events import Secret
 from tmad.wire import cms, der, signatures
 from tmad.wire.signatures import Algorithm, Policy
 
+_LABEL = "CERTIFICATE REQUEST"  # RFC 7468, 7
 ELEMENTS = 1_500
 DEPTH = 32
 
@@ -105,6 +108,16 @@ def decode(csr_der: bytes, policy: Policy, *, is_proof: bool = True) -> CSR:
         template=content.template,
         attributes=attributes,
     )
+
+
+def pem(csr_der: bytes) -> str:
+    """Return a request in PEM as it was received; Fault(MALFORMED) for what is no PKCS#10.
+
+    Also one that only :func:`decode` takes: the library below would not write what it cannot read.
+    """
+    _cut(csr_der)
+    lines = textwrap.wrap(base64.b64encode(csr_der).decode(), 64)
+    return "\n".join([f"-----BEGIN {_LABEL}-----", *lines, f"-----END {_LABEL}-----", ""])
 
 
 class Content(NamedTuple):

@@ -22,6 +22,7 @@ from tmad.protocols.radius.eap.tls import Engine, TLSRules
 from tmad.protocols.radius.hooks import LoginHooks
 from tmad.protocols.radius.radsec import Passports, RadSec, finish_context
 from tmad.protocols.radius.responder import Responder
+from tmad.protocols.radius.reverse import Reverse
 from tmad.protocols.radius.server import Exchange, Policy, UDPDoor, Voice
 from tmad.protocols.radius.sessions import SessionSettings
 from tmad.signer.algorithms import KeyAlgorithm
@@ -118,7 +119,13 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         talks.begin,
         patience=settings.challenge_seconds,
     )
-    accounting = sessions.mount(settings.sessions, services, edge, services.sessions, clients)
+    reverse = None
+    if settings.radsec:
+        reverse = Reverse()
+        reverse.relay = edge.relay("disconnects", reverse.answer_worker)
+    accounting = sessions.mount(
+        settings.sessions, services, edge, services.sessions, clients, reverse
+    )
     exchange = Exchange(
         clients,
         responder,
@@ -130,8 +137,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     exchange.relay = edge.relay("conversations", exchange.answer_worker)
     conversations.worker = exchange.relay.index
     _open_udp(settings, exchange, services, edge)
-    if settings.radsec:
-        _open_radsec(settings, exchange, services, edge)
+    if reverse is not None:
+        _open_radsec(settings, exchange, services, edge, reverse)
     edge.every(_FLUSH_SECONDS, clients.flush, name="statistics")
     edge.every(_FORGET_SECONDS, clients.forget_expired, name="secrets", lease=True)
     edge.every(_EXPIRE_SECONDS, conversations.expire, name="conversations")
@@ -216,7 +223,9 @@ def _open_udp(settings: Settings, exchange: Exchange, services: Services, edge: 
         edge.datagram("accounting", address, door, limits)
 
 
-def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edge: Edge) -> None:
+def _open_radsec(
+    settings: Settings, exchange: Exchange, services: Services, edge: Edge, reverse: Reverse
+) -> None:
     clients = services.radius_clients
     passports = Passports(clients, Trust(services.hierarchy), services.status, services.now)
     tls = ServiceTLS(
@@ -233,6 +242,7 @@ def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edg
         edge.reactor,
         _policy(settings),
         Voice(edge.reactor.seconds),
+        reverse,
     )
     for address in settings.radsec:
         edge.stream("radsec", address, radsec.listen(factory, tls))

@@ -31,6 +31,7 @@ from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
 from tmad.plugin import Meter
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Code, Packet
+from tmad.protocols.radius.reverse import ANSWER_CODES, Line, Reverse
 from tmad.protocols.radius.server import OUTCOMES, SERVED, Dropped, Exchange, Policy, Voice
 
 log = Logger()
@@ -111,8 +112,10 @@ class RadSec(Factory):
         reactor: Any,
         policy: Policy,
         voice: Voice,
+        reverse: Reverse,
     ) -> None:
         self.exchange = exchange
+        self.reverse = reverse
         self.clients = clients
         self.passports = passports
         self.meter = meter
@@ -165,6 +168,7 @@ class RadSecConnection(Protocol):
         self.address = address
         self._buffer = bytearray()
         self._passport: Passport | None = None
+        self._line = Line(address, self._write, factory.reactor)
         self._waiting = 0
         self._is_closed = False
 
@@ -179,8 +183,7 @@ class RadSecConnection(Protocol):
         self._read()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
-        self._is_closed = True
-        self.factory.open.discard(self)
+        self._forget()
         self._buffer.clear()
 
     def finish(self) -> None:
@@ -222,6 +225,8 @@ class RadSecConnection(Protocol):
             client=self._passport.client[1],
             address=self.address,
         )
+        if not self._is_closed:
+            self.factory.reverse.add(self._passport.client, self._line)
         self._read()
 
     def _read(self) -> None:
@@ -281,6 +286,9 @@ class RadSecConnection(Protocol):
         except Fault as fault:
             raise Dropped("malformed", fault.detail) from None
         client = await own.passports.recheck(self._passport)
+        if packet.code in ANSWER_CODES:
+            self._line.received(packet)
+            return
         if packet.code not in SERVED["radsec"]:
             self._refuse_code(packet)
             return
@@ -291,9 +299,12 @@ class RadSecConnection(Protocol):
         own.meter.count("status" if is_status else OUTCOMES.get(Code(reply[0]), "other"))
         if reply[0] == Code.ACCESS_REJECT and own.policy.reject_delay:
             await deferLater(own.reactor, own.policy.reject_delay)
+        self._write(reply)
+
+    def _write(self, octets: bytes) -> None:
         # R-26: who has gone meanwhile asks again elsewhere.
         if not self._is_closed:
-            self._transport.write(reply)
+            self._transport.write(octets)
 
     def _refuse_code(self, packet: Packet) -> None:
         """Say that this kind of packet is not served here (draft-ietf-radext-radiusdtls-bis)."""
@@ -311,9 +322,14 @@ class RadSecConnection(Protocol):
     def _abort(self, reason: str, detail: str = "") -> None:
         self.factory.meter.count(f"dropped-{reason}")
         self.factory.voice.say("radsec", reason, self.address, detail)
+        self._forget()
+        self._transport.abortConnection()
+
+    def _forget(self) -> None:
         self._is_closed = True
         self.factory.open.discard(self)
-        self._transport.abortConnection()
+        if self._passport is not None:
+            self.factory.reverse.remove(self._passport.client, self._line)
 
     @property
     def _transport(self) -> Any:
