@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -19,6 +20,8 @@ from tmad.ca.directory import DirectoryDocument
 from tmad.ca.endpoint import EndpointDocument
 from tmad.ca.profile import ProfileDocument
 from tmad.cli.main import NOUNS, cli
+from tmad.config import NodeSettings
+from tmad.daemon import section_models
 from tmad.lifecycle.log_collectors import LogCollectorDocument
 from tmad.lifecycle.notification import NotificationDocument
 from tmad.lifecycle.snmp_targets import SNMPTargetDocument
@@ -38,6 +41,15 @@ def test_links_lead_somewhere(name: str) -> None:
         found = page.parent / target if target else page
         assert found.exists(), f"{name}: {target}"
         assert not place or place in headings(found), f"{name}: {target}{place}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_of_a_node_are_taken(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "tmad.toml"
+    for block in re.findall(r"```toml\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL):
+        if NodeSettings.model_fields.keys() & tomllib.loads(block).keys():
+            file.write_text(block)
+            NodeSettings.load(file, section_models())
 
 
 def headings(page: Path) -> list[str]:
