@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import click
 import pytest
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
 
 from tmad.ca.accounts import ACTIVE_DIRECTORY
 from tmad.ca.authority import AuthorityDocument
@@ -19,6 +20,8 @@ from tmad.ca.directory import DirectoryDocument
 from tmad.ca.endpoint import EndpointDocument
 from tmad.ca.profile import ProfileDocument
 from tmad.cli.main import NOUNS, cli
+from tmad.config import NodeSettings
+from tmad.daemon import section_models
 from tmad.lifecycle.log_collectors import LogCollectorDocument
 from tmad.lifecycle.notification import NotificationDocument
 from tmad.lifecycle.snmp_targets import SNMPTargetDocument
@@ -34,8 +37,34 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), f"{name}: {target}"
+    for target, place in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text("utf-8")):
+        found = page.parent / target if target else page
+        assert found.exists(), f"{name}: {target}"
+        assert not place or place in headings(found), f"{name}: {target}{place}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_of_a_node_are_taken(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "tmad.toml"
+    for block in re.findall(r"```toml\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL):
+        if NodeSettings.model_fields.keys() & tomllib.loads(block).keys():
+            file.write_text(block)
+            NodeSettings.load(file, section_models())
+
+
+def headings(page: Path) -> list[str]:
+    """Return what leads to the headings of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    return [
+        "#" + re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
+
+
+def test_every_page_is_found_from_the_first_one() -> None:
+    first = (ROOT / "README.md").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name}" in first, f"README.md does not name docs/{page.name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,21 +88,21 @@ def settings(words: list[str]) -> Iterator[tuple[str, str]]:
     is_set = words[1:2] == ["set"]
     for before, word in itertools.pairwise(words):
         if before == "--set" or (is_set and "=" in word and not word.startswith("-")):
-            yield words[0], word.partition("=")[0]
+            key = word.partition("=")[0]
+            is_option = words[0] == "endpoint" and key.startswith("options.")
+            yield ("options", key.removeprefix("options.")) if is_option else (words[0], key)
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, list[type[BaseModel]]]:
-    """Return what a setting of each noun can be part of."""
+    """Return what a setting of each noun, or an endpoint's option, can be part of."""
     options = [plugin.load().EndpointOptions for plugin in installed().values()]
     return {
         "active-directory": [ACTIVE_DIRECTORY.model],
         "ca": [AuthorityDocument],
         "directory": [DirectoryDocument],
-        "endpoint": [
-            EndpointDocument,
-            *(create_model("Options", options=(model, ...)) for model in options if model),
-        ],
+        "endpoint": [EndpointDocument],
+        "options": [model for model in options if model is not None],
         "log-collector": [LogCollectorDocument],
         "notification": [NotificationDocument],
         "profile": [ProfileDocument],
