@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field
 
 from tmad import plugin
 from tmad.ca.service_certificates import eap_scope
-from tmad.ca.service_tls import ServiceTLS
+from tmad.ca.service_tls import Behind, ServiceTLS
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.network.clients import PLAIN, Client
 from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
-from tmad.protocols.radius import codec, radsec, sessions
+from tmad.protocols.radius import codec, sessions
 from tmad.protocols.radius.conversations import Conversations
 from tmad.protocols.radius.eap.conversation import Conversation
 from tmad.protocols.radius.eap.tls import Engine, TLSRules
@@ -245,7 +245,7 @@ def _open_radsec(
         reverse,
     )
     for address in settings.radsec:
-        edge.stream("radsec", address, radsec.listen(factory, tls))
+        edge.stream("radsec", address, Behind(tls, factory))
     refresh = edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
     services.service_certificates.listen(refresh)
     edge.every(_WALK_SECONDS, factory.walk, name="radsec-walk")

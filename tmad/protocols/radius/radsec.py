@@ -17,12 +17,11 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tmad.ca.client_certificates import CertificateCheck
-from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
+from tmad.ca.service_tls import ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
@@ -140,21 +139,6 @@ class RadSec(Factory):
         """Look at the certificate of every open connection (R-74)."""
         for connection in list(self.open):
             await connection.recheck()
-
-
-def listen(factory: RadSec, tls: ServiceTLS) -> TLSMemoryBIOFactory:
-    """Return ``factory`` behind TLS; without a certificate yet it refuses connections."""
-    wrapped = _Waiting(tls, False, factory, factory.reactor)
-    wrapped.tls = tls
-    wrapped.noisy = False
-    return wrapped
-
-
-class _Waiting(TLSMemoryBIOFactory):
-    tls: ServiceTLS
-
-    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
-        return super().buildProtocol(addr) if self.tls.is_ready else None
 
 
 @implementer(IHandshakeListener)
