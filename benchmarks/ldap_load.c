@@ -6,41 +6,15 @@
  * under way at a time. Prints: answers, seconds, entries, answers without success, octets, and
  * the median and the 99th percentile of the time that an answer took, in microseconds.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+#include "load.h"
 
 enum { ROOM = 1 << 20, KEPT = 1 << 22, ENTRY = 0x64, DONE = 0x65 };
 
-struct request { unsigned char *data; size_t size; };
 struct peer { int fd; size_t got; double since; unsigned char *data; };
 
-static struct request *requests;
-static size_t count, next, kept;
+static size_t kept;
 static long answers, entries, failures, octets;
 static float times[KEPT];
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
 
 static void ask(struct peer *peer)
 {
@@ -115,26 +89,6 @@ static void hear(struct peer *peer)
         fail("a message is too long");
 }
 
-static void read_requests(const char *path)
-{
-    FILE *file = fopen(path, "r");
-    char *line = NULL;
-    size_t room = 0, most = 0, i;
-    ssize_t size;
-    if (!file)
-        fail(path);
-    while ((size = getline(&line, &room, file)) > 1) {
-        if (count == most)
-            requests = realloc(requests, (most = most * 2 + 1024) * sizeof *requests);
-        requests[count].size = size / 2;
-        requests[count].data = malloc(size / 2 + 1);
-        for (i = 0; i < requests[count].size; i++)
-            sscanf(line + 2 * i, "%2hhx", &requests[count].data[i]);
-        count++;
-    }
-    fclose(file);
-}
-
 static int by_size(const void *one, const void *other)
 {
     float a = *(const float *)one, b = *(const float *)other;
@@ -143,15 +97,13 @@ static int by_size(const void *one, const void *other)
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET};
     struct epoll_event events[64];
-    int queue = epoll_create1(0), on = 1, connections, i, ready;
+    int queue = epoll_create1(0), connections, i, ready;
     double begin, end;
     if (argc != 6)
         return 2;
-    read_requests(argv[3]);
-    address.sin_port = htons(atoi(argv[2]));
-    inet_pton(AF_INET, argv[1], &address.sin_addr);
+    set_address(argv[1], argv[2]);
+    read_requests(argv[3], 0);
     connections = atoi(argv[4]);
     begin = now();
     end = begin + atof(argv[5]);
@@ -159,10 +111,7 @@ int main(int argc, char **argv)
         struct peer *peer = calloc(1, sizeof *peer);
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = peer};
         peer->data = malloc(ROOM);
-        peer->fd = socket(AF_INET, SOCK_STREAM, 0);
-        setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        if (connect(peer->fd, (struct sockaddr *)&address, sizeof address))
-            fail("connect");
+        peer->fd = connected(0);
         epoll_ctl(queue, EPOLL_CTL_ADD, peer->fd, &event);
         ask(peer);
     }

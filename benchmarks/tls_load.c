@@ -7,47 +7,25 @@
  * for each request, without resumption. Prints: answers, seconds, failures, and the median and the
  * 99th percentile of a request's milliseconds (its connection included).
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
+#include "load.h"
+
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 enum { ROOM = 65536 };
 
-struct request { char *data; int size; };
 struct peer { SSL *tls; int fd, is_sent; size_t got; struct request *request; double begun; char data[ROOM]; };
 
-static struct request *requests;
-static size_t count, next;
-static struct sockaddr_in address;
 static SSL_CTX *context;
 static int queue, closes, opened, asks;
 static long answers, failures;
 static double *times;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
 static void die(const char *what)
 {
-    perror(what);
     ERR_print_errors_fp(stderr);
-    exit(1);
+    fail(what);
 }
 
 static void close_peer(struct peer *peer)
@@ -61,11 +39,7 @@ static void close_peer(struct peer *peer)
 
 static void open_peer(struct peer *peer)
 {
-    int on = 1;
-    peer->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (peer->fd < 0 || connect(peer->fd, (struct sockaddr *)&address, sizeof address))
-        die("connect");
-    setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    peer->fd = connected(0);
     fcntl(peer->fd, F_SETFL, O_NONBLOCK);
     peer->tls = SSL_new(context);
     SSL_set_fd(peer->tls, peer->fd);
@@ -90,19 +64,6 @@ static void begin(struct peer *peer)
     peer->begun = now();
     if (!peer->tls)
         open_peer(peer);
-}
-
-/* Return the size of the whole answer, 0 while that is not known. */
-static size_t whole(struct peer *peer)
-{
-    char *end = memmem(peer->data, peer->got, "\r\n\r\n", 4);
-    if (!end)
-        return 0;
-    *end = 0;
-    char *length = strcasestr(peer->data, "\ncontent-length:");
-    size_t size = end + 4 - peer->data + (length ? strtoul(length + 16, NULL, 10) : 0);
-    *end = '\r';
-    return size;
 }
 
 /* Go on with handshake, request and answer as far as the socket allows. */
@@ -134,7 +95,7 @@ static void go_on(struct peer *peer)
             continue;
         }
         peer->data[peer->got += done] = 0;
-        size_t size = whole(peer);
+        size_t size = answer_size(peer->data, peer->got);
         if (!size || peer->got < size)
             continue;
         if (strncmp(peer->data, "HTTP/1.1 200", 12))
@@ -147,30 +108,6 @@ static void go_on(struct peer *peer)
         if (!peer->tls)
             return;
     }
-}
-
-static void load(const char *name)
-{
-    size_t room = 0;
-    char *line = NULL;
-    FILE *file = fopen(name, "r");
-    if (!file)
-        die(name);
-    while (getline(&line, &room, file) > 0) {
-        size_t size = strcspn(line, "\n") / 2;
-        requests = realloc(requests, (count + 1) * sizeof *requests);
-        struct request *request = &requests[count++];
-        request->size = size;
-        request->data = malloc(size);
-        for (size_t at = 0; at < size; at++) {
-            unsigned octet;
-            sscanf(line + 2 * at, "%2x", &octet);
-            request->data[at] = octet;
-        }
-    }
-    fclose(file);
-    free(line);
-    times = calloc(count, sizeof *times);
 }
 
 static void prepare(const char *ca, const char *identity)
@@ -206,11 +143,10 @@ int main(int argc, char **argv)
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
-    address.sin_family = AF_INET;
-    address.sin_port = htons(atoi(argv[1]));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    set_address("127.0.0.1", argv[1]);
     prepare(argv[2], argv[3]);
-    load(argv[4]);
+    read_requests(argv[4], 0);
+    times = calloc(count, sizeof *times);
     closes = !strcmp(argv[6], "close");
     queue = epoll_create1(0);
     int connections = atoi(argv[5]);

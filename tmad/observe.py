@@ -276,6 +276,7 @@ class AccessLog:
         self._writer = writer
         self._lines: list[str] = []
         self._json = False
+        self._second, self._clock = 0, ""  # the time of day of the last line, made once
 
     def configure(self, format: str) -> None:  # noqa: A002  the setting's name
         """Take over the settings of [log]."""
@@ -293,11 +294,11 @@ class AccessLog:
     ) -> None:
         """Add one request; the query is left out, since it may hold a secret."""
         shown = clipped(path.decode("latin-1"), 200)
-        now = datetime.now(UTC)
+        now = time.time()
         if self._json:
             text = json.dumps(
                 {
-                    "time": now.isoformat(timespec="milliseconds"),
+                    "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
                     "level": "info",
                     "source": "access",
                     "event": "request",
@@ -311,8 +312,11 @@ class AccessLog:
                 }
             )
         else:
+            if int(now) != self._second:
+                self._second = int(now)
+                self._clock = f"{datetime.fromtimestamp(now, UTC):%H:%M:%S}"
             text = (
-                f"{now:%H:%M:%S} {status}   {peer} {method} {visible(shown)}"
+                f"{self._clock} {status}   {peer} {method} {visible(shown)}"
                 f" {octets} octets {seconds * 1000:.1f} ms [{mark}]"
             )
         self._lines.append(text)

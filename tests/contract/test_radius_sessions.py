@@ -387,6 +387,48 @@ def test_r85_a_revoked_certificate_ends_its_session(net: Net, session: str) -> N
     assert net.counted == ["acknowledged"]
 
 
+def test_a_station_leaves_when_its_address_is_blocked_or_nobodys(net: Net) -> None:
+    for name, mac in (("printer", "0200000000aa"), ("camera", "0200000000bb")):
+        net.put(
+            tables.devices, "devices", f"default/{name}", tenant="default", name=name, mac=mac,
+            serial_number="", owner="", description="", created_at=net.clock(),
+            updated_at=net.clock(),
+        )  # fmt: skip
+    printer = net.login("mac", device="printer", calling_station="0200000000aa")
+    camera = net.login(
+        "mac", device="camera", calling_station="0200000000bb", nas_port="2", session_key="A2"
+    )
+    # By certificate, at the address of the camera: that a device has another one is no matter.
+    laptop = net.login(
+        device="laptop", calling_station="0200000000bb", nas_port="3", session_key="A3"
+    )
+    net.tick()
+    assert net.orders == []
+    drive(net.database.write(lambda c: c.execute(
+        tables.devices.update().where(tables.devices.c.name == "printer").values(mac=None)
+    )))  # fmt: skip
+    drive(net.disconnects.scan())
+    net.tick()
+    assert [order.session.id for order in net.orders] == [printer]
+    net.change(tables.devices, "devices", "default/camera", blocked_at=net.clock())
+    net.tick()
+    assert {order.session.id for order in net.orders} == {printer, camera, laptop}
+    reasons = [
+        drive(net.sessions.show(ADMIN, "default", one)).disconnects[0].reason
+        for one in (printer, camera, laptop)
+    ]
+    assert reasons == ["device-gone", "device-blocked", "device-blocked"]
+
+
+def test_the_nas_is_told_the_name_that_it_reported_last(net: Net) -> None:
+    session = net.login(user_name="anonymous@example.test")
+    assert net.row(session).user_sent == "anonymous@example.test"
+    net.account(1, classes=(session.encode(),), user_name="laptop.example.com")
+    assert net.row(session).user_sent == "laptop.example.com"
+    net.account(3, classes=(session.encode(),), user_name="", seconds=5)
+    assert net.row(session).user_sent == "laptop.example.com"
+
+
 def test_r85_a_hold_a_disabled_person_and_a_blocked_device_end_it_too(
     net: Net, session: str
 ) -> None:

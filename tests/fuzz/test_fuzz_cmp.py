@@ -168,6 +168,27 @@ def test_well_protected_nonsense_is_answered(data: bytes) -> None:
     judge(DOOR.post, data)
 
 
+@FEW
+@given(
+    st.lists(st.integers(), max_size=3).filter(lambda found: found != [0]),
+    mutated(st.just(der.sequence(der.integer(2**127)))),
+)
+def test_only_the_right_number_answers_a_challenge(beside: list[int], nonsense: bytes) -> None:
+    proof = der.explicit(3, der.tlv(0x81, b"\1"))  # keyAgreement: challengeResp
+    asking = DOOR.world.client(DOOR.shared)
+    asked = asking.request(client.IR, KEY, client.name("dev1"), proof=proof, how={"version": 3})
+    number, nonce = client.solved(asked, KEY), asking.nonce
+    before = DOOR.world.issued()
+    contents = nonsense, der.sequence(*[der.integer(number + each) for each in beside])
+    for content in contents:
+        octets = client.message(
+            client.POPDECR, content, DOOR.shared, transaction=asking.transaction,
+            recipient_nonce=nonce, version=3,
+        )  # fmt: skip
+        judge(DOOR.post, octets)
+    assert DOOR.world.issued() == before
+
+
 def test_the_world_still_works_afterwards() -> None:
     assert DOOR.world.enroll("afterwards").certificate
     assert drive(DOOR.world.exchanges.attend()) >= 0

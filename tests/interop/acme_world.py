@@ -9,10 +9,11 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 
 from tests.daemon import Daemon, free_ports
@@ -86,6 +87,23 @@ class ACMENode:
     def close(self) -> None:
         self.daemon.kill()
         self.names.close()
+
+
+def a_node(*programs: str) -> Any:
+    """Return the fixture ``node`` of a module of tests that need these programs."""
+
+    @pytest.fixture(scope="module")
+    def node(
+        require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[ACMENode]:
+        for program in programs:
+            require_client(program)
+        found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
+        found.daemon.start()
+        yield found
+        found.close()
+
+    return node
 
 
 def _toml(value: object) -> str:

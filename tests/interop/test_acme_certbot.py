@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from tests.interop.acme_world import ACMENode, dns_names, hook, run
+from tests.interop.acme_world import ACMENode, a_node, dns_names, hook, run
 
 pytestmark = pytest.mark.interop
 
 
-@pytest.fixture(scope="module")
-def node(
-    require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ACMENode]:
-    require_client("certbot")
-    found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
-    found.daemon.start()
-    yield found
-    found.close()
+node = a_node("certbot")
 
 
 def certbot(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.acme_client import Account, alpn_solver, http_solver, make_csr
-from tests.interop.acme_world import ACMENode, dns_names
+from tests.interop.acme_world import ACMENode, a_node, dns_names
 from tests.postgres import start_cluster
 from tests.softhsm import create_token
 from tests.unit.validation_world import redirect, saying, server
@@ -31,12 +31,7 @@ HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 ALGORITHMS = ["rsa-2048", "p384", "ed25519", "ml-dsa-65"]
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ACMENode]:
-    found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
-    found.daemon.start()
-    yield found
-    found.close()
+node = a_node()
 
 
 def account(node: ACMENode, label: str = "default", **more: Any) -> Account:

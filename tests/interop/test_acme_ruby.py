@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from tests.interop.acme_world import ACMENode, dns_names, run, web_server
+from tests.interop.acme_world import ACMENode, a_node, dns_names, run, web_server
 
 pytestmark = pytest.mark.interop
 
 CLIENT = Path(__file__).with_name("acme_client.rb")
 
 
-@pytest.fixture(scope="module")
-def node(
-    require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ACMENode]:
-    require_client("ruby")
-    found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
-    found.daemon.start()
-    yield found
-    found.close()
+node = a_node("ruby")
 
 
 def ordered(

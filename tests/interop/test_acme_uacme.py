@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from tests.interop.acme_world import ACMENode, dns_names, hook, run, web_server
+from tests.interop.acme_world import ACMENode, a_node, dns_names, hook, run, web_server
 
 pytestmark = pytest.mark.interop
 
@@ -18,16 +17,7 @@ SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
 ENTER = f'mount --bind "$1" {SYSTEM} && shift && exec "$@"'
 
 
-@pytest.fixture(scope="module")
-def node(
-    require_client: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ACMENode]:
-    for program in ("uacme", "unshare", str(SYSTEM)):
-        require_client(program)
-    found = ACMENode(tmp_path_factory.mktemp("acme") / "node")
-    found.daemon.start()
-    yield found
-    found.close()
+node = a_node("uacme", "unshare", str(SYSTEM))
 
 
 def uacme(

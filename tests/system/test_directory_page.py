@@ -23,7 +23,7 @@ def test_from_nothing_to_encrypted_mail(
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     http, https, client, ops, ldap, ldaps = free_ports(6)
     node = tmp_path / "node"
-    environment = {**os.environ, "TMAD_CONFIG": str(node / "tmad.toml")}
+    environment = dict(os.environ)
 
     def here(text: str) -> str:
         for name, value in {
@@ -43,6 +43,9 @@ def test_from_nothing_to_encrypted_mail(
         words = shlex.split(line, comments=True)
         if words == ["tmad", "run"]:
             break
+        if words[0] == "export":
+            environment.update([words[1].split("=")])
+            continue
         if words[1] == "init":
             words += [f"--http=127.0.0.1:{http}", f"--https=127.0.0.1:{https}"]
             words += [f"--https-client=127.0.0.1:{client}", f"--ops=127.0.0.1:{ops}"]

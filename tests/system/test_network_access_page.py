@@ -17,16 +17,18 @@ def test_from_nothing_to_wifi(tmp_path: Path) -> None:
         r"## From nothing to Wi-Fi\n\n```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
     )
     block = block.replace("/var/lib/tmad", str(tmp_path / "node"))
-    said = ""
+    said, environment = "", dict(os.environ)
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
         if words == ["tmad", "run"]:
             break
+        if words[0] == "export":
+            environment.update([words[1].split("=")])
+            continue
         serial = re.search(r"^serial +([0-9a-f]+)", said, re.MULTILINE)
         if "SERIAL" in words:
             assert serial is not None, said
             words[words.index("SERIAL")] = serial[1]
-        environment = {**os.environ, "TMAD_CONFIG": str(tmp_path / "node" / "tmad.toml")}
         done = COMMANDS.run(tuple(words[1:]), environment, directory=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         said += done.stdout

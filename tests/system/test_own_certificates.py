@@ -18,8 +18,11 @@ _IN_A_ROW = 12  # handshakes, so that each process has its turn
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(tmp_path_factory.mktemp("node"), workers=2, ldap=True).start()
-    yield node
+    node = Daemon(tmp_path_factory.mktemp("node"), workers=2, ldap=True)
+    settings = node.config.read_text()
+    radsec = f'[protocols.radius]\nradsec = ["127.0.0.1:{node.radsec_port}"]\n'
+    node.config.write_text(settings.replace("[protocols.radius]\n", radsec))
+    yield node.start()
     node.kill()
 
 
@@ -36,7 +39,7 @@ def _shown(port: int) -> x509.Certificate:
 
 
 def test_every_listener_of_every_process_shows_the_successor(daemon: Daemon) -> None:
-    ports = (daemon.https_port, daemon.client_port, daemon.ldaps_port)
+    ports = (daemon.https_port, daemon.client_port, daemon.ldaps_port, daemon.radsec_port)
     shown = {_shown(port).serial_number for port in ports for _ in range(_IN_A_ROW)}
     assert len(shown) == 1
     [old] = shown

@@ -155,6 +155,20 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+def test_a_supervisor_that_was_stopped_for_a_while_goes_on(node: Daemon) -> None:
+    """As by a freezer or a debugger: longer than it would have waited for anything."""
+    assert node.process is not None
+    before = workers(node)
+    for _ in range(3):
+        os.kill(node.process.pid, signal.SIGSTOP)
+        time.sleep(1.3)
+        os.kill(node.process.pid, signal.SIGCONT)
+        time.sleep(0.3)
+    assert node.process.poll() is None
+    assert workers(node) == before
+    assert serving(node) == [0, 1]
+
+
 def test_settings_that_cannot_work_end_the_supervisor(tmp_path: Path) -> None:
     node = Daemon(tmp_path, workers=2)
     (tmp_path / "passphrase").write_text("not this one\n")

@@ -6,11 +6,12 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -386,3 +387,27 @@ def approvals(world: World) -> Requests:
         database=b.database, journal=b.journal, authority=b.authority, secrets=b.secrets,
         now=b.clock,
     )  # fmt: skip
+
+
+def fixtures(**account: Any) -> tuple[Any, Any, Any]:
+    """Return the fixtures ``world``, ``client`` and ``shared`` of a module of tests.
+
+    ``client`` has an account with these members; so has ``shared``, for tests that leave nothing
+    behind.
+    """
+
+    @pytest.fixture
+    def world() -> Iterator[World]:
+        made = World()
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def client(world: World) -> Client:
+        return Client(world).register(**account)
+
+    @pytest.fixture(scope="module")
+    def shared() -> Client:
+        return Client(World()).register(**account)
+
+    return world, client, shared

@@ -223,6 +223,18 @@ def encrypting(**document: Any) -> World:
     return w
 
 
+def registered(w: World) -> tuple[World, Holder]:
+    """Return the world with a registration authority's certificate, of the endpoint cmp/ras."""
+    drive(w.open("cmp", "ras", profile="tls-client", challenge={"recoverable": True}))
+    w.url = "/p/ras"
+    key = new_key()
+    asking = w.client(w.shared(endpoint="cmp/ras"))
+    reply = asking.request(client.IR, key, name("ra.example.test"), implicit=True)
+    assert reply.status in (0, 1), reply.text
+    w.url = "/p/iot"
+    return w, Holder(reply.certificate, key)
+
+
 def refusal(reply: Reply, body: int, *bits: str) -> str:
     """Check a refusal; return its words."""
     assert reply.body == body, (reply.body, reply.text)

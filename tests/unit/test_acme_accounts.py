@@ -11,22 +11,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support import drive
-from tests.unit.acme_world import BASE, Answer, Client, World, b64, jwk, sign
+from tests.unit.acme_world import BASE, Answer, Client, World, b64, fixtures, jwk, sign
 from tests.unit.ca_bench import ADMIN
 from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import Actor, Grant
 from tmad.protocols.acme import codec
 from tmad.storage import certificates
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def client(world: World) -> Client:
-    return Client(world).register(contact=["mailto:a@example.test"])
+world, client, _ = fixtures(contact=["mailto:a@example.test"])
 
 
 def test_the_directory_says_where_everything_is(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +22,7 @@ from tests.unit.acme_world import (
     World,
     approvals,
     b64,
+    fixtures,
     make_csr,
     make_csr_of,
     ready,
@@ -39,23 +39,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.storage import certificates
 from tmad.storage.tables import acme_authorizations
 
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(world: World) -> Client:
-    return Client(world).register()
-
-
-@pytest.fixture(scope="module")
-def shared() -> Client:
-    """Return an account for tests that leave nothing behind."""
-    return Client(World()).register()
+world, client, shared = fixtures()
 
 
 def set_authorization(world: World, url: str, **values: Any) -> None:

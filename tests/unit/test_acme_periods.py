@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,26 +10,10 @@ import pytest
 from cryptography import x509
 
 from tests.support import drive
-from tests.unit.acme_world import Client, World, approvals
+from tests.unit.acme_world import Client, World, approvals, fixtures
 from tests.unit.ca_bench import ADMIN
 
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(world: World) -> Client:
-    return Client(world).register()
-
-
-@pytest.fixture(scope="module")
-def shared() -> Client:
-    """Return an account for tests that leave nothing behind."""
-    return Client(World()).register()
+world, client, shared = fixtures()
 
 
 @pytest.mark.parametrize(

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from tests.support import drive
-from tests.unit.acme_world import Client, World, ready
+from tests.unit.acme_world import Client, World, fixtures, ready
 from tmad.ca.validation.contract import Problem
 
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(world: World) -> Client:
-    return Client(world).register()
-
-
-@pytest.fixture(scope="module")
-def shared() -> Client:
-    """Return an account for tests that leave nothing behind."""
-    return Client(World()).register()
+world, client, shared = fixtures()
 
 
 def subproblems(body: Any) -> dict[str, str]:

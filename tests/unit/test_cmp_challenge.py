@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
@@ -16,17 +20,32 @@ from tests.cmp_client import (
     IR,
     KUP,
     KUR,
+    NESTED,
     PKICONF,
     POLLREP,
     POPDECR,
     Client,
+    directory_name,
     name,
     solved,
 )
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN
-from tests.unit.cmp_world import KEYS, RSA, World, encrypting, new_key, refusal, self_signed
+from tests.unit.cmp_world import (
+    KEYS,
+    RSA,
+    World,
+    encrypting,
+    new_key,
+    refusal,
+    registered,
+    self_signed,
+)
 from tmad.errors import Fault, FaultCode
+from tmad.protocols.cmp import codec
+from tmad.protocols.cmp.answers import Signer
+from tmad.protocols.cmp.visit import Visit
+from tmad.storage import tables
 from tmad.wire import der
 
 DEV = name("dev1")
@@ -65,6 +84,13 @@ def test_whoever_can_decrypt_gets_a_certificate(
     assert asking.confirm(certificate, number=7, **how).body == PKICONF
     assert is_good(w, certificate, key)
     assert w.issued() == 1
+    (body,) = drive(w.database.read(_recorded))
+    assert json.loads(body)["proof"] == "decryption"
+
+
+def _recorded(connection: sa.Connection) -> list[str]:
+    asked = tables.requests.c
+    return list(connection.scalars(sa.select(asked.body).where(asked.endpoint == "cmp/iot")))
 
 
 def test_it_needs_no_option_and_may_be_confirmed_silently() -> None:
@@ -227,6 +253,39 @@ def test_another_endpoint_knows_nothing_of_it() -> None:
     assert w.issued() == 0
 
 
+def test_a_registration_authority_wraps_what_goes_on() -> None:
+    w, ra = registered(encrypting(registration_authorities=["tls-client"]))
+    shared = w.shared()
+    wrapping, transaction = w.client(ra), b"T" * 16
+    asking = Client(_wrapped(wrapping), shared, w.ca, transaction)
+    number = solved(asking.request(IR, X25519, DEV, proof=DECRYPT, how=V3), X25519)
+    reply = asking.answer(number, **V3)
+    reply.check(shared, w.ca)
+    assert asking.confirm(reply.certificate, **V3).body == PKICONF
+    assert is_good(w, reply.certificate, X25519)
+    assert len(wrapping.sent) == 3
+
+
+def _wrapped(wrapping: Client) -> Callable[[bytes], bytes]:
+    """Return what posts messages with a registration authority's protection around them."""
+
+    def post(inner: bytes) -> bytes:
+        header = codec.decode(inner).header
+        wrapping.nonce = None
+        same = {"transaction": header.transaction, "nonce": header.sender_nonce}
+        return wrapping.send(NESTED, der.sequence(inner), **same).der
+
+    return post
+
+
+def test_a_registration_authority_asks_for_others() -> None:
+    w, ra = registered(encrypting(registration_authorities=["tls-client"]))
+    asking, number = challenged(w, ra)
+    reply = asking.answer(number, **V3)
+    assert asking.confirm(reply.certificate, **V3).body == PKICONF
+    assert is_good(w, reply.certificate, X25519)
+
+
 def test_a_one_time_secret_inside_the_request() -> None:
     """It is read again with the answer, and stands nowhere in clear meanwhile."""
     w = encrypting()
@@ -325,6 +384,24 @@ def test_other_keys_than_rsa_need_the_newer_messages() -> None:
     w = encrypting()
     reply = w.client(w.shared()).request(IR, X25519, DEV, proof=DECRYPT, how=V2)
     refusal(reply, ERROR, "unsupportedVersion")
+
+
+def test_our_name_must_fit_beside_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an envelope there is room for any."""
+    w = encrypting()
+    answers = w.responder._answers
+    real = answers.signer
+    parts = [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "x" * 64) for _ in range(4)]
+
+    async def with_a_long_name(visit: Visit) -> Signer:
+        return replace(await real(visit), name=directory_name(x509.Name(parts)))
+
+    monkeypatch.setattr(answers, "signer", with_a_long_name)
+    asking = w.client(w.shared())
+    reply = asking.request(IR, RSA, DEV, proof=DECRYPT, how=V2)
+    refusal(reply, ERROR, "unsupportedVersion")
+    asking.begin()
+    assert solved(asking.request(IR, RSA, DEV, proof=DECRYPT, how=V3), RSA)
 
 
 def test_the_profile_says_which_keys() -> None:

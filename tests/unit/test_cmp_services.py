@@ -42,9 +42,11 @@ from tests.support import drive
 from tests.unit.ca_bench import ADMIN
 from tests.unit.cmp_world import (
     World,
+    encrypting,
     infos,
     new_key,
     refusal,
+    registered,
     self_signed,
     sequence,
     world,
@@ -128,7 +130,8 @@ def test_questions() -> None:
     asking = w.client(holder)
     found = infos(asking.ask(*[(number, b"") for number in (1, 2, 3, 4, 5, 6, 16, 17, 19, 20, 99)]))
     assert list(found) == [1, 2, 3, 4, 5, 6, 16, 17, 19, 18, 7]
-    assert found[1] is found[3] is found[5] is found[18] is None
+    assert found[1] is found[5] is found[18] is None
+    assert sequence(found[3]) == [der.sequence(der.oid("1.2.840.113549.1.1.1"), der.NULL_DER)]
     crl = x509.load_der_x509_crl(found[6] or b"")
     assert crl.is_signature_valid(w.ca.public_key())  # type: ignore[arg-type]
     (ca,) = sequence(found[17])
@@ -140,6 +143,20 @@ def test_questions() -> None:
     assert not rest
     assert oracle["certTemplate"].hasValue()
     assert template
+
+
+def test_kinds_of_keys_that_are_certified() -> None:
+    w = encrypting()
+    asking = w.client(w.enroll())
+    found = infos(asking.ask((2, b""), (3, b"")))
+    named: dict[int, list[str]] = {}
+    for number in (2, 3):
+        content, rest = decoder.decode(found[number], asn1Spec=rfc9810.SignKeyPairTypesValue())
+        assert not rest
+        named[number] = [str(each["algorithm"]) for each in content]
+    rsa_ec = ["1.2.840.113549.1.1.1", "1.2.840.10045.2.1", "1.2.840.10045.2.1"]
+    ml_kem = ["2.16.840.1.101.3.4.4.2", "2.16.840.1.101.3.4.4.3"]
+    assert named == {2: [*rsa_ec, "1.3.101.112"], 3: [*rsa_ec, "1.3.101.110", *ml_kem]}
 
 
 def test_questions_by_whoever_knows_a_secret_that_is_not_used_up() -> None:
@@ -226,15 +243,8 @@ def test_crls_that_are_newer() -> None:
 
 @pytest.fixture
 def with_ra() -> tuple[World, Holder]:
-    w = world(registration_authorities=["tls-client"], renewal={"profiles": ["device"]})
-    drive(w.open("cmp", "ras", profile="tls-client", challenge={"recoverable": True}))
-    w.url = "/p/ras"
-    key = new_key()
-    asking = w.client(w.shared(endpoint="cmp/ras"))
-    reply = asking.request(IR, key, name("ra.example.test"), implicit=True)
-    assert reply.status in (0, 1), reply.text
-    w.url = "/p/iot"
-    return w, Holder(reply.certificate, key)
+    ra = {"registration_authorities": ["tls-client"], "renewal": {"profiles": ["device"]}}
+    return registered(world(**ra))
 
 
 def test_an_ra_asks_and_revokes_for_others(with_ra: tuple[World, Holder]) -> None:

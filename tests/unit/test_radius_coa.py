@@ -69,7 +69,7 @@ def test_r81_a_request_names_nas_session_and_time_and_is_signed_first() -> None:
     assert wire.outcome() == Outcome(word="acknowledged", is_done=True, is_over=True)
     [(code, attributes)] = nas.requests
     assert code == 40
-    assert attributes[USER_NAME] == b"laptop.example.com"
+    assert attributes[USER_NAME] == b"anonymous"  # as it was asked for
     assert attributes[KEY] == b"A1"
     assert attributes[CALLING] == b"02-00-00-00-00-AA"  # letter for letter
     assert attributes[NAS_ID] == b"sw1"
@@ -110,20 +110,46 @@ def test_a_request_whose_answer_was_lost_is_answered_when_it_comes_again() -> No
 
 
 def test_r83_session_context_not_found_is_success_once_fewer_names_were_tried() -> None:
-    nas = NAS(answer=refuses(503, 503, 503))
+    nas = NAS(answer=refuses(503, 503, 503, 503))
     outcome = Wire(nas).outcome()
     assert (outcome.word, outcome.is_done, outcome.is_over) == ("session-gone", True, True)
     named = [set(attributes) & {USER_NAME, KEY, CALLING} for _, attributes in nas.requests]
-    assert named == [{USER_NAME, KEY, CALLING}, {KEY, CALLING}, {CALLING}]
+    full = {USER_NAME, KEY, CALLING}
+    assert named == [full, full, {KEY, CALLING}, {CALLING}]
+    names = [attributes.get(USER_NAME) for _, attributes in nas.requests]
+    assert names == [b"anonymous", b"laptop.example.com", None, None]
 
 
 def test_a_session_that_the_nas_knows_by_another_name_is_found() -> None:
     assert Wire(NAS(answer=refuses(503))).outcome().word == "acknowledged"
     assert Wire(NAS(answer=refuses(401, 503))).outcome().word == "acknowledged"
+    assert Wire(NAS(answer=refuses(503, 503, 503))).outcome().word == "acknowledged"
+
+
+def test_a_nas_that_goes_by_the_name_alone_ends_no_other_session() -> None:
+    """strongSwan: what Access-Accept named may be the name of another tunnel there."""
+    asked: list[bytes] = []
+
+    def answer(code: int, attributes: dict[int, bytes]) -> tuple[int, int | None]:
+        asked.append(attributes.get(USER_NAME, b""))
+        return (code + 1, None) if attributes.get(USER_NAME) else (code + 2, None)
+
+    assert Wire(NAS(answer=answer)).outcome(user_name="phone").word == "acknowledged"
+    assert asked == [b"phone"]
+
+
+def test_an_identifier_is_not_taken_again_at_once() -> None:
+    """Also by the next question after all were answered: strongSwan would repeat its answer."""
+    wire = Wire(NAS())
+    for number in range(600):
+        wire.ask(session_key=f"K{number}")
+    assert len(wire.outcomes) == 600
+    identifiers = [octets[1] for octets in wire.nas.octets]
+    assert all(len(set(identifiers[at : at + 256])) == 256 for at in range(600 - 256))
 
 
 def test_a_station_with_a_newer_session_does_not_lose_that() -> None:
-    nas = NAS(answer=refuses(503, 503, 503))
+    nas = NAS(answer=refuses(503, 503, 503))  # two names, then none
     assert Wire(nas).outcome(is_alone=False).word == "session-gone"
     assert all(KEY in attributes for _, attributes in nas.requests)
 
@@ -149,7 +175,7 @@ def test_r83_a_refusal_is_told_with_its_cause_and_tried_later(cause: int) -> Non
 
 
 def test_a_refusal_without_a_cause_is_a_refusal() -> None:
-    outcome = Wire(NAS(answer=refuses(None, None, None))).outcome()
+    outcome = Wire(NAS(answer=refuses(None, None, None, None))).outcome()
     assert (outcome.word, outcome.error_cause) == ("refused", None)
 
 
@@ -306,4 +332,4 @@ def test_who_is_silent_to_one_question_is_not_waited_for_with_the_next() -> None
         wire.reactor.advance(3.4)
     assert [outcome.word for outcome in wire.outcomes] == ["silent"] * 100
     assert len(wire.places) == 96
-    assert wire.coa._peers == {}
+    assert not any(peer.open or peer.waiting for peer in wire.coa._peers.values())

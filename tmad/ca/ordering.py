@@ -93,9 +93,10 @@ class Ordering:
         if applicant.listed is not None:
             # T-AD-01: what was asked for is not even looked at.
             subject, asked = names_of(applicant.listed, profile.document)
+        held = () if renews is None else _names_of(renews.certificate)
         if renews is not None and not asked:
             # Many clients leave the names out of a renewal: they are those of before.
-            asked = _names_of(renews.certificate)
+            asked = held
         key = keycheck.check(
             request.key,
             profile.document.keys,
@@ -115,7 +116,9 @@ class Ordering:
         )
         check_constraints(permission.signer.chain, template.subject, template.names)
         if renews is not None:
-            _check_same_holder(renews, template.subject, template.names)
+            _check_same_holder(
+                (renews.certificate.subject, held), (template.subject, template.names)
+            )
         check_names(applicant, endpoint.document, template.subject, template.names)
         if applicant.secret is not None:
             self._secrets.check_binding(
@@ -236,18 +239,15 @@ def check_road(profile: Profile, via: str) -> None:
 
 
 def _check_same_holder(
-    renews: Renewed, subject: x509.Name, alternative: tuple[x509.GeneralName, ...]
+    old: tuple[x509.Name, Sequence[x509.GeneralName]],
+    new: tuple[x509.Name, Sequence[x509.GeneralName]],
 ) -> None:
-    old = renews.certificate
-    if subject != old.subject or not names.same(alternative, _names_of(old)):
+    if new[0] != old[0] or not names.same(new[1], old[1]):
         raise Fault(
             FaultCode.REJECTED,
             "a renewal must keep subject and names",
             rule="renewal.names",
-            values={
-                "old": _described(old.subject, _names_of(old)),
-                "new": _described(subject, alternative),
-            },
+            values={"old": _described(*old), "new": _described(*new)},
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
@@ -69,6 +69,19 @@ class ServiceTLS:
         """Return the connection object of one handshake."""
         assert self._context is not None, "nobody is served before there is a certificate"
         return SSL.Connection(self._context, None)
+
+
+class Behind(TLSMemoryBIOFactory):
+    """A factory's connections behind TLS; without a certificate yet it refuses them."""
+
+    noisy = False
+
+    def __init__(self, tls: ServiceTLS, factory: Any) -> None:
+        super().__init__(tls, False, factory, factory.reactor)
+        self._tls = tls
+
+    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
+        return super().buildProtocol(addr) if self._tls.is_ready else None
 
 
 def _context(found: ServiceCertificate, key: Any) -> SSL.Context:

@@ -28,6 +28,7 @@ _LONGEST_DELAY = 30.0
 _HEALTHY_SECONDS = 10.0
 # A worker says every third of this that its reactor turns; one that does not is replaced.
 WATCHDOG_SECONDS = 60
+_ASLEEP_SECONDS = 10.0  # since this process has looked last: it was stopped itself
 
 
 @dataclass(slots=True)
@@ -68,44 +69,62 @@ class Supervisor:
         self._stop_seconds = stop_seconds
         self._is_stopping = False
         self._was_ready = False
+        self._looked = time.monotonic()
+        # Signals arrive here as octets. (What sigtimedwait returns after a pause of the process,
+        # as by a freezer or a debugger, may be no signal at all: Python 3.11.)
+        self._signals, self._bell = socket.socketpair()
+        self._signals.setblocking(False)
+        self._bell.setblocking(False)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        before = {number: signal.signal(number, _wake) for number in _SIGNALS}
+        bell = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         try:
             for worker in self._workers:
                 self._start(worker)
             while True:
-                self._handle(self._wait())
+                for received in self._wait():
+                    self._handle(received)
                 code = self._look_after()
                 if code is not None:
                     return code
         finally:
             self._kill()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.set_wakeup_fd(bell)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._signals.close()
+            self._bell.close()
 
     # -- steps --------------------------------------------------------------------------------
 
-    def _wait(self) -> signal.Signals | None:
+    def _wait(self) -> bytes:
+        """Return the numbers of the signals that came, or nothing after a while."""
         self._listen()
         pause = 1.0 if self._was_ready and not self._is_stopping else 0.05
         waiting = [w.restart_at for w in self._workers if w.process is None and w.restart_at]
         if waiting:
             pause = max(0.01, min(pause, min(waiting) - time.monotonic()))
-        found = signal.sigtimedwait(_SIGNALS, pause)
-        return signal.Signals(found.si_signo) if found else None
+        ready, _, _ = select.select([self._signals], [], [], pause)
+        return self._signals.recv(4_096) if ready else b""
 
-    def _handle(self, received: signal.Signals | None) -> None:
+    def _handle(self, received: int) -> None:
         if received in (signal.SIGTERM, signal.SIGINT) and not self._is_stopping:
             self._is_stopping = True
             process.notify("STOPPING=1")
             self._deadline = time.monotonic() + self._stop_seconds + 5
             self._send(signal.SIGTERM)
-        elif received is signal.SIGHUP:
+        elif received == signal.SIGHUP:
             self._send(signal.SIGHUP)
 
     def _look_after(self) -> int | None:
         now = time.monotonic()
+        if now - self._looked > _ASLEEP_SECONDS:
+            # They may have been stopped as long as this process was.
+            for worker in self._workers:
+                worker.heard = max(worker.heard, now)
+        self._looked = now
         for worker in self._workers:
             if worker.process is not None and worker.process.poll() is not None:
                 code = self._buried(worker, now)
@@ -165,7 +184,6 @@ class Supervisor:
             [*self._command, f"{worker.index}/{len(self._workers)}"],
             env=environment,
             pass_fds=tuple(descriptors.values()),
-            preexec_fn=_unblock,
             stdin=subprocess.DEVNULL,
         )
 
@@ -199,8 +217,8 @@ class Supervisor:
                 opened.close()
 
 
-def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+def _wake(number: int, frame: object) -> None:
+    """Do nothing: that there is a handler makes the signal ring the bell."""
 
 
 def command(config: os.PathLike[str]) -> list[str]:

@@ -225,7 +225,7 @@ class EnrollSecrets:
         profile: str,
     ) -> None:
         """Raise the neutral Fault unless the secret is good for these names and this profile."""
-        binding = Binding.model_validate_json(secret.bound_to)
+        binding = _binding(secret.bound_to)
         if (violation := binding.violation(subject, names, profile)) is not None:
             rule, value = violation
             raise refusal(rule, secret=secret.id, asked=value, bound_to=secret.bound_to)
@@ -379,6 +379,10 @@ def new_id(now: datetime) -> str:
     """Return a ULID: 48 bits of milliseconds and 80 random bits, sorting by time."""
     number = int(now.timestamp() * 1000) << 80 | randomness.randbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+# The same again and again for a static secret, and for those that nobody bound.
+_binding = lru_cache(maxsize=256)(Binding.model_validate_json)
 
 
 def _about(row: EnrollSecret) -> str:

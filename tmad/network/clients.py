@@ -100,6 +100,11 @@ class CoAOptions(BaseModel):
         default="", description="Where to send them; default: where the login came from."
     )
     port: int = Field(default=3799, ge=1, le=65_535, description="Old Cisco devices: 1700.")
+    via: Literal["udp", "radsec"] = Field(
+        default="udp",
+        description="radsec: down the connections that it has made, as for a NAS behind NAT that"
+        " takes them there (Cisco IOS XE 17.6, Aruba Instant, FreeRADIUS 3.2).",
+    )
     how: Literal["disconnect", "reauthenticate", "bounce-port"] = Field(
         default="disconnect",
         description="What is asked of it; the latter two are Cisco's CoA commands.",
@@ -162,6 +167,8 @@ class RadiusClientDocument(BaseModel):
 
     @model_validator(mode="after")
     def _check_known(self) -> RadiusClientDocument:
+        if self.coa.via == "radsec" and not (self.radsec.names or self.radsec.fingerprints):
+            raise ValueError("coa.via=radsec is for clients with radsec.names or fingerprints")
         if not (self.prefixes or self.radsec.names or self.radsec.fingerprints):
             raise ValueError("give prefixes, radsec.names or radsec.fingerprints")
         if len(set(self.methods)) != len(self.methods):

@@ -365,6 +365,7 @@ def advanced(row: SessionRow, report: Report, happened: datetime, now: datetime)
     """Return a session as it is after a report that may be late, or come again."""
     row = replace(
         row,
+        user_sent=report.user_name or row.user_sent,
         session_key=row.session_key or report.session_key,
         nas_port=row.nas_port or report.nas_port,
         calling_station=row.calling_station or report.calling_station,
@@ -425,6 +426,7 @@ def opened(admitted: Admitted, visit: Visit, method: str, now: datetime) -> Sess
         nas_port=visit.nas_port,
         session_key=visit.session_key,
         user_name=admitted.user_name,
+        user_sent=visit.user_name,
         person=admitted.person,
         device=admitted.device,
         issuer_id=issuer_id,
@@ -464,6 +466,7 @@ def _unknown(report: Report, now: datetime) -> SessionRow:
         nas_port=report.nas_port,
         session_key=report.session_key,
         user_name=report.user_name,
+        user_sent=report.user_name,
         person=None,
         device=None,
         issuer_id=None,

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from typing import Any
 
-_MOST = 64  # rows of one statement, a power of two
+# Rows of one statement: the driver keeps each that differs, and there are a dozen of them.
+_MOST = 32
 _INSERT = re.compile(r"INSERT (.*? VALUES )(\([?, ]*\))(.*)", re.DOTALL)
 _UPDATE = re.compile(r"UPDATE (.*?) WHERE (.*)", re.DOTALL)
 
@@ -39,15 +40,12 @@ class ManyRows:
         self._tail = f") AS given WHERE {update[2]}"
 
     def calls(self, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
-        """Yield statements and their parameters for these rows.
+        """Yield statements and their parameters for these rows."""
+        for start in range(0, len(rows), _MOST):
+            some = rows[start : start + _MOST]
+            yield self._sql(len(some)), [*chain.from_iterable(some)]
 
-        In powers of two, so that there are few different statements to compile.
-        """
-        start = 0
-        while left := len(rows) - start:
-            number = min(1 << (left.bit_length() - 1), _MOST)
-            sql = self._alone
-            if number > 1:
-                sql = f"{self._head}{', '.join([self._row] * number)}{self._tail}"
-            yield sql, [*chain.from_iterable(rows[start : start + number])]
-            start += number
+    def _sql(self, number: int) -> str:
+        if number == 1:
+            return self._alone
+        return f"{self._head}{', '.join([self._row] * number)}{self._tail}"

@@ -47,6 +47,7 @@ class SessionRow:
     nas_port: str
     session_key: str  # Acct-Session-Id
     user_name: str
+    user_sent: str = ""  # what its NAS calls the user, which may be nobody's name
     person: str | None
     device: str | None
     issuer_id: int | None
@@ -122,6 +123,7 @@ _INSERT = Statement(t.insert(), columns=_NAMES)
 # What accounting tells.
 _TOLD = (
     "state",
+    "user_sent",
     "nas_port",
     "session_key",
     "ssid",

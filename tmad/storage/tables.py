@@ -510,6 +510,7 @@ radius_sessions = sa.Table(
     sa.Column("nas_port", sa.Text, nullable=False),
     sa.Column("session_key", sa.Text, nullable=False),  # Acct-Session-Id, or empty
     sa.Column("user_name", sa.Text, nullable=False),  # as Access-Accept named it
+    sa.Column("user_sent", sa.Text, nullable=False, server_default=""),  # as the client last did
     sa.Column("person", sa.Text),
     sa.Column("device", sa.Text),
     sa.Column("issuer_id", sa.BigInteger),

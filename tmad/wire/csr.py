@@ -56,7 +56,9 @@ class CSR:
 class _Parts:
     """A request cut up as received."""
 
+    whole: bytes
     signed: bytes  # CertificationRequestInfo
+    is_strict: bool  # version 1, and attributes whose order can be right only
     subject: bytes
     key: bytes
     attributes: tuple[bytes, ...]
@@ -69,6 +71,8 @@ class _Parts:
         strongSwan and others write the SET as it comes. The order means nothing, and the
         signature is checked over what was received.
         """
+        if self.is_strict:
+            return self.whole
         attributes = der.explicit(0, *sorted(self.attributes))
         info = der.sequence(der.integer(0), self.subject, self.key, attributes)
         signature = der.tlv(der.BIT_STRING, b"\0" + self.signature)
@@ -195,15 +199,18 @@ def _cut(csr_der: bytes) -> _Parts:
         raise der.malformed("the signature is not whole octets", "wire.csr")
     info = der.read(signed, der.SEQUENCE)
     # RFC 2986, 4.1 has 0 alone; clients that take it for a certificate's write 2, or mean 1 by 1.
-    if info.integer() not in (0, 1, 2):
+    version = info.integer()
+    if version not in (0, 1, 2):
         raise _unreadable("its version is not 1")
     subject, key = info.raw(der.SEQUENCE), info.raw(der.SEQUENCE)
     attributes: tuple[bytes, ...] = ()
+    is_strict = False
     if info.peek() >= 0:  # some clients leave out even an empty [0]
         inside = info.enter(0xA0)
         attributes = tuple([inside.raw(der.SEQUENCE) for _ in inside.each()])
+        is_strict = version == 0 and len(attributes) <= 1
     info.finish()
-    return _Parts(signed, subject, key, attributes, algorithm, bits[1:])
+    return _Parts(csr_der, signed, is_strict, subject, key, attributes, algorithm, bits[1:])
 
 
 def _unreadable(what: str) -> Fault:

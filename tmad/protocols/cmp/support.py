@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -62,7 +62,17 @@ _KEYS: Final[Mapping[str, bytes]] = {
     "ml-dsa-44": der.sequence(der.oid("2.16.840.1.101.3.4.3.17")),
     "ml-dsa-65": der.sequence(der.oid("2.16.840.1.101.3.4.3.18")),
     "ml-dsa-87": der.sequence(der.oid("2.16.840.1.101.3.4.3.19")),
+    "x25519": der.sequence(der.oid("1.3.101.110")),
+    "x448": der.sequence(der.oid("1.3.101.111")),
+    "ml-kem-768": der.sequence(der.oid("2.16.840.1.101.3.4.4.2")),
+    "ml-kem-1024": der.sequence(der.oid("2.16.840.1.101.3.4.4.3")),
 }
+# The usage that a certificate has for a key that something can be encrypted to.
+_RECEIVING: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("rsa", "ml-kem-768", "ml-kem-1024"), "key_encipherment"),
+    **dict.fromkeys(("p256", "p384", "p521", "x25519", "x448"), "key_agreement"),
+}
+_SIGNING: Final = frozenset(_KEYS) - {"x25519", "x448", "ml-kem-768", "ml-kem-1024"}
 
 
 class Support:
@@ -73,7 +83,7 @@ class Support:
         self._answers: Mapping[bytes, _Answering] = {
             CA_PROT_ENC_CERT: self._nothing(CA_PROT_ENC_CERT),
             SIGN_KEY_PAIR_TYPES: self._sign_key_pair_types,
-            ENC_KEY_PAIR_TYPES: self._nothing(ENC_KEY_PAIR_TYPES),
+            ENC_KEY_PAIR_TYPES: self._enc_key_pair_types,
             PREFERRED_SYMM_ALG: self._preferred_cipher,
             CA_KEY_UPDATE_INFO: self._nothing(CA_KEY_UPDATE_INFO),
             CURRENT_CRL: self._current_crl,
@@ -116,8 +126,15 @@ class Support:
     async def _sign_key_pair_types(self, visit: Visit, value: bytes | None) -> Info:
         _check_absent(SIGN_KEY_PAIR_TYPES, value)
         document = await self._profile(visit)
-        known = [_KEYS[name] for name in document.keys.algorithms if name in _KEYS]
-        return Info(SIGN_KEY_PAIR_TYPES, der.sequence(*known))
+        names = [name for name in document.keys.algorithms if name in _SIGNING]
+        return Info(SIGN_KEY_PAIR_TYPES, _kinds(names))
+
+    async def _enc_key_pair_types(self, visit: Visit, value: bytes | None) -> Info:
+        _check_absent(ENC_KEY_PAIR_TYPES, value)
+        document = await self._profile(visit)
+        usages = document.extensions.key_usage
+        names = [name for name in document.keys.algorithms if _RECEIVING.get(name) in usages]
+        return Info(ENC_KEY_PAIR_TYPES, _kinds(names))
 
     async def _preferred_cipher(self, visit: Visit, value: bytes | None) -> Info:
         _check_absent(PREFERRED_SYMM_ALG, value)
@@ -241,6 +258,11 @@ def _check_absent(oid: bytes, value: bytes | None) -> None:
         raise codec.bad_request(
             "the question must have no value", "cmp.general.value", type=der.dotted(oid)
         )
+
+
+def _kinds(names: Sequence[str]) -> bytes | None:
+    """Return AlgorithmIdentifiers of kinds of keys; None where there are none."""
+    return der.sequence(*[_KEYS[name] for name in names]) if names else None
 
 
 def _certificate(value: bytes) -> x509.Certificate:

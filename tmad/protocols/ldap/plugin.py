@@ -24,7 +24,7 @@ from tmad.protocols.ldap.passports import Passports
 from tmad.protocols.ldap.responder import Responder
 from tmad.protocols.ldap.root import Root
 from tmad.protocols.ldap.searches import SearchLimits
-from tmad.protocols.ldap.server import LDAPFactory, behind_tls
+from tmad.protocols.ldap.server import LDAPFactory, LDAPSFactory
 
 EndpointOptions: type[BaseModel] | None = None
 
@@ -121,7 +121,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     for address in settings.listen:
         edge.stream("ldap", address, plain)
     for address in settings.tls:
-        edge.stream("ldaps", address, behind_tls(secure))
+        edge.stream("ldaps", address, LDAPSFactory(tls, secure))
     # At once: a timer may begin a second after the doors are open.
     edge.reactor.callLater(0, lambda: ensureDeferred(_prepare(tls)))
     refresh = edge.every(_TLS_SECONDS, tls.refresh, name="certificate")

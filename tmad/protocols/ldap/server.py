@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-from tmad.ca.service_tls import ServiceTLS
+from tmad.ca.service_tls import Behind, ServiceTLS
 from tmad.protocols.ldap.bounds import Bounds, Meters, Rates
 from tmad.protocols.ldap.codec import Result
 from tmad.protocols.ldap.connection import LDAPConnection
@@ -55,18 +55,8 @@ class LDAPFactory(Factory):
             connection.sweep(now)
 
 
-def behind_tls(factory: LDAPFactory) -> TLSMemoryBIOFactory:
-    """Return ``factory`` behind TLS; without a certificate yet it refuses connections."""
-    wrapped = _Waiting(factory.tls, False, factory, factory.reactor)
-    wrapped.tls = factory.tls
-    wrapped.noisy = False
-    return wrapped
+class LDAPSFactory(Behind):
+    """Accepts connections behind TLS."""
 
-
-class _Waiting(TLSMemoryBIOFactory):
     # Twisted's usual one waits for more to write; here each write is a whole answer.
     protocol = TLSMemoryBIOProtocol
-    tls: ServiceTLS
-
-    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
-        return super().buildProtocol(addr) if self.tls.is_ready else None

@@ -10,8 +10,9 @@ import ipaddress
 import re
 import secrets as randomness
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -22,11 +23,14 @@ from tmad.events import Clock
 from tmad.network.disconnects import Order, Outcome
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
+from tmad.protocols.radius.reverse import ANSWERS, Reverse
 from tmad.storage.radius_sessions import SessionRow
 
 TRIES: Final = 3
 _WAIT: Final = 3.0  # seconds before a request is sent again
 _JITTER: Final = 0.1  # RFC 5080, 2.2.1
+# Of each the next identifier: strongSwan takes the one that it heard last for a repetition.
+_REMEMBERED: Final = 10_000
 # Of one NAS; identifiers tell 256 apart, and a small device need not be flooded.
 _AT_ONCE: Final = 32
 
@@ -35,10 +39,6 @@ CISCO, CISCO_AVPAIR = 9, 1
 _LEGACY_PORT: Final = 1700
 # Who listens on the port that Cisco had chosen before RFC 3576 did.
 _LEGACY: Final = frozenset({"cisco", "airespace", "meraki"})
-_ANSWERS: Final = {
-    Code.DISCONNECT_REQUEST: (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK),
-    Code.COA_REQUEST: (Code.COA_ACK, Code.COA_NAK),
-}
 # What ends a session otherwise than Disconnect-Request, by the vendor that understands it.
 _COMMANDS: Final[dict[str, dict[str, Attribute]]] = {
     "reauthenticate": dict.fromkeys(
@@ -93,6 +93,13 @@ _MAC: Final = re.compile(r"[0-9a-f]{12}")
 Place: TypeAlias = tuple[str, int]
 
 
+class Road(NamedTuple):
+    """How a NAS is asked; ``where`` is for people."""
+
+    ask: Callable[[Code, Sequence[Attribute]], Awaitable[Packet | None]]
+    where: str
+
+
 @dataclass(slots=True)
 class _Exchange:
     octets: bytes
@@ -115,10 +122,12 @@ class _Peer:
 class CoA:
     """The client of RFC 5176, on one socket for each version of IP.
 
-    ``reactor`` gives the time-outs, ``now`` the Event-Timestamp.
+    ``reactor`` gives the time-outs, ``now`` the Event-Timestamp. ``reverse`` are the connections
+    of RadSec clients, where there is a door for them.
     """
 
-    def __init__(self, reactor: Any, now: Clock) -> None:
+    def __init__(self, reactor: Any, now: Clock, reverse: Reverse | None = None) -> None:
+        self._reverse = reverse
         self._reactor = reactor
         self._now = now
         self._peers: dict[Place, _Peer] = {}
@@ -131,15 +140,10 @@ class CoA:
 
     async def ask(self, order: Order) -> Outcome:
         """Ask for the end of a session, and with fewer attributes when it is not known so."""
-        client, session = order.client, order.session
-        secrets = [each.secret for each in client.shared]
-        if not secrets:
-            return Outcome(word="no-secret", is_final=True)
-        place = _place(order)
-        if place is None or ipaddress.ip_address(place[0]).version not in self._sockets:
-            return Outcome(word="no-address", detail=client.coa.address or session.nas_address)
-        # During the overlap of two secrets the NAS may have either.
-        secret = secrets[order.attempt % len(secrets)].reveal()
+        road = self._road(order)
+        if isinstance(road, Outcome):
+            return road
+        session = order.session
         code, command = _command(order)
         cause: Cause = _UNKNOWN_CAUSE
         number: int | None = None
@@ -150,9 +154,9 @@ class CoA:
         for rung in rungs:
             names = [] if number == _NAS_MISMATCH else _nas(session)
             attributes = [*names, *rung, *command, self._stamp()]
-            packet = await self._exchange(place, code, attributes, secret)
+            packet = await road.ask(code, attributes)
             if packet is None:
-                return Outcome(word="silent", detail=f"{place[0]} port {place[1]}")
+                return Outcome(word="silent", detail=road.where)
             if packet.code in (Code.DISCONNECT_ACK, Code.COA_ACK):
                 is_over = code is Code.DISCONNECT_REQUEST
                 return Outcome(word="acknowledged", is_done=True, is_over=is_over)
@@ -163,12 +167,29 @@ class CoA:
             if cause.verdict == "later":
                 break
             # Not known by its user name may only mean that the NAS has another one for it.
-            is_blamed_on_name = rung is rungs[0] and len(rungs) > 1
+            is_blamed_on_name = rung[0][0] == codec.USER_NAME
             is_gone |= cause.verdict == "gone" and not is_blamed_on_name
         if is_gone:
             # R-83: whoever is to go is gone already.
             return Outcome(word="session-gone", is_done=True, is_over=True, error_cause=503)
         return Outcome(word="refused", error_cause=number, detail=cause.name)
+
+    def _road(self, order: Order) -> Road | Outcome:
+        """Return how the NAS is asked, or why it cannot be."""
+        client, session = order.client, order.session
+        if client.coa.via == "radsec":
+            if self._reverse is None:
+                return Outcome(word="no-address", detail="[protocols.radius] radsec is not set")
+            return Road(partial(self._reverse.ask, client.key, session.nas_address), "over RadSec")
+        secrets = [each.secret for each in client.shared]
+        if not secrets:
+            return Outcome(word="no-secret", is_final=True)
+        place = _place(order)
+        if place is None or ipaddress.ip_address(place[0]).version not in self._sockets:
+            return Outcome(word="no-address", detail=client.coa.address or session.nas_address)
+        # During the overlap of two secrets the NAS may have either.
+        secret = secrets[order.attempt % len(secrets)].reveal()
+        return Road(partial(self._exchange, place, secret), f"{place[0]} port {place[1]}")
 
     def _stamp(self) -> Attribute:
         # RFC 5176, 3.3: against replay; a NAS ignores what is older than five minutes.
@@ -177,7 +198,7 @@ class CoA:
     # -- one request ------------------------------------------------------------------------
 
     async def _exchange(
-        self, place: Place, code: Code, attributes: Sequence[Attribute], secret: bytes
+        self, place: Place, secret: bytes, code: Code, attributes: Sequence[Attribute]
     ) -> Packet | None:
         """Send a request until it is answered; None when the NAS is silent."""
         peer = self._peers.setdefault(place, _Peer(randomness.randbelow(256)))
@@ -188,7 +209,7 @@ class CoA:
                 return None
         identifier = _free(peer)
         exchange = _Exchange(
-            codec.encode_request(code, identifier, attributes, secret), secret, _ANSWERS[code]
+            codec.encode_request(code, identifier, attributes, secret), secret, ANSWERS[code]
         )
         peer.open[identifier] = exchange
         self._transmit(place, identifier)
@@ -221,8 +242,8 @@ class CoA:
                 turn(False)
         elif peer.waiting and len(peer.open) < _AT_ONCE:
             peer.waiting.popleft()(True)
-        if not peer.open and not peer.waiting:
-            self._peers.pop(place, None)
+        if not peer.open and not peer.waiting and len(self._peers) > _REMEMBERED:
+            self._peers.pop(place)
 
     def received(self, datagram: bytes, place: Place) -> None:
         """Take an answer; what nobody waits for, or nobody signed, is dropped."""
@@ -308,8 +329,9 @@ def _nas(session: SessionRow) -> list[Attribute]:
 def _rungs(order: Order) -> list[list[Attribute]]:
     """Return what names the session, each time a little less: all must match (RFC 5176, 3).
 
-    Never the user name alone: that would end what the same person has elsewhere. Class is left
-    out, since hostapd refuses it as unsupported.
+    Never the user name alone: that would end what the same person has elsewhere. It comes as the
+    NAS last wrote it: strongSwan looks at nothing else, and would end another tunnel of whoever
+    Access-Accept named. Class is left out, since hostapd refuses it as unsupported.
     """
     session = order.session
     keys = []
@@ -319,9 +341,9 @@ def _rungs(order: Order) -> list[list[Attribute]]:
         keys.append(_text(codec.CALLING_STATION_ID, session.calling_sent))
     if not keys:
         return []
-    rungs = [keys]
-    if session.user_name:
-        rungs.insert(0, [_text(codec.USER_NAME, session.user_name), *keys])
+    names = dict.fromkeys(name for name in (session.user_sent, session.user_name) if name)
+    rungs = [[_text(codec.USER_NAME, name), *keys] for name in names]
+    rungs.append(keys)
     # A telephone number may have many sessions; a station with a newer one would lose that.
     if len(keys) == 2 and order.is_alone and _MAC.fullmatch(session.calling_station):
         rungs.append(keys[1:])

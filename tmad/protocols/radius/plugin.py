@@ -9,19 +9,20 @@ from pydantic import BaseModel, Field
 
 from tmad import plugin
 from tmad.ca.service_certificates import eap_scope
-from tmad.ca.service_tls import ServiceTLS
+from tmad.ca.service_tls import Behind, ServiceTLS
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.network.clients import PLAIN, Client
 from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
-from tmad.protocols.radius import codec, radsec, sessions
+from tmad.protocols.radius import codec, sessions
 from tmad.protocols.radius.conversations import Conversations
 from tmad.protocols.radius.eap.conversation import Conversation
 from tmad.protocols.radius.eap.tls import Engine, TLSRules
 from tmad.protocols.radius.hooks import LoginHooks
 from tmad.protocols.radius.radsec import Passports, RadSec, finish_context
 from tmad.protocols.radius.responder import Responder
+from tmad.protocols.radius.reverse import Reverse
 from tmad.protocols.radius.server import Exchange, Policy, UDPDoor, Voice
 from tmad.protocols.radius.sessions import SessionSettings
 from tmad.protocols.radius.workers import Workers
@@ -119,7 +120,13 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         talks.begin,
         patience=settings.challenge_seconds,
     )
-    accounting = sessions.mount(settings.sessions, services, edge, services.sessions, clients)
+    reverse = None
+    if settings.radsec:
+        reverse = Reverse()
+        reverse.relay = edge.relay("disconnects", reverse.answer_worker)
+    accounting = sessions.mount(
+        settings.sessions, services, edge, services.sessions, clients, reverse
+    )
     exchange = Exchange(
         clients,
         responder,
@@ -132,8 +139,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     conversations.worker = exchange.relay.index
     talks.workers.relay = exchange.relay
     _open_udp(settings, exchange, services, edge)
-    if settings.radsec:
-        _open_radsec(settings, exchange, services, edge)
+    if reverse is not None:
+        _open_radsec(settings, exchange, services, edge, reverse)
     edge.every(_FLUSH_SECONDS, clients.flush, name="statistics")
     edge.every(_FORGET_SECONDS, clients.forget_expired, name="secrets", lease=True)
     edge.every(_EXPIRE_SECONDS, conversations.expire, name="conversations")
@@ -220,7 +227,9 @@ def _open_udp(settings: Settings, exchange: Exchange, services: Services, edge: 
         edge.datagram("accounting", address, door, limits)
 
 
-def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edge: Edge) -> None:
+def _open_radsec(
+    settings: Settings, exchange: Exchange, services: Services, edge: Edge, reverse: Reverse
+) -> None:
     clients = services.radius_clients
     passports = Passports(clients, Trust(services.hierarchy), services.status, services.now)
     tls = ServiceTLS(
@@ -237,9 +246,10 @@ def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edg
         edge.reactor,
         _policy(settings),
         Voice(edge.reactor.seconds),
+        reverse,
     )
     for address in settings.radsec:
-        edge.stream("radsec", address, radsec.listen(factory, tls))
+        edge.stream("radsec", address, Behind(tls, factory))
     refresh = edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
     services.service_certificates.listen(refresh)
     edge.every(_WALK_SECONDS, factory.walk, name="radsec-walk")

@@ -17,12 +17,11 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tmad.ca.client_certificates import CertificateCheck
-from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
+from tmad.ca.service_tls import ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
@@ -31,6 +30,7 @@ from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
 from tmad.plugin import Meter
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Code, Packet
+from tmad.protocols.radius.reverse import ANSWER_CODES, Line, Reverse
 from tmad.protocols.radius.server import OUTCOMES, SERVED, Dropped, Exchange, Policy, Voice
 
 log = Logger()
@@ -111,8 +111,10 @@ class RadSec(Factory):
         reactor: Any,
         policy: Policy,
         voice: Voice,
+        reverse: Reverse,
     ) -> None:
         self.exchange = exchange
+        self.reverse = reverse
         self.clients = clients
         self.passports = passports
         self.meter = meter
@@ -139,21 +141,6 @@ class RadSec(Factory):
             await connection.recheck()
 
 
-def listen(factory: RadSec, tls: ServiceTLS) -> TLSMemoryBIOFactory:
-    """Return ``factory`` behind TLS; without a certificate yet it refuses connections."""
-    wrapped = _Waiting(tls, False, factory, factory.reactor)
-    wrapped.tls = tls
-    wrapped.noisy = False
-    return wrapped
-
-
-class _Waiting(TLSMemoryBIOFactory):
-    tls: ServiceTLS
-
-    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802  Twisted's name
-        return super().buildProtocol(addr) if self.tls.is_ready else None
-
-
 @implementer(IHandshakeListener)
 class RadSecConnection(Protocol):
     """One connection: packets one behind the other, each as long as it says (R-70)."""
@@ -165,6 +152,7 @@ class RadSecConnection(Protocol):
         self.address = address
         self._buffer = bytearray()
         self._passport: Passport | None = None
+        self._line = Line(address, self._write, factory.reactor)
         self._waiting = 0
         self._is_closed = False
 
@@ -179,8 +167,7 @@ class RadSecConnection(Protocol):
         self._read()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
-        self._is_closed = True
-        self.factory.open.discard(self)
+        self._forget()
         self._buffer.clear()
 
     def finish(self) -> None:
@@ -222,6 +209,8 @@ class RadSecConnection(Protocol):
             client=self._passport.client[1],
             address=self.address,
         )
+        if not self._is_closed:
+            self.factory.reverse.add(self._passport.client, self._line)
         self._read()
 
     def _read(self) -> None:
@@ -281,6 +270,9 @@ class RadSecConnection(Protocol):
         except Fault as fault:
             raise Dropped("malformed", fault.detail) from None
         client = await own.passports.recheck(self._passport)
+        if packet.code in ANSWER_CODES:
+            self._line.received(packet)
+            return
         if packet.code not in SERVED["radsec"]:
             self._refuse_code(packet)
             return
@@ -291,9 +283,12 @@ class RadSecConnection(Protocol):
         own.meter.count("status" if is_status else OUTCOMES.get(Code(reply[0]), "other"))
         if reply[0] == Code.ACCESS_REJECT and own.policy.reject_delay:
             await deferLater(own.reactor, own.policy.reject_delay)
+        self._write(reply)
+
+    def _write(self, octets: bytes) -> None:
         # R-26: who has gone meanwhile asks again elsewhere.
         if not self._is_closed:
-            self._transport.write(reply)
+            self._transport.write(octets)
 
     def _refuse_code(self, packet: Packet) -> None:
         """Say that this kind of packet is not served here (draft-ietf-radext-radiusdtls-bis)."""
@@ -311,9 +306,14 @@ class RadSecConnection(Protocol):
     def _abort(self, reason: str, detail: str = "") -> None:
         self.factory.meter.count(f"dropped-{reason}")
         self.factory.voice.say("radsec", reason, self.address, detail)
+        self._forget()
+        self._transport.abortConnection()
+
+    def _forget(self) -> None:
         self._is_closed = True
         self.factory.open.discard(self)
-        self._transport.abortConnection()
+        if self._passport is not None:
+            self.factory.reverse.remove(self._passport.client, self._line)
 
     @property
     def _transport(self) -> Any:

@@ -49,6 +49,7 @@ REASONS: Final = frozenset(
         "forged",
         "repeated",
         "silent",
+        "unasked",
         "unavailable",
         "failed",
     }

@@ -15,6 +15,7 @@ from tmad.network.sessions import Sessions
 from tmad.plugin import Edge, Services
 from tmad.protocols.radius.accounting import Accounting
 from tmad.protocols.radius.coa import CoA
+from tmad.protocols.radius.reverse import Reverse
 
 # A revocation by another process is acted upon within a second.
 _TICK_SECONDS: Final = 0.5
@@ -56,10 +57,12 @@ def mount(
     edge: Edge,
     sessions: Sessions,
     clients: RadiusClients,
+    reverse: Reverse | None,
 ) -> Accounting:
     """Plan what happens to sessions by itself; return what answers accounting."""
     if settings.disconnect:
-        _mount_disconnects(settings, services, edge, sessions, clients)
+        client = CoA(edge.reactor, services.now, reverse)
+        _mount_disconnects(settings, services, edge, sessions, clients, client)
 
     async def prune() -> None:
         await sessions.prune(
@@ -78,8 +81,8 @@ def _mount_disconnects(
     edge: Edge,
     sessions: Sessions,
     clients: RadiusClients,
+    client: CoA,
 ) -> None:
-    client = CoA(edge.reactor, services.now)
     for text in settings.sources:
         host = Address.parse(text).host
         is_six = not host or isinstance(ip_address(host), IPv6Address)

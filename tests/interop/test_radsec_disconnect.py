@@ -1,0 +1,287 @@
+"""Sessions that end down the RadSec connection of their client: FreeRADIUS as a proxy behind NAT.
+
+It cannot be connected to; it takes Disconnect-Requests where it has connected to itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon import Daemon, free_ports
+from tests.system.commands import commands_of
+
+pytestmark = pytest.mark.interop
+
+PASSWORD = secrets.token_urlsafe(12)
+PROXY = "proxy.example.test"
+POLICY = """
+[tenant.default.radius-policy.all]
+order = 10
+[[tenant.default.radius-policy.all.rules]]
+name = "all"
+"""
+# Whatever ends is acknowledged, but for the stations of one port: those it does not know.
+CONFIGURATION = """
+prefix = /usr
+libdir = /usr/lib/freeradius
+name = proxy
+raddbdir = {home}
+confdir = {home}
+run_dir = {home}
+logdir = {home}
+pidfile = {home}/pid
+max_request_time = 30
+cleanup_delay = 1
+proxy_requests = yes
+security {{
+    reject_delay = 0
+}}
+thread pool {{
+    start_servers = 1
+    max_servers = 2
+    min_spare_servers = 0
+    max_spare_servers = 1
+    max_requests_per_server = 0
+}}
+client loopback {{
+    ipaddr = 127.0.0.1
+    secret = {secret}
+}}
+home_server tmad {{
+    type = auth+coa
+    ipaddr = 127.0.0.1
+    port = {radsec_port}
+    proto = tcp
+    secret = radsec
+    status_check = none
+    recv_coa {{
+        virtual_server = ends
+    }}
+    tls {{
+        certificate_file = {certificate}
+        private_key_file = {key}
+        ca_file = {root}
+        tls_min_version = "1.2"
+        tls_max_version = "1.2"
+    }}
+}}
+home_server_pool tmad {{
+    type = fail-over
+    home_server = tmad
+}}
+realm tmad {{
+    auth_pool = tmad
+}}
+modules {{
+    always ok {{
+        rcode = ok
+    }}
+    always reject {{
+        rcode = reject
+    }}
+}}
+server asks {{
+    listen {{
+        type = auth
+        ipaddr = 127.0.0.1
+        port = {port}
+    }}
+    authorize {{
+        update control {{
+            &Proxy-To-Realm := "tmad"
+        }}
+    }}
+}}
+server ends {{
+    recv-coa {{
+        if (&Calling-Station-Id == "02-00-00-00-00-99") {{
+            update reply {{
+                &Error-Cause := Session-Context-Not-Found
+            }}
+            reject
+        }}
+        else {{
+            ok
+        }}
+    }}
+    send-coa {{
+        ok
+    }}
+}}
+"""
+
+
+class Proxy:
+    """FreeRADIUS between its clients, here radclient, and the node."""
+
+    def __init__(self, directory: Path, daemon: Daemon, pki: Path) -> None:
+        directory.mkdir()
+        [self.port] = free_ports(1)
+        self.secret = secrets.token_hex(16)
+        self._log = directory / "log"
+        self._directory = directory
+        (directory / "radiusd.conf").write_text(
+            CONFIGURATION.format(
+                home=directory,
+                port=self.port,
+                secret=self.secret,
+                radsec_port=daemon.radsec_port,
+                certificate=pki / f"{PROXY}.chain.pem",
+                key=pki / f"{PROXY}.key",
+                root=daemon.pem("root"),
+            )
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/usr/sbin/freeradius", "-X", "-d", str(self._directory), "-n", "radiusd"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + 15
+        while "Ready to process requests" not in self.log():
+            assert time.monotonic() < deadline, self.log()[-3000:]
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+class Site:
+    def __init__(self, directory: Path) -> None:
+        self.daemon = Daemon(directory / "node", workers=2, radius="reject_delay = 0")
+        text = self.daemon.config.read_text().replace(
+            "[protocols.radius]\n",
+            f'[protocols.radius]\nradsec = ["127.0.0.1:{self.daemon.radsec_port}"]\n',
+        )
+        self.daemon.config.write_text(text)
+        (directory / "policy.toml").write_text(POLICY)
+        (directory / "password").write_text(PASSWORD)
+        self.tmad = commands_of(self.daemon)
+        self.tmad.run("apply", str(directory / "policy.toml"))
+        self.tmad.run(
+            "radius-client", "create", "proxy", "--radsec-name", PROXY, "--method", "pap",
+            "--set", "coa.via=radsec",
+        )  # fmt: skip
+        self.tmad.run("user", "create", "bob", "--password-file", str(directory / "password"))
+        self.tmad.run(
+            "cert", "issue", PROXY, "--profile", "tls-client", "--san", f"dns:{PROXY}",
+            "--out", str(directory / "pki"),
+        )  # fmt: skip
+        self.daemon.start()
+        self._wait_for_door(directory / "pki" / f"{PROXY}.chain.pem")
+        self.proxy = Proxy(directory / "proxy", self.daemon, directory / "pki")
+        self.proxy.start()
+
+    def _wait_for_door(self, chain: Path) -> None:
+        """Wait until every worker has a certificate to show: FreeRADIUS asks no second time."""
+        context = ssl.create_default_context(cafile=str(self.daemon.pem("root")))
+        context.load_cert_chain(chain, chain.with_name(f"{PROXY}.key"))
+        deadline, good = time.monotonic() + 15, 0
+        while good < 10:
+            assert time.monotonic() < deadline
+            try:
+                with socket.create_connection(("127.0.0.1", self.daemon.radsec_port)) as raw:
+                    context.wrap_socket(raw, server_hostname="127.0.0.1").close()
+                good += 1
+            except OSError:
+                good = 0
+                time.sleep(0.2)
+
+    def login(self, station: str) -> str:
+        """Log bob in from a station; return the session."""
+        done = subprocess.run(
+            ["radclient", "-x", "-r3", "-t4", f"127.0.0.1:{self.proxy.port}", "auth",
+             self.proxy.secret],
+            input=f'User-Name=bob,User-Password="{PASSWORD}",Calling-Station-Id="{station}",'
+            "Message-Authenticator=0x00",
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert "Received Access-Accept" in done.stdout, self.proxy.log()[-3000:]
+        [found] = self.tmad.json("session", "list", "--station", station)
+        return str(found["id"])
+
+    def ended(self, session: str, outcome: str) -> dict[str, Any]:
+        """Return the session once an end of it was tried with this outcome."""
+        deadline = time.monotonic() + 10
+        while True:
+            found: dict[str, Any] = self.tmad.json("session", "show", session)
+            if [each["outcome"] for each in found["disconnects"]] == [outcome]:
+                return found
+            assert time.monotonic() < deadline, (found, self.proxy.log()[-3000:])
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, require_client: Callable[[str], str]
+) -> Iterator[Site]:
+    for program in ("/usr/sbin/freeradius", "radclient"):
+        require_client(program)
+    made = Site(tmp_path_factory.mktemp("site"))
+    yield made
+    made.proxy.stop()
+    made.daemon.kill()
+
+
+def test_a_session_ends_down_the_connection_of_its_client(site: Site) -> None:
+    session = site.login("02-00-00-00-00-01")
+    site.tmad.run("session", "disconnect", session)
+    found = site.ended(session, "acknowledged")
+    assert (found["state"], found["cause"]) == ("closed", "disconnected")
+    assert "Received Disconnect-Request" in site.proxy.log()
+
+
+def test_what_the_client_does_not_know_any_more_is_over(site: Site) -> None:
+    session = site.login("02-00-00-00-00-99")
+    site.tmad.run("session", "disconnect", session)
+    found = site.ended(session, "session-gone")
+    assert (found["state"], found["cause"]) == ("closed", "disconnected")
+
+
+def test_both_workers_reach_a_connection_that_either_has(site: Site) -> None:
+    """Another process disables the person, another worker may send than has the connection."""
+    for turn in range(2):
+        site.proxy.stop()
+        site.proxy.start()
+        sessions = [site.login(f"02-00-00-00-0{turn}-0{number}") for number in range(2, 5)]
+        site.tmad.run("user", "disable", "bob")
+        for session in sessions:
+            site.ended(session, "acknowledged")
+        site.tmad.run("user", "enable", "bob")
+
+
+def test_a_client_that_is_away_is_asked_when_it_is_back(site: Site) -> None:
+    session = site.login("02-00-00-00-00-05")
+    site.proxy.stop()
+    site.tmad.run("session", "disconnect", session)
+    found = site.ended(session, "not-sent")
+    assert found["state"] != "closed"
+    site.proxy.start()
+    site.login("02-00-00-00-00-06")
+    site.ended(session, "acknowledged")
+
+
+def test_only_a_client_of_radsec_can_be_asked_so(site: Site) -> None:
+    done = site.tmad.run(
+        "radius-client", "create", "switch", "--prefix", "192.0.2.1",
+        "--set", "coa.via=radsec", expect=None,
+    )  # fmt: skip
+    assert done.code != 0
+    assert "radsec.names" in done.out + done.err
