@@ -19,6 +19,7 @@ from tests.unit.ca_bench import ADMIN, Bench
 from tmad.ca.acme.accounts import AccountKey, ExternalBinding, NewAccount
 from tmad.ca.acme.orders import NewOrder
 from tmad.ca.acme.service import ACME
+from tmad.ca.acme.validating import LEASE
 from tmad.ca.requests import DomainControl, EndpointID, EnrollmentRequest, Issued, Proof
 from tmad.errors import Fault
 from tmad.signer.seal import Seal
@@ -79,8 +80,7 @@ class World:
         (authorization,) = order.row.authorizations
         run, account = self.loop.run, standing.account.id
         found = run(self.one.orders.authorization(self.endpoint, account, authorization))
-        run(self.one.orders.respond(self.endpoint, found, "http-01", b"{}"))
-        run(self.one.validations.run_due())
+        run(self.one.validations.begin(found, "http-01", b"{}"))
         while self.later:
             run(self.later.pop())
 
@@ -146,11 +146,19 @@ def test_a_challenge_is_tried_by_one_worker(world: World) -> None:
     found = world.loop.run(world.one.orders.authorization(world.endpoint, account, authorization))
     begun = world.at_once(
         *[
-            each.orders.respond(world.endpoint, found, kind, b"{}")
+            each.validations.begin(found, kind, b"{}")
             for each, kind in ((world.one, "http-01"), (world.two, "dns-01"))
         ]
     )
     assert sum(not isinstance(each, Fault) for each in begun) == 1
+    taken = world.at_once(
+        *[each.validations.run_due() for each in (world.one, world.two, world.one, world.two)]
+    )
+    assert sum(taken) == 0
+    for each in world.later:
+        each.close()  # the worker dies
+    world.later.clear()
+    world.bench.clock.advance(seconds=LEASE.total_seconds())
     taken = world.at_once(
         *[each.validations.run_due() for each in (world.one, world.two, world.one, world.two)]
     )

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from tmad.ca.acme import identifiers, states
 from tmad.ca.acme.control import Standing, ends_of, profile_of
-from tmad.ca.acme.faults import absent, deny, for_each
+from tmad.ca.acme.faults import absent, deny, for_each, unchangeable
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
@@ -335,14 +335,14 @@ class Orders:
     async def deactivate(self, found: Authorization) -> Authorization:
         """Give an authorisation up (RFC 8555, 7.5.2)."""
         if found.state not in ("pending", "processing", "valid"):
-            raise _unchangeable(found)
+            raise unchangeable(found.id, found.state)
         await self._database.write(self._deactivate, found)
         return replace(found, state="deactivated")
 
     def _deactivate(self, connection: Connection, found: Authorization) -> None:
         values = {"state": "deactivated", "due_at": None}
         if not rows.update_authorization(connection, found, values):
-            raise _unchangeable(found)
+            raise unchangeable(found.id, found.state)
         self._journal.append(
             connection,
             Event(
@@ -353,33 +353,6 @@ class Orders:
                 data={"account": found.account, "name": f"{found.type}:{found.value}"},
             ),
         )
-
-    async def respond(
-        self, endpoint: Endpoint, found: Authorization, kind: str, payload: bytes
-    ) -> Authorization:
-        """Note that a client is ready for a challenge (RFC 8555, 7.5.1).
-
-        Whoever asks for the same challenge again changes nothing.
-        """
-        if kind not in found.challenges:
-            raise absent("challenge")
-        if found.state == "processing" and found.challenge == kind:
-            return found
-        if found.state != "pending":
-            if found.challenge == kind:
-                return found
-            raise _unchangeable(found)
-        now = self._now()
-        await self._database.write(
-            self._begin, found, {"challenge": kind, "response": payload, "due_at": now}
-        )
-        return replace(found, state="processing", challenge=kind, response=payload, due_at=now)
-
-    def _begin(
-        self, connection: Connection, found: Authorization, values: dict[str, object]
-    ) -> None:
-        if not rows.update_authorization(connection, found, {"state": "processing", **values}):
-            raise _unchangeable(found)
 
     # -- housekeeping -------------------------------------------------------------------------
 
@@ -430,14 +403,3 @@ def _limited(what: str, limit: int, window: timedelta, **values: str) -> Fault:
     )
     fault.retry_after = window.total_seconds() / 4
     return fault
-
-
-def _unchangeable(found: Authorization) -> Fault:
-    return deny(
-        FaultCode.CONFLICT,
-        "malformed",
-        f"the authorization is {found.state}",
-        "acme.authorization.state",
-        authorization=found.id,
-        state=found.state,
-    )
