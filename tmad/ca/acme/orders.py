@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
-from cryptography import x509
-
 from tmad.ca.acme import identifiers, states
 from tmad.ca.acme.control import Standing, ends_of, profile_of
 from tmad.ca.acme.faults import absent, deny, for_each, unchangeable
@@ -241,14 +239,14 @@ class Orders:
             raise absent("order")
         return found
 
-    async def certificate(self, order: Order) -> tuple[x509.Certificate, int]:
-        """Return what was issued for an order, and its issuer's id; Fault(NOT_FOUND)."""
+    async def certificate(self, order: Order) -> tuple[bytes, int]:
+        """Return the DER of what was issued for an order, and its issuer's id."""
         row = await self._database.lookup(
             certificates.by_id, order.row.tenant, order.certificate_id or 0
         )
         if row is None or row.certificate_der is None:
             raise absent("certificate")
-        return x509.load_der_x509_certificate(row.certificate_der), row.issuer_id
+        return row.certificate_der, row.issuer_id
 
     async def of_account(self, account_id: str, before: str) -> tuple[OrderRow, ...]:
         """Return a page of an account's orders, newest first; "" begins."""

@@ -89,7 +89,7 @@ class Validations:
         self._changes: Batches[_Change, bool] = Batches(database, self._write)
         self._running = 0  # attempts under way, and those that are just being written down
         self._is_looking = False
-        self._looks_again = False
+        self._is_more = False  # something may be due that nobody has looked for
 
     async def begin(self, found: Authorization, kind: str, payload: bytes) -> Authorization:
         """Note that a client is ready for a challenge, and try it (RFC 8555, 7.5.1).
@@ -121,24 +121,25 @@ class Validations:
                 self._running -= has_room
         if not is_begun:
             raise unchangeable(found.id, found.state)
-        if has_room:
-            self._later(self._attempt(begun))
+        self._is_more |= not has_room
+        self._later(self._attempt(begun) if has_room else self.run_due())
         return begun
 
     async def run_due(self) -> int:
         """Begin the attempts that are due, as many as there is room for; return how many."""
         if self._is_looking:
             # Two who look at the same time would find the same ones, and one of them in vain.
-            self._looks_again = True
+            self._is_more = True
             return 0
         self._is_looking = True
         begun = 0
         try:
             while (room := AT_ONCE - self._running) > 0:
-                self._looks_again = False
+                self._is_more = False
                 due = await self._database.read(rows.find_due, self._now(), room)
                 begun += await self._take(due)
-                if not due and not self._looks_again:
+                self._is_more |= len(due) == room
+                if not self._is_more:
                     break
         finally:
             self._is_looking = False
@@ -197,8 +198,8 @@ class Validations:
             await self._changes.add(change)
         finally:
             self._running -= 1
-        if self._running == AT_ONCE - 1:
-            await self.run_due()  # there may be more than there was room for
+        if self._is_more:
+            await self.run_due()
 
     async def check_again(self, endpoint: Endpoint, order: OrderRow) -> None:
         """Refuse an order for a name whose CAA records have changed since it was shown.
