@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pyasn1.codec.der import decoder, encoder
+from pyasn1.type import univ
 from pyasn1_alt_modules import rfc9810
 
+from tests.cmc_client import open_envelope
 from tmad.wire import der
 
-IR, IP, CR, CP, P10CR, KUR, KUP, RR, RP = 0, 1, 2, 3, 4, 7, 8, 11, 12
+IR, IP, CR, CP, P10CR, POPDECC, POPDECR, KUR, KUP, RR, RP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12
 PKICONF, NESTED, GENM, GENP, ERROR, CERTCONF, POLLREQ, POLLREP = 19, 20, 21, 22, 23, 24, 25, 26
 IMPLICIT = der.sequence(der.oid("1.3.6.1.5.5.7.4.13"), der.NULL_DER)
 _PBM = der.oid("1.2.840.113533.7.66.13")
@@ -356,6 +358,29 @@ class Reply:
             key.verify(value, self.protected)
 
 
+def solved(reply: Reply, key: Any, *, number: int = 0) -> int:
+    """Decrypt a challenge with what others have written; check what it says of itself."""
+    assert reply.body == POPDECC, reply.text
+    (challenge,) = reply.asn1["body"]["popdecc"]
+    if reply.version == 2:
+        assert not challenge["encryptedRand"].isValue
+        octets = key.decrypt(challenge["challenge"].asOctets(), padding.PKCS1v15())
+    else:
+        assert challenge["challenge"].asOctets() == b""
+        envelope = encoder.encode(challenge["encryptedRand"])
+        inside = der.Reader(envelope).content(0xA0)
+        info = der.sequence(der.oid("1.2.840.113549.1.7.3"), der.explicit(0, inside))
+        octets = open_envelope(info, key)
+        assert der.sequence(der.sequence(), der.integer(number)) in envelope  # rid
+    rand, rest = decoder.decode(octets, asn1Spec=rfc9810.Rand())
+    assert not rest
+    assert encoder.encode(rand["sender"]) == encoder.encode(reply.header["sender"])
+    assert str(challenge["owf"]["algorithm"]) == "2.16.840.1.101.3.4.2.1"
+    witness = hashlib.sha256(encoder.encode(univ.Integer(int(rand["int"])))).digest()
+    assert challenge["witness"].asOctets() == witness
+    return int(rand["int"])
+
+
 def read(octets: bytes) -> Reply:
     """Read an answer; pyasn1 must write it again octet by octet."""
     asn1, rest = decoder.decode(octets, asn1Spec=rfc9810.PKIMessage())
@@ -440,6 +465,11 @@ class Client:
             digest = certificate.fingerprint(chosen)
         one = der.sequence(der.octets(digest), der.integer(number), status, algorithm)
         return self.send(CERTCONF, der.sequence(one), **how)
+
+    def answer(self, *numbers: int, **how: Any) -> Reply:
+        """Send popdecr: what stood in the challenges."""
+        content = der.sequence(*[der.integer(number) for number in numbers])
+        return self.send(POPDECR, content, **how)
 
     def poll(self, number: int = 0, **how: Any) -> Reply:
         """Send pollReq."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -64,6 +65,7 @@ class MemoryTree:
         self.asked: list[tuple[Any, ...]] = []
         self.wait: Callable[[], Deferred[None]] | None = None
         self.closed: set[str] = set()
+        self.passwords: dict[str, datetime] = {}  # since when
 
     async def naming_contexts(self, who: Who) -> tuple[str, ...]:
         return (SUFFIX,)
@@ -110,7 +112,8 @@ class MemoryTree:
         name = owner.removeprefix("person:")
         if owner in self.closed or not owner.startswith("person:"):
             return None
-        return Who("person", tenant, name, f"uid={name},{PEOPLE}", is_secure)
+        dn = f"uid={name},{PEOPLE}"
+        return Who("person", tenant, name, dn, is_secure, self.passwords.get(name))
 
 
 def _is_within(key: Any, top: Any, scope: int) -> bool:
@@ -130,6 +133,7 @@ class Doorkeeper:
     """Lets people in whose password is their name backwards."""
 
     def __init__(self) -> None:
+        self.password_at: datetime | None = None  # of the password that is judged
         self.asked: list[dict[str, Any]] = []
 
     async def begin(self, *, password: Secret, **about: Any) -> Any:
@@ -138,12 +142,13 @@ class Doorkeeper:
         self.asked.append(about)
         if password.reveal() != about["name"][::-1].encode():
             raise Fault(FaultCode.UNAUTHENTICATED, "login refused", private="wrong")
-        return Accepted(person=_Person(about["name"]), factors=("password",))  # type: ignore[arg-type]
+        return Accepted(person=_Person(about["name"], self.password_at), factors=("password",))  # type: ignore[arg-type]
 
 
 @dataclass
 class _Person:
     name: str
+    password_at: datetime | None
 
 
 class Inspector:

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -161,9 +161,28 @@ class DatabaseSection(Section):
         parts = urlsplit(self.url)
         if parts.scheme not in ("sqlite", "postgresql", "postgresql+psycopg"):
             raise ValueError("url must begin with sqlite:/// or postgresql://")
-        if parts.password:
+        options = parse_qs(parts.query)
+        if parts.password or "password" in options:
             raise ValueError("no password in url; point password_file to a file that holds it")
+        _check_one_host(parts, options)
         return self
+
+
+def _check_one_host(parts: SplitResult, options: Mapping[str, list[str]]) -> None:
+    # Reads would go to whichever of several answers first. If that is a standby, what has been
+    # committed is not there yet: a certificate revoked a moment ago would still be good.
+    place = parts.netloc.rpartition("@")[2]
+    hosts = [host for host in (place, *options.get("host", ())) if host]
+    addresses = options.get("hostaddr", [])
+    if len(hosts) > 1 or len(addresses) > 1 or "," in "".join(hosts + addresses):
+        raise ValueError(
+            "url names several hosts; name one that always leads to the primary (the address that"
+            " your failover moves, or a proxy's)"
+        )
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("the port in url is not one") from None
 
 
 class PKCS11(Section):

@@ -41,6 +41,7 @@ from tmad.storage import changes
 
 log = Logger()
 
+_NEWS_SECONDS = 1.0
 _TLS_SECONDS = 60.0
 _RENEW_SECONDS = 300.0
 _INTENT_SECONDS = 5.0
@@ -188,7 +189,10 @@ class Daemon:
         )
         for name, seconds, function in once:
             timers.every(seconds, function, name=name, lease=True)
-        timers.every(_TLS_SECONDS, self._refresh_tls, name="tls")
+        # Whoever is asked hears of changes by itself; what must be done about some, nobody asks.
+        timers.every(_NEWS_SECONDS, services.changes.catch_up, name="news")
+        refresh = timers.every(_TLS_SECONDS, self._refresh_tls, name="tls")
+        services.service_certificates.listen(refresh)
         services.figures.watch(self._describe)
         timers.every(_FIGURES_SECONDS, services.figures.sample, name="figures")
         if self.index == 0:

@@ -166,8 +166,11 @@ class Edge(Protocol):
         *,
         name: str,
         lease: bool = False,
-    ) -> None:
-        """Call ``function`` again and again; with ``lease``, in one process of all only."""
+    ) -> Callable[[], None]:
+        """Call ``function`` again and again; with ``lease``, in one process of all only.
+
+        Return what lets it be called in the next turn of the reactor.
+        """
 
     def provide(self, name: str, provision: Provision) -> None:
         """Offer other protocols of this process what they may not import."""

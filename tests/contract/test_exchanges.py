@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from twisted.python.failure import Failure
 
 from tests.contract.conftest import Loop
 from tests.support import Clock
-from tmad.ca.exchanges import ANSWER_KEPT, PATIENCE, REMEMBERED, Exchanges
+from tmad.ca.exchanges import ANSWER_KEPT, PATIENCE, REMEMBERED, Challenge, Exchanges
 from tmad.ca.revocation import Revocation
 from tmad.errors import Fault, FaultCode
 from tmad.journal import Journal
@@ -61,6 +62,38 @@ def test_of_two_beginnings_one_wins(workers: tuple[Exchanges, Exchanges], loop: 
     assert loop.run(two.find("cmp/iot", b"t" * 16)) == begun
     # Another endpoint has transactions of its own.
     assert loop.run(two.begin(**{**NEW, "endpoint": "cmp/other"})).endpoint == "cmp/other"
+
+
+def test_a_challenge_is_answered_once(
+    workers: tuple[Exchanges, Exchanges], loop: Loop, clock: Clock
+) -> None:
+    one, two = workers
+    challenge = Challenge(b"popdecc", b"n", b"request", clock() + timedelta(minutes=1))
+    challenged = loop.run(one.begin(**NEW, challenge=challenge))
+    assert loop.run(two.find("cmp/iot", b"t" * 16)) == challenged
+    assert (challenged.state, challenged.answer) == ("challenged", b"popdecc")
+    found = at_once(
+        loop, *[each.resume(challenged, digest=bytes((at,))) for at, each in enumerate(workers * 2)]
+    )
+    (resumed,) = (each for each in found if isinstance(each, Exchange))
+    assert {f.rule for f in found if isinstance(f, Fault)} == {"exchange.changed"}
+    assert loop.run(two.find("cmp/iot", b"t" * 16)) == resumed
+    assert (resumed.state, resumed.answer, resumed.request) == ("begun", None, b"request")
+    loop.run(one.close(resumed, digest=b"x", answer=b"ip", nonce=b"m"))
+    closed = loop.run(two.find("cmp/iot", b"t" * 16))
+    assert closed is not None
+    assert (closed.state, closed.request) == ("closed", None)
+
+
+def test_a_challenge_that_nobody_answers_is_forgotten(
+    workers: tuple[Exchanges, Exchanges], loop: Loop, clock: Clock
+) -> None:
+    one, two = workers
+    challenge = Challenge(b"popdecc", b"n", b"request", clock() + timedelta(minutes=1))
+    loop.run(one.begin(**NEW, challenge=challenge))
+    clock.advance(seconds=61)
+    assert loop.run(two.attend()) == 1
+    assert loop.run(one.find("cmp/iot", b"t" * 16)) is None
 
 
 def test_of_two_answers_one_stays(workers: tuple[Exchanges, Exchanges], loop: Loop) -> None:

@@ -46,6 +46,7 @@ READERS = (
     bodies.read_revocations,
     bodies.read_confirmation,
     bodies.read_poll,
+    bodies.read_numbers,
     bodies.read_questions,
     bodies.read_error,
     bodies.read_nested,

@@ -20,7 +20,7 @@ from tests.pki import Authority
 from tmad import documents
 from tmad.errors import Fault, FaultCode
 from tmad.network import foreign
-from tmad.network.anchors import TrustAnchorDocument
+from tmad.network.anchor import TrustAnchorDocument
 from tmad.network.facts import Facts, read
 from tmad.network.foreign import RevocationList
 from tmad.network.policy import RadiusPolicyDocument, compile_rules

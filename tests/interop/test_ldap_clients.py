@@ -320,6 +320,20 @@ def test_an_account_that_is_disabled_loses_its_connections(node: Node) -> None:
     assert done.returncode == 49
 
 
+def test_a_password_that_is_set_anew_ends_its_connections(node: Node) -> None:
+    node.daemon.tmad(
+        "user", "create", "dora", "--mail", "dora@acme.example",
+        "--password-file", str(node.password_file),
+    )  # fmt: skip
+    server = ldap3.Server(node.tls_url, tls=_tls(node))
+    open_ = ldap3.Connection(server, f"uid=dora,{PEOPLE}", PASSWORD, receive_timeout=20)
+    assert open_.bind(), open_.result
+    assert open_.search(PEOPLE, "(uid=bob)")
+    node.daemon.tmad("user", "set-password", "dora", "--generate")
+    with pytest.raises(LDAPException):
+        open_.search(PEOPLE, "(uid=bob)")
+
+
 @pytest.mark.parametrize(
     "name",
     ["*", "a*", "*)(uid=*", "\\2a", "\\00", "alice\\,ou=people", "x" * 4_000, "é", "' OR 1=1 --"],

@@ -1,13 +1,15 @@
 """kill -9 in the middle of CMP conversations: each goes on where it was, and none twice.
 
-Two workers on each database; a client repeats what it got no answer to, octet by octet, as RFC
-9811 tells it to, and confirms what it has got. In the end each has exactly one certificate.
+Two workers on each database; every second key is proved by a challenge. A client repeats what it
+got no answer to, octet by octet, as RFC 9811 tells it to, and confirms what it has got. In the end
+each has exactly one certificate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import threading
 import time
@@ -29,6 +31,7 @@ from tests.postgres import start_cluster
 from tmad.wire import der
 
 CLIENTS = 4
+CHALLENGE = der.explicit(3, der.tlv(0x81, b"\1"))  # keyAgreement: challengeResp
 SETTINGS = "\n[protocols.cmp]\nrate = 0\nattend_seconds = 1\n"
 
 
@@ -51,6 +54,7 @@ class Ledger:
 
     done: list[x509.Certificate] = field(default_factory=list)
     repeated: int = 0
+    challenged: int = 0
     lost: int = 0  # requests that the client was told to begin anew
     problems: list[str] = field(default_factory=list)
 
@@ -66,19 +70,33 @@ class Device:
 
     def run(self) -> None:
         try:
-            while not self.stop.is_set():
-                self.enroll()
+            for number in itertools.count():
+                if self.stop.is_set():
+                    break
+                self.enroll(by_challenge=number % 2 == 1)
         except Exception as error:
             self.ledger.problems.append(repr(error))
 
-    def enroll(self) -> None:
+    def enroll(self, *, by_challenge: bool) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         wanted = client.template(
             subject=client.name("bulk"), public_key=client.spki(key.public_key())
         )
         transaction = os.urandom(16)
-        content = der.sequence(client.crmf(wanted, key))
-        reply = self.ask(client.message(client.IR, content, self.shared, transaction=transaction))
+        proof = CHALLENGE if by_challenge else None
+        content = der.sequence(client.crmf(wanted, key, proof=proof))
+        reply = self.ask(
+            client.message(client.IR, content, self.shared, transaction=transaction, version=3)
+        )
+        if by_challenge:
+            number = der.integer(client.solved(reply, key))
+            reply = self.ask(
+                client.message(
+                    client.POPDECR, der.sequence(number), self.shared, transaction=transaction,
+                    nonce=os.urandom(16), recipient_nonce=reply.nonce, version=3,
+                )
+            )  # fmt: skip
+            self.ledger.challenged += 1
         while reply.body == client.POLLREP or (reply.body == client.IP and reply.status == 3):
             # The process that was at it has died: after a while what it began is given up.
             time.sleep(1)
@@ -150,6 +168,7 @@ def test_conversations_survive_power_cuts(node: Daemon) -> None:
     assert not ledger.problems
     assert len(ledger.done) >= CLIENTS
     assert ledger.repeated > 0
+    assert ledger.challenged > 0
     # Nobody got two, and nothing that was promised is gone or was taken back.
     found = node.json("cert", "list", "--limit", "10000")
     issued = {

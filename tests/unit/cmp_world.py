@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa, x25519
 
 from tests import cmp_client as client
 from tests.cmp_client import GENP, Client, Credential, Holder, Reply, Shared, name
@@ -31,6 +31,16 @@ from tmad.wire import der
 from tmad.wire.http import Request, Response
 
 TYPE = "application/pkixcmp"
+# Keys that something can be encrypted to.
+RSA = rsa.generate_private_key(65537, 2048)
+KEYS: dict[str, Any] = {
+    "rsa": lambda: RSA,
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "x25519": x25519.X25519PrivateKey.generate,
+    "ml-kem-768": mlkem.MLKEM768PrivateKey.generate,
+    "ml-kem-1024": mlkem.MLKEM1024PrivateKey.generate,
+}
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -191,6 +201,26 @@ def _count_issued(connection: sa.Connection) -> int:
 def world(**endpoint: Any) -> World:
     """Return a prepared world; ``endpoint`` is of cmp/iot."""
     return drive(World(**endpoint).prepare())
+
+
+def encrypting(**document: Any) -> World:
+    """Return a world whose endpoint certifies keys that encrypt."""
+    w = world()
+    profile = {
+        "via": ["cmp"],
+        "keys": {"algorithms": [*KEYS, "ed25519"]},
+        "subject": {"attributes": {"CN": {}}},
+        "extensions": {
+            "key_usage": ["digital_signature", "key_encipherment", "key_agreement"],
+        },
+    }
+    drive(w.objects.put(ADMIN, "default", "profile", "encrypting", profile))
+    rules = {
+        "profile": "encrypting", "challenge": {"recoverable": True},
+        "options": {"encrypted_certificates": True}, **document,
+    }  # fmt: skip
+    drive(w.open("cmp", "iot", **rules))
+    return w
 
 
 def refusal(reply: Reply, body: int, *bits: str) -> str:

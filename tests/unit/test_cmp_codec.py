@@ -100,7 +100,27 @@ def test_requests_of_openssl() -> None:
 def test_a_key_that_is_shown_by_an_encrypted_certificate() -> None:
     message = codec.decode(vector("encrcert-1"))
     (request,) = bodies.read_requests(message.content)
-    assert request.proof == crmf.OtherProof("keyEncipherment", by_encrypted_certificate=True)
+    assert request.proof == crmf.OtherProof("keyEncipherment", crmf.Later.ENCRYPTED_CERTIFICATE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("rsa", "keyEncipherment"), ("ec", "keyAgreement"), ("kem", "keyEncipherment")],
+)
+def test_keys_that_are_shown_by_a_challenge(kind: str, name: str) -> None:
+    """Bouncy Castle believed the witness, and its answer is what we had hidden."""
+    asked, told, answered = (codec.decode(vector(f"pop-{kind}-{at}")) for at in ("1", "r1", "2"))
+    (request,) = bodies.read_requests(asked.content)
+    assert request.proof == crmf.OtherProof(name, crmf.Later.CHALLENGE)
+    (number,) = bodies.read_numbers(answered.content)
+    content, rest = decoder.decode(told.content, asn1Spec=rfc9810.POPODecKeyChallContent())
+    assert not rest
+    (challenge,) = content
+    assert challenge["witness"].asOctets() == hashlib.sha256(der.integer(number)).digest()
+    envelope = der.Reader(encoder.encode(challenge["encryptedRand"])).content(0xA0)
+    assert told.content == bodies.challenge(
+        signatures.SHA256.algorithm, challenge["witness"].asOctets(), envelope=envelope
+    )
 
 
 def test_a_proof_by_another_key_is_none() -> None:

@@ -396,7 +396,7 @@ def test_proofs() -> None:
     w = world()
     key = new_key()
     other = der.explicit(2, der.tlv(0x81, b"\0"))  # keyEncipherment, subsequentMessage
-    for proof in (b"", b"\x80\0", other, der.explicit(3, der.tlv(0x81, b"\x01"))):
+    for proof in (b"", b"\x80\0", other, der.explicit(3, der.tlv(0x81, b"\2"))):
         refusal(w.client(w.shared()).request(IR, key, DEV, proof=proof), IP, "badPOP")
     # Signed with another key.
     wanted = client.template(subject=DEV, public_key=client.spki(key.public_key()))

@@ -105,6 +105,51 @@ def test_a_password_in_the_database_url_is_refused_and_not_repeated(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tmad@one,two/tmad",
+        "postgresql://tmad@one:5432,two:5433/tmad",
+        "postgresql://tmad@/tmad?host=one&host=two",
+        "postgresql://tmad@/tmad?host=one,two",
+        "postgresql://tmad@one/tmad?hostaddr=192.0.2.1,192.0.2.2",
+        "postgresql://tmad@one/tmad?host=two",
+    ],
+)
+def test_several_databases_are_refused(tmp_path: Path, url: str) -> None:
+    [line] = mistakes(tmp_path, f'[database]\nurl = "{url}"\n')
+
+    assert line.startswith("1:1  database: url names several hosts")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://tmad@db/tmad?password=canary", "no password in url"),
+        ("postgresql://tmad@db:canary/tmad", "the port in url"),
+        ("postgresql://tmad@db:99999/tmad", "the port in url"),
+    ],
+)
+def test_other_mistakes_in_the_database_url(tmp_path: Path, url: str, why: str) -> None:
+    [line] = mistakes(tmp_path, f'[database]\nurl = "{url}"\n')
+
+    assert why in line
+    assert "canary" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tmad@db.example.test/tmad",
+        "postgresql://tmad@[2001:db8::1]:5433/tmad?sslmode=verify-full",
+        "postgresql://tmad@/tmad?host=/run/postgresql&port=5433",
+        "postgresql:///tmad",
+    ],
+)
+def test_one_database_is_taken(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, f'[database]\nurl = "{url}"\n').database.url == url
+
+
+@pytest.mark.parametrize(
     ("section", "reason"),
     [
         ('[keyring]\nstore = "pkcs11"\n', "[keyring.pkcs11] is missing"),

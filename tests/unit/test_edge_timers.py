@@ -72,6 +72,72 @@ def test_a_job_runs_soon_and_then_at_its_pace(world: World) -> None:
     assert 9 <= job.runs <= 13
 
 
+def test_a_job_runs_at_once_when_it_is_told_to(world: World) -> None:
+    job, timers = Job(), world.timers("a")
+    soon = timers.every(60, job, name="job")
+    soon()  # before the start it is nothing
+    drive(timers.start())
+    world.advance(1.25)
+    assert job.runs == 1
+
+    soon()
+    soon()
+    assert job.runs == 1  # not within whoever says so
+    world.reactor.advance(0)
+
+    assert job.runs == 2
+    world.advance(50)
+    assert job.runs == 2
+    world.advance(20)
+    assert job.runs == 3  # and then at its pace
+
+
+def test_a_job_that_runs_while_it_is_told_to_runs_once_more(world: World) -> None:
+    job, timers = Job(), world.timers("a")
+    gate = job.gate = Deferred()
+    soon = timers.every(60, job, name="job")
+    drive(timers.start())
+    world.advance(1.25)
+    soon()
+    soon()
+    world.reactor.advance(0)
+    assert job.runs == 1
+
+    job.gate = None
+    gate.callback(None)
+    world.reactor.advance(0)
+
+    assert job.runs == 2
+    world.advance(50)
+    assert job.runs == 2
+
+
+def test_a_job_that_fails_is_not_told_to_run_more_than_once_a_second(world: World) -> None:
+    job, timers = Job(), world.timers("a")
+    soon = timers.every(60, job, name="job")
+    job.failure = Fault(FaultCode.UNAVAILABLE, "not yet")
+    drive(timers.start())
+    world.advance(1.25)
+    runs = job.runs
+
+    for _ in range(8):
+        soon()
+        world.advance(0.25)
+
+    assert job.runs - runs == 2
+
+
+def test_nobody_is_told_anything_after_the_end(world: World) -> None:
+    job, timers = Job(), world.timers("a")
+    soon = timers.every(60, job, name="job")
+    drive(timers.start())
+    world.advance(1.25)
+    drive(timers.stop())
+    soon()
+    world.advance(100)
+    assert job.runs == 1
+
+
 def test_a_job_never_overlaps_itself(world: World) -> None:
     job, timers = Job(), world.timers("a")
     job.gate = Deferred()

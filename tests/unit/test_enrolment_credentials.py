@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.support import drive
 from tests.unit.ca_bench import ADMIN, Bench, asked, bench, name
+from tmad.ca.approval import Requests
 from tmad.ca.requests import (
     EndpointID,
     EnrollmentRequest,
@@ -37,6 +38,7 @@ from tmad.ca.requests import (
 )
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
+from tmad.identity.actors import Actor
 from tmad.identity.binding import Binding
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage import tables
@@ -628,6 +630,79 @@ def test_a_switched_off_anchor_stops_its_devices_at_once(b: Bench) -> None:
     maker.anchor(revocation="off", enabled=False)
     fault = refused(b, wish(SignedBy(maker.device()), subject=of_device("SN-0001")))
     assert fault.rule == "manufacturer.unknown"
+
+
+def _newer_crl(b: Bench, maker: Maker, *revoked: int) -> None:
+    b.clock.advance(seconds=1)
+    drive(b.anchors.refresh(ADMIN, "default", "maker", crl=maker.crl(*revoked)))
+
+
+_TAKEN_BACK: dict[str, tuple[Callable[[Bench, Maker], object], str]] = {
+    "revoked": (lambda b, maker: _newer_crl(b, maker, 77), "network.revoked"),
+    "switched-off": (lambda b, maker: maker.anchor(enabled=False), "manufacturer.unknown"),
+    "not-for-enrolling": (lambda b, maker: maker.anchor(uses=["network"]), "manufacturer.unknown"),
+    "another-ca": (lambda b, _: Maker(b, "Other").anchor(), "manufacturer.unknown"),
+}
+
+
+@pytest.mark.parametrize("how", _TAKEN_BACK)
+def test_a_device_that_is_taken_back_while_it_is_decided_gets_nothing(
+    b: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    change, rule = _TAKEN_BACK[how]
+    maker = Maker(b)
+    maker.anchor()
+    devices(b)
+    _newer_crl(b, maker)
+    meanwhile(b, monkeypatch, lambda: change(b, maker))
+    assert refused(b, wish(SignedBy(maker.device()), subject=of_device("SN-0001"))).rule == rule
+
+
+def test_a_device_beside_one_that_is_revoked_while_it_is_decided_enrols(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = Maker(b)
+    maker.anchor()
+    devices(b)
+    _newer_crl(b, maker)
+    meanwhile(b, monkeypatch, lambda: _newer_crl(b, maker, 78))
+    enroll(b, wish(SignedBy(maker.device()), subject=of_device("SN-0001")))
+
+
+@pytest.mark.parametrize("how", [*_TAKEN_BACK, "expired", "not-named", "good"])
+def test_a_device_that_waited_is_looked_at_again(b: Bench, how: str) -> None:
+    maker = Maker(b)
+    maker.anchor()
+    devices(b, approval="manual")
+    _newer_crl(b, maker)
+    device = maker.device(ends=b.clock() + timedelta(hours=1) if how == "expired" else None)
+    request = wish(SignedBy(device), subject=of_device("SN-0001"))
+    waiting = drive(b.authority.enroll(request))
+    assert isinstance(waiting, Pending)
+    rule = {"expired": "manufacturer.expired", "not-named": "manufacturer.unknown"}.get(how, "")
+    match how:
+        case "expired":
+            b.clock.advance(hours=2)
+        case "not-named":
+            Maker(b, "Other").anchor("other")
+            devices(b, approval="manual", manufacturers=["other"])
+        case "good":
+            pass
+        case _:
+            change, rule = _TAKEN_BACK[how]
+            change(b, maker)
+    desk = Requests(
+        database=b.database, journal=b.journal, authority=b.authority, secrets=b.secrets,
+        now=b.clock,
+    )  # fmt: skip
+    other = Actor.administrator("local:approver")
+    approve = desk.approve(other, "default", waiting.request_id)
+    if rule:
+        with pytest.raises(Fault) as refused_:
+            drive(approve)
+        assert refused_.value.rule == rule
+    else:
+        assert row_of(b, drive(approve)).owner == "manufacturer:maker/SN-0001"
 
 
 def test_a_password_beside_a_certificate_decides_about_a_first_enrolment(b: Bench) -> None:

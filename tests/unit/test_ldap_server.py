@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
@@ -11,6 +12,8 @@ from twisted.internet.defer import Deferred
 
 from tests.ldap_world import PEOPLE, SUFFIX, UUID, World
 from tmad.protocols.ldap import codec
+
+T0 = datetime(2026, 11, 1, tzinfo=UTC)
 
 NOTICE = "1.3.6.1.4.1.1466.20036"
 
@@ -504,6 +507,46 @@ def test_a_login_that_holds_no_longer_ends_its_connection(how: str) -> None:
     assert is_notice(answer)
     assert code(answer) == 8
     assert client.is_closed
+
+
+def test_a_password_that_is_replaced_ends_the_connections_it_opened() -> None:
+    world = World()
+    world.doorkeeper.password_at = world.tree.passwords["p0001"] = T0
+    client = world.connect(is_secure=True)
+    assert bind(client, DN, b"1000p") == 0
+    assert whoami(client) == f"dn:{DN}".encode()
+
+    world.tree.passwords["p0001"] = T0 + timedelta(minutes=1)
+    [answer] = client.ask(search())
+
+    assert (is_notice(answer), code(answer), client.is_closed) == (True, 8, True)
+
+
+def test_a_password_that_is_replaced_during_the_bind_ends_the_connection() -> None:
+    world = World()
+    world.doorkeeper.password_at = T0
+    world.tree.passwords["p0001"] = T0 + timedelta(seconds=1)
+    client = world.connect(is_secure=True)
+    bind(client, DN, b"1000p")
+
+    [answer] = client.ask(search())
+
+    assert is_notice(answer)
+    assert client.is_closed
+
+
+def test_a_certificate_does_not_care_for_the_password() -> None:
+    world = World()
+    client = world.connect(is_secure=True)
+
+    class Shown:
+        def to_cryptography(self) -> str:
+            return "a certificate"
+
+    client.transport.certificate = Shown()
+    assert bind(client, "", (b"EXTERNAL", b""), sasl=True) == 0
+    world.tree.passwords["p0001"] = T0
+    assert whoami(client) == f"dn:{DN}".encode()
 
 
 def test_a_bind_waits_for_what_runs() -> None:

@@ -92,11 +92,17 @@ class Logins:
 class Admission:
     def __init__(self) -> None:
         self.refused: list[tuple[str, str]] = []
+        self.stations: list[Visit] = []
         self.admitted: Any = ADMITTED
 
     async def person(self, visit: Visit, person: Any, method: str) -> Admitted:
         if isinstance(self.admitted, Fault):
             raise self.admitted
+        assert isinstance(self.admitted, Admitted)
+        return self.admitted
+
+    async def station(self, visit: Visit) -> Admitted:
+        self.stations.append(visit)
         assert isinstance(self.admitted, Admitted)
         return self.admitted
 
@@ -379,7 +385,7 @@ def test_octets_that_are_no_text_hint_at_another_secret() -> None:
         ([codec.vendor_attribute(311, 25, bytes(50))], "radius.method.mschap"),
         ([], "radius.method.none"),
         ([(codec.USER_PASSWORD, bytes(17))], "radius.malformed.password"),
-        ([(codec.USER_PASSWORD, bytes(16)), (6, b"\0\0\0\x0a")], "radius.method.call-check"),
+        ([(codec.USER_PASSWORD, bytes(16)), (6, b"\0\0\0\x0a")], "radius.method.mac"),
     ],
 )
 def test_what_is_not_possible_is_refused_and_journaled(
@@ -390,7 +396,7 @@ def test_what_is_not_possible_is_refused_and_journaled(
     reply = world.ask((codec.USER_NAME, b"bob"), *attributes)
     assert reply is not None
     assert reply.code == Code.ACCESS_REJECT
-    assert world.admission.refused == [(rule, "pap")]
+    assert world.admission.refused == [(rule, "mac" if rule.endswith(".mac") else "pap")]
     assert world.logins.asked == []
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca.record import Standing
 from tmad.errors import Fault, FaultCode
@@ -17,6 +18,7 @@ from tmad.storage.people import PersonRow
 
 if TYPE_CHECKING:
     from tmad.ca.acme.control import Control
+    from tmad.ca.manufacturers import Vouching
 
 PERSON = "person:"  # begins the owner of a certificate that is a person's
 ACCOUNT = "account:"  # the same, of a directory: "account:DIRECTORY/objectGUID"
@@ -37,9 +39,9 @@ class Applicant:
     """Whoever asks, as far as it was shown; ``is_proven`` False leaves it to a person.
 
     ``person`` is the name of who logged in, and ``account`` what is known of them; ``device``
-    the serialNumber in a manufacturer's certificate, "" where it has none. ``control`` is the order
-    of an ACME account. ``listed`` is what a directory says of the applicant, whose names it
-    decides.
+    the serialNumber in a manufacturer's certificate, "" where it has none, and ``vouching`` who
+    vouches for that. ``control`` is the order of an ACME account. ``listed`` is what a directory
+    says of the applicant, whose names it decides.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Applicant:
     person: str = ""
     account: PersonRow | None = None
     device: str | None = None
+    vouching: Vouching | None = None
     control: Control | None = None
     listed: Account | None = None
 
@@ -68,11 +71,13 @@ class Applicant:
     @property
     def standing(self) -> Standing:
         """Return what a pending request keeps."""
+        path = self.vouching.path if self.vouching else ()
         return Standing(
             applicant=self.name,
             method=self.method,
             secret_id=self.secret.id if self.secret else "",
             renews_id=self.renews.row.id if self.renews else 0,
+            path=tuple([each.public_bytes(Encoding.DER) for each in path[:-1]]),
         )
 
 

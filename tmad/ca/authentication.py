@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tmad.ca.accounts import Accounts, owner_of
 from tmad.ca.acme import control
 from tmad.ca.applicant import PERSON, Applicant, refuse
-from tmad.ca.holders import Holders, Manufacturers
+from tmad.ca.holders import Holders
+from tmad.ca.manufacturers import Manufacturers
 from tmad.ca.names import kind_of, text_of
 from tmad.ca.record import spki_der
 from tmad.ca.requests import (

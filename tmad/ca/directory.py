@@ -27,6 +27,8 @@ from tmad.storage.directory import DEVICE, PERSON, Device, Found, Person
 from tmad.storage.holdings import Held, Names
 from tmad.storage.issuers import TOPIC as ISSUERS
 from tmad.storage.issuers import IssuerState
+from tmad.storage.kept import Kept
+from tmad.storage.people import PersonRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -149,7 +151,7 @@ class Published(NamedTuple):
     document: DirectoryDocument
 
 
-def _all(connection: Connection) -> list[Published]:
+def _all(connection: Connection) -> tuple[Published, ...]:
     found: list[Published] = []
     tenant = ""
     while tenants := objects.find(connection, "*", "tenant", tenant, _PAGE):
@@ -159,7 +161,7 @@ def _all(connection: Connection) -> list[Published]:
                 for row in objects.find(connection, each.name, KIND, "", _PAGE)
             ]
         tenant = tenants[-1].name
-    return found
+    return tuple(found)
 
 
 class Directories:
@@ -178,8 +180,7 @@ class Directories:
         self._hierarchy = hierarchy
         self._now = now
         self._stands = stands
-        self._published: tuple[Published, ...] | None = None
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._published: Kept[tuple[Published, ...]] = Kept()
         self.generation = 0  # rises when what is kept of directories or authorities is forgotten
         changes.listen("objects", self._on_object)
         changes.listen(ISSUERS, self._on_issuer)
@@ -187,12 +188,9 @@ class Directories:
     async def published(self) -> tuple[Published, ...]:
         """Return every tenant's directories as of the last committed change."""
         await self._changes.catch_up()
-        if self._published is not None:
-            return self._published
-        fills = self._fills
-        found = tuple(await self._database.read(_all))
-        if fills == self._fills:
-            self._published = found
+        found = self._published.value
+        if found is None:
+            found = await self._published.fill(self._database.read(_all))
         return found
 
     async def find(
@@ -259,10 +257,10 @@ class Directories:
             return False
         return True
 
-    async def person(self, tenant: str, name: str) -> bool:
-        """Tell whether there is a person of this name whose account is good now."""
+    async def person(self, tenant: str, name: str) -> PersonRow | None:
+        """Return the person of this name, if there is one whose account is good now."""
         row = await self._database.lookup(people.by_name, tenant, name)
-        return row is not None and row.is_usable(self._now())
+        return row if row is not None and row.is_usable(self._now()) else None
 
     async def device(self, tenant: str, name: str) -> bool:
         """Tell whether there is a device of this name that is not blocked."""
@@ -277,8 +275,7 @@ class Directories:
     def _on_object(self, key: str) -> None:
         parts = key.split("/")
         if key == "*" or parts[1] in (KIND, "tenant"):
-            self._fills += 1
-            self._published = None
+            self._published.forget()
             self.generation += 1
 
     def _on_issuer(self, key: str) -> None:

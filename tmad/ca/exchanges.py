@@ -42,6 +42,15 @@ _LATER: Final = timedelta(minutes=1)
 _PAGE: Final = 100
 
 
+class Challenge(NamedTuple):
+    """What a client has to answer before anything is done for it."""
+
+    answer: bytes  # the message that asks for it
+    nonce: bytes
+    request: bytes  # what began the conversation
+    due_at: datetime
+
+
 class _Step(NamedTuple):
     """A conversation that begins, or goes on from what it was."""
 
@@ -88,6 +97,7 @@ class Exchanges:
         holder: bytes,
         digest: bytes,
         is_implicit: bool,
+        challenge: Challenge | None = None,
     ) -> Exchange:
         """Write down that a conversation begins; Fault(CONFLICT) when it has begun before."""
         now = self._now()
@@ -104,8 +114,18 @@ class Exchanges:
             due_at=now + PATIENCE,
             created_at=now,
         )
+        if challenge is not None:
+            exchange = exchange._replace(state="challenged", **challenge._asdict())
         await self._steps.add(_Step(new=exchange))
         return exchange
+
+    async def resume(self, exchange: Exchange, *, digest: bytes) -> Exchange:
+        """Go on with what a challenge was about; Fault(CONFLICT) when it was answered before."""
+        resumed = exchange._replace(
+            state="begun", digest=digest, answer=None, due_at=self._now() + PATIENCE
+        )
+        await self._change(exchange, resumed)
+        return resumed
 
     async def forget(self, exchange: Exchange) -> None:
         """Let a conversation begin anew: what failed may work at the next attempt."""
@@ -123,6 +143,7 @@ class Exchanges:
                 answer=answer,
                 nonce=nonce,
                 spki=spki,
+                request=None,
                 due_at=exchange.created_at + LONGEST_WAIT,
             ),
         )
@@ -150,6 +171,7 @@ class Exchanges:
                 answer=answer,
                 nonce=nonce,
                 certificate_id=certificate_id,
+                request=None,
                 due_at=until,
             ),
             status=Wish(reason=Reason.CERTIFICATE_HOLD) if is_held else None,
@@ -263,7 +285,7 @@ class Exchanges:
         it, and takes the conversation with it.
         """
         issued = await self._database.read(_issued_in, exchange)
-        withdrawing = exchange._replace(state="withdrawing", certificate_id=issued)
+        withdrawing = exchange._replace(state="withdrawing", certificate_id=issued, request=None)
         event = self._event("certificate.unconfirmed", withdrawing) if issued else None
         if await self._database.write(self._update, exchange, withdrawing, event):
             await self._withdraw(withdrawing)
@@ -301,6 +323,7 @@ class Exchanges:
             answer=answer,
             nonce=nonce,
             certificate_id=certificate_id or exchange.certificate_id,
+            request=None,
             due_at=self._now() + ANSWER_KEPT,
         )
 

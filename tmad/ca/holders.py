@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -41,28 +41,12 @@ if TYPE_CHECKING:
     from tmad.ca.accounts import Accounts
     from tmad.ca.endpoint import Endpoint
     from tmad.ca.hierarchy import Hierarchy, Issuer
+    from tmad.ca.manufacturers import Manufacturers
     from tmad.identity.active_directory import Account
 
 _DEVICE = "device:"
 _PAGE = 200
 _NO_GRACE = timedelta(0)
-
-
-class Manufacturers(Protocol):
-    """Who knows other people's authorities and their CRLs (tmad/network/manufacturers.py)."""
-
-    async def vouch(
-        self,
-        tenant: str,
-        anchors: Sequence[str],
-        certificate: x509.Certificate,
-        chain: Sequence[x509.Certificate],
-        at: datetime,
-    ) -> str:
-        """Return which of the anchors a device's certificate comes from.
-
-        Raise Fault(UNAUTHENTICATED) for one that does not hold, or of which nobody can tell.
-        """
 
 
 class Holders:
@@ -111,6 +95,11 @@ class Holders:
         await self.listed(row.owner, endpoint)
         return f"certificate:{row.id}"
 
+    async def waiting_device(self, path: Sequence[bytes], endpoint: Endpoint) -> Applicant:
+        """Return the device that made a request which has waited, if it is still believed."""
+        first, *above = [x509.load_der_x509_certificate(each) for each in path]
+        return await self._foreign(SignedBy(first, chain=tuple(above)), Intent.ENROLL, endpoint)
+
     async def is_registration_authority(self, shown: SignedBy, endpoint: Endpoint) -> bool:
         """Tell whether a certificate is, in good state, one of the endpoint's RAs."""
         row = await self._row(shown, endpoint)
@@ -153,16 +142,17 @@ class Holders:
                 "the signer's certificate was not issued here",
                 issuer=certificate.issuer.rfc4514_string(),
             )
-        anchor = await self._manufacturers.vouch(
+        vouching = await self._manufacturers.vouch(
             endpoint.tenant, document.manufacturers, certificate, shown.chain, self._now()
         )
         device = serial_number_of(certificate.subject)
         known_by = device or f"serial-{certificate.serial_number:x}"
         return Applicant(
-            name=f"manufacturer:{anchor}/{known_by}",
+            name=f"manufacturer:{vouching.anchor}/{known_by}",
             method="manufacturer",
             is_proven=True,
             device=device,
+            vouching=vouching,
         )
 
     async def _renewal(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
@@ -39,7 +40,7 @@ _MAY_BE_CRITICAL = _MUST_BE_CRITICAL | {
     ExtensionOID.POLICY_MAPPINGS,
 }
 # By type; what cryptography does not know is under its own object identifier.
-Found: TypeAlias = Mapping[object, x509.Extension[x509.ExtensionType]]
+Extensions: TypeAlias = Mapping[object, x509.Extension[x509.ExtensionType]]
 
 V = TypeVar("V", bound=x509.ExtensionType)
 
@@ -76,6 +77,15 @@ class Subject:
     critical: frozenset[ObjectIdentifier] = frozenset()
 
 
+class Found(NamedTuple):
+    """What the certificate says, read once for all rules: each reading makes new objects."""
+
+    name: x509.Name
+    key: CertificatePublicKeyTypes
+    extensions: Extensions
+    alternative: tuple[x509.GeneralName, ...]  # its subjectAltName, empty without one
+
+
 def preview(tbs_der: bytes, algorithm_der: bytes) -> x509.Certificate:
     """Return an unsigned certificate to look at; Fault(INTERNAL) when it cannot be read."""
     try:
@@ -86,20 +96,29 @@ def preview(tbs_der: bytes, algorithm_der: bytes) -> x509.Certificate:
 
 def check(subject: Subject) -> None:
     """Raise Fault(INTERNAL) that names the first rule that is broken."""
+    found = _read(subject.certificate)
+    for rule in _RULES:
+        for complaint in rule(subject, found):
+            raise _error(f"lint.{rule.__name__.strip('_')}", "the certificate is wrong", complaint)
+
+
+def _read(certificate: x509.Certificate) -> Found:
     try:
-        found = subject.certificate.extensions
+        extensions = {
+            extension.oid
+            if (kind := type(extension.value)) is x509.UnrecognizedExtension
+            else kind: extension
+            for extension in certificate.extensions
+        }
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         # X5-10: no duplicates, and nothing that cannot be read back
         raise _error("lint.extensions", "the extensions are broken", str(error)) from error
-    extensions = {
-        extension.oid
-        if (kind := type(extension.value)) is x509.UnrecognizedExtension
-        else kind: extension
-        for extension in found
-    }
-    for rule in _RULES:
-        for complaint in rule(subject, extensions):
-            raise _error(f"lint.{rule.__name__.strip('_')}", "the certificate is wrong", complaint)
+    return Found(
+        name=certificate.subject,
+        key=certificate.public_key(),
+        extensions=extensions,
+        alternative=tuple(_value(extensions, x509.SubjectAlternativeName) or ()),
+    )
 
 
 def _error(rule: str, detail: str, private: str) -> Fault:
@@ -108,7 +127,7 @@ def _error(rule: str, detail: str, private: str) -> Fault:
     )
 
 
-def _serial(subject: Subject, extensions: Found) -> Iterator[str]:
+def _serial(subject: Subject, found: Found) -> Iterator[str]:
     bits = subject.certificate.serial_number.bit_length()
     if subject.certificate.serial_number <= 0 or bits > _LONGEST_SERIAL:
         yield "the serial number is not positive or has more than 20 octets"
@@ -116,11 +135,11 @@ def _serial(subject: Subject, extensions: Found) -> Iterator[str]:
         yield f"the serial number has only {bits} bits"
 
 
-def _fields(subject: Subject, extensions: Found) -> Iterator[str]:
+def _fields(subject: Subject, found: Found) -> Iterator[str]:
     tbs = subject.certificate.tbs_certificate_bytes
     if subject.certificate.version is not x509.Version.v3:
         yield "the version is not 3"
-    elements = _elements(tbs)
+    elements = der.elements(tbs, der.SEQUENCE)
     # Version, serial, signature, issuer, validity, subject, key, extensions and no unique ids.
     if [e[0] for e in elements] != [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]:
         yield "a field is missing, or there is one too many"
@@ -134,7 +153,7 @@ def _fields(subject: Subject, extensions: Found) -> Iterator[str]:
         yield "the public key is not the applicant's"
 
 
-def _validity(subject: Subject, extensions: Found) -> Iterator[str]:
+def _validity(subject: Subject, found: Found) -> Iterator[str]:
     certificate = subject.certificate
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if start >= end:
@@ -143,25 +162,23 @@ def _validity(subject: Subject, extensions: Found) -> Iterator[str]:
         yield "it is not inside the issuer's validity"
 
 
-def _subject(subject: Subject, extensions: Found) -> Iterator[str]:
-    certificate = subject.certificate
-    is_empty = not list(certificate.subject)
+def _subject(subject: Subject, found: Found) -> Iterator[str]:
+    is_empty = not found.name.rdns
     try:
-        names.check_subject(certificate.subject)
+        names.check_subject(found.name)
     except Fault as fault:
         yield f"{fault.rule}: {fault.detail}"
-    alternative = extensions.get(x509.SubjectAlternativeName)
+    alternative = found.extensions.get(x509.SubjectAlternativeName)
     if alternative is None:
         if is_empty:
             yield "neither subject nor alternative name"
         return
-    value = cast(x509.SubjectAlternativeName, alternative.value)
-    if not list(value):
+    if not found.alternative:
         yield "the alternative name is empty"
     # RFC 5280, 4.2.1.6
     if alternative.critical != is_empty:
         yield "the alternative name is critical exactly when the subject is empty"
-    for name in value:
+    for name in found.alternative:
         try:
             if names.normalise(name, wildcard=True) != name:
                 yield f"{name} is not in canonical spelling"
@@ -169,16 +186,15 @@ def _subject(subject: Subject, extensions: Found) -> Iterator[str]:
             yield f"{fault.rule}: {fault.detail}"
 
 
-def _constraints(subject: Subject, extensions: Found) -> Iterator[str]:
-    alternative = list(_value(extensions, x509.SubjectAlternativeName) or ())
+def _constraints(subject: Subject, found: Found) -> Iterator[str]:
     try:
-        constraints.check(subject.chain, subject.certificate.subject, alternative)
+        constraints.check(subject.chain, found.name, found.alternative)
     except Fault as fault:
         yield f"{fault.rule}: {fault.detail}"
 
 
-def _criticality(subject: Subject, extensions: Found) -> Iterator[str]:
-    for extension in extensions.values():
+def _criticality(subject: Subject, found: Found) -> Iterator[str]:
+    for extension in found.extensions.values():
         if extension.critical:
             if extension.oid not in _MAY_BE_CRITICAL and extension.oid not in subject.critical:
                 yield f"{extension.oid.dotted_string} must not be critical"
@@ -186,8 +202,8 @@ def _criticality(subject: Subject, extensions: Found) -> Iterator[str]:
             yield f"{extension.oid.dotted_string} must be critical"
 
 
-def _key_usage(subject: Subject, extensions: Found) -> Iterator[str]:
-    usage = _value(extensions, x509.KeyUsage)
+def _key_usage(subject: Subject, found: Found) -> Iterator[str]:
+    usage = _value(found.extensions, x509.KeyUsage)
     if usage is None:
         yield "there is no key usage"
         return
@@ -197,7 +213,7 @@ def _key_usage(subject: Subject, extensions: Found) -> Iterator[str]:
     enciphers = usage.key_encipherment or usage.data_encipherment
     if not (signs or enciphers or usage.key_agreement):
         yield "the key usage is empty"
-    kind = type(subject.certificate.public_key())
+    kind = type(found.key)
     # RFC 8410, 5; RFC 9881, 5; RFC 5480, 3; RFC 9935, 5
     if _is_kind(kind, _SIGNS_ONLY) and (enciphers or usage.key_agreement or not signs):
         yield "this key can only sign"
@@ -211,22 +227,22 @@ def _key_usage(subject: Subject, extensions: Found) -> Iterator[str]:
         yield "an ML-KEM key enciphers keys and nothing else"
 
 
-def _authority(subject: Subject, extensions: Found) -> Iterator[str]:
-    usage = _value(extensions, x509.KeyUsage)
-    basic = _value(extensions, x509.BasicConstraints)
+def _authority(subject: Subject, found: Found) -> Iterator[str]:
+    usage = _value(found.extensions, x509.KeyUsage)
+    basic = _value(found.extensions, x509.BasicConstraints)
     is_ca = basic is not None and basic.ca
     if is_ca != (usage is not None and usage.key_cert_sign):
         yield "a CA signs certificates, and nobody else"
     if not is_ca:
-        if _value(extensions, x509.NameConstraints) is not None:
+        if _value(found.extensions, x509.NameConstraints) is not None:
             yield "name constraints in a certificate that is not a CA's"
         return
     assert basic is not None
-    if not extensions[x509.BasicConstraints].critical:
+    if not found.extensions[x509.BasicConstraints].critical:
         yield "a CA's basic constraints must be critical"
-    if _value(extensions, x509.SubjectKeyIdentifier) is None:
+    if _value(found.extensions, x509.SubjectKeyIdentifier) is None:
         yield "a CA needs a key identifier"
-    if not list(subject.certificate.subject):
+    if not found.name.rdns:
         yield "a CA needs a name"
     if subject.chain:
         issuer = subject.chain[0].extensions
@@ -235,8 +251,8 @@ def _authority(subject: Subject, extensions: Found) -> Iterator[str]:
             yield "the path length is not below the issuer's"
 
 
-def _identifiers(subject: Subject, extensions: Found) -> Iterator[str]:
-    above = _value(extensions, x509.AuthorityKeyIdentifier)
+def _identifiers(subject: Subject, found: Found) -> Iterator[str]:
+    above = _value(found.extensions, x509.AuthorityKeyIdentifier)
     if subject.chain:
         # RFC 5280, 4.2.1.1
         if above is None or above.key_identifier != subject.issuer_key_identifier:
@@ -244,41 +260,41 @@ def _identifiers(subject: Subject, extensions: Found) -> Iterator[str]:
         elif above.authority_cert_issuer is not None:
             yield "the authority key identifier has an issuer name"
     elif above is not None:
-        own = _value(extensions, x509.SubjectKeyIdentifier)
+        own = _value(found.extensions, x509.SubjectKeyIdentifier)
         if own is None or own.digest != above.key_identifier:
             yield "a self-signed certificate names another key"
 
 
-def _extended_usage(subject: Subject, extensions: Found) -> Iterator[str]:
-    found = extensions.get(x509.ExtendedKeyUsage)
-    if found is None:
+def _extended_usage(subject: Subject, found: Found) -> Iterator[str]:
+    extended = found.extensions.get(x509.ExtendedKeyUsage)
+    if extended is None:
         return
-    usages = list(cast(x509.ExtendedKeyUsage, found.value))
+    usages = list(cast(x509.ExtendedKeyUsage, extended.value))
     if not usages:
         yield "the extended key usage is empty"
     stamping = ExtendedKeyUsageOID.TIME_STAMPING in usages
     # RFC 3161, 2.3
     if stamping and len(usages) > 1:
         yield "time stamping stands alone"
-    if found.critical != stamping:
+    if extended.critical != stamping:
         yield "the extended key usage is critical for time stamping only"
 
 
-def _revocation(subject: Subject, extensions: Found) -> Iterator[str]:
-    if NO_REV_AVAIL not in extensions:
+def _revocation(subject: Subject, found: Found) -> Iterator[str]:
+    if NO_REV_AVAIL not in found.extensions:
         return
     # RFC 9608, 4
-    places = _value(extensions, x509.AuthorityInformationAccess) or ()
+    places = _value(found.extensions, x509.AuthorityInformationAccess) or ()
     ocsp = x509.oid.AuthorityInformationAccessOID.OCSP
-    if _value(extensions, x509.CRLDistributionPoints) or any(
+    if _value(found.extensions, x509.CRLDistributionPoints) or any(
         place.access_method == ocsp for place in places
     ):
         yield "noRevAvail beside an address where revocation is published"
 
 
-def _key_der(subject: Subject, extensions: Found) -> Iterator[str]:
-    key = subject.certificate.public_key()
-    if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != subject.spki_der:
+def _key_der(subject: Subject, found: Found) -> Iterator[str]:
+    encoded = found.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if encoded != subject.spki_der:
         yield "the public key is not in its one DER form"
 
 
@@ -299,12 +315,6 @@ _RULES: tuple[_Rule, ...] = (
 )
 
 
-def _value(extensions: Found, kind: type[V]) -> V | None:
-    found = extensions.get(kind)
-    return None if found is None else cast(V, found.value)
-
-
-def _elements(tbs_der: bytes) -> list[bytes]:
-    """Return the direct elements of the outer SEQUENCE."""
-    reader = der.read(tbs_der, der.SEQUENCE)
-    return [reader.raw() for _ in reader.each()]
+def _value(extensions: Extensions, kind: type[V]) -> V | None:
+    extension = extensions.get(kind)
+    return None if extension is None else cast(V, extension.value)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from tmad.ca.accounts import Accounts
     from tmad.ca.endpoint import Endpoint, Endpoints
     from tmad.ca.hierarchy import Hierarchy
-    from tmad.ca.holders import Manufacturers
+    from tmad.ca.manufacturers import Manufacturers
     from tmad.ca.shape import Profile
 
 _DAY = timedelta(days=1)
@@ -422,6 +422,8 @@ class Authority:
         return await self._issue(order, dry_run=dry_run)
 
     async def _applicant(self, endpoint: Endpoint, standing: record.Standing) -> Applicant:
+        if standing.path:
+            return await self._authenticator.holders.waiting_device(standing.path, endpoint)
         renews = secret = None
         tenant = endpoint.tenant
         owner = standing.applicant

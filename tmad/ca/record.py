@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -46,12 +47,17 @@ _VERSION = der.integer(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What authentication found out about the applicant of a pending request."""
+    """What authentication found out about the applicant of a pending request.
+
+    ``path`` holds a manufacturer's certificates (DER), from the device's to the last one below
+    the trust anchor.
+    """
 
     applicant: str
     method: str
     secret_id: str = ""
     renews_id: int = 0
+    path: tuple[bytes, ...] = ()
 
 
 def spki_der(request: EnrollmentRequest) -> bytes:
@@ -152,7 +158,7 @@ def proof_of(row: RequestRow) -> Proof:
 
 def restore(row: RequestRow) -> tuple[EnrollmentRequest, Standing]:
     """Return the request of a row, without its credential, and who was behind it."""
-    body: Mapping[str, str] = json.loads(row.body)
+    body: Mapping[str, Any] = json.loads(row.body)
     csr = x509.load_der_x509_csr(base64.b64decode(body["csr"]))
     names: tuple[x509.GeneralName, ...] = ()
     wanted = []
@@ -180,12 +186,13 @@ def restore(row: RequestRow) -> tuple[EnrollmentRequest, Standing]:
         method=body["method"],
         secret_id=body["secret"],
         renews_id=int(body["renews"]),
+        path=tuple([base64.b64decode(each) for each in body.get("path", ())]),
     )
     return request, standing
 
 
 def _body(request: EnrollmentRequest, standing: Standing, csr: bytes) -> dict[str, JSON]:
-    return {
+    body: dict[str, JSON] = {
         "csr": base64.b64encode(csr).decode(),
         "proof": request.proof.value,
         "intent": request.intent.value,
@@ -195,6 +202,9 @@ def _body(request: EnrollmentRequest, standing: Standing, csr: bytes) -> dict[st
         "secret": standing.secret_id,
         "renews": str(standing.renews_id),
     }
+    if standing.path:
+        body["path"] = [base64.b64encode(each).decode() for each in standing.path]
+    return body
 
 
 def _csr(request: EnrollmentRequest, spki: bytes) -> bytes:

@@ -39,6 +39,7 @@ from tmad.storage import leases, private_keys, status
 from tmad.storage import service_certificates as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.leases import Lease
 from tmad.storage.service_certificates import ServiceCertificateRow
 
@@ -205,11 +206,11 @@ class ServiceCertificates:
         self._tls_tenant = tls_tenant
         self._tls_authority = tls_authority
         self._trust = Trust(hierarchy)
-        self._cache: dict[tuple[str, str], tuple[ServiceCertificate, ...]] = {}
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: KeptByKey[tuple[str, str], tuple[ServiceCertificate, ...]] = KeptByKey()
         self._flights: dict[tuple[str, str], Turns] = {}
         self._staples: Callable[[ServiceCertificate], Awaitable[bytes]] | None = None
         self._watched: set[str] = set()  # certificates whose status counts
+        self._listeners: list[Callable[[], object]] = []
         for topic in (rows.TOPIC, "issuers", "objects"):
             changes.listen(topic, self._forget)
         changes.listen(status.TOPIC, self._on_status)
@@ -228,17 +229,22 @@ class ServiceCertificates:
         """Return the one in use and the earlier ones whose keys still serve, newest first."""
         await self._changes.catch_up()
         now = self._now()
-        found = self._cache.get((purpose, scope))
+        found = self._kept.get((purpose, scope))
         if found is None or not _in_use(found, now):
-            fills = self._fills
-            found = await self._ensure(purpose, scope, due=False)
-            if fills == self._fills:
-                self._cache[purpose, scope] = found
+            ensured = self._ensure(purpose, scope, due=False)
+            found = await self._kept.fill((purpose, scope), ensured)
         kept = _KEPT[purpose]
         return (
             found[0],
             *(c for c in found[1:] if c.superseded_at and now < c.superseded_at + kept),
         )
+
+    def listen(self, callback: Callable[[], object]) -> None:
+        """Call back when another certificate may have become the current one.
+
+        That is while changes are delivered: ask what it is in a later turn of the reactor.
+        """
+        self._listeners.append(callback)
 
     async def replace(self, present: ServiceCertificate) -> ServiceCertificate:
         """Return the successor of one that is revoked; make it if nobody has done so yet."""
@@ -576,8 +582,9 @@ class ServiceCertificates:
         return min(able, key=lambda issuer: (issuer.is_self_signed, issuer.id))
 
     def _forget(self, key: str) -> None:
-        self._fills += 1
-        self._cache.clear()
+        self._kept.forget_all()
+        for callback in self._listeners:
+            callback()
 
     def _on_status(self, key: str) -> None:
         if key == "*" or key in self._watched:

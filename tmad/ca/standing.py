@@ -33,6 +33,8 @@ def check(connection: Connection, tenant: str, applicant: Applicant, now: dateti
         return
     if applicant.renews is not None:
         _check_status(connection, applicant.renews.row)
+    if applicant.vouching is not None:
+        applicant.vouching.check(connection, now)
     if applicant.method == REGISTRATION_AUTHORITY:
         _check_status(connection, _of_authority(connection, tenant, applicant.name))
     if not is_usable(connection, tenant, applicant.owner, now):

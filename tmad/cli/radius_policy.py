@@ -45,7 +45,7 @@ _HELP = {
     "tag": "From a RADIUS client with this tag.",
     "ssid": "On this wireless network.",
     "port_type": "On this kind of port: ethernet, wireless, virtual.",
-    "method": "By this method: eap-tls, eap-ttls, peap, pap.",
+    "method": "By this method: eap-tls, eap-ttls, peap, pap, mac.",
     "ca": "With a certificate of this authority.",
     "anchor": "With a certificate of this trust anchor.",
     "profile": "With a certificate of this profile.",
@@ -79,6 +79,9 @@ def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--reject", is_flag=True, help="Refuse instead."),
         click.option("--monitor", is_flag=True, help="Only write down what would be refused."),
+        click.option(
+            "--unlisted", is_flag=True, help="With --method mac: also addresses of no device."
+        ),
     ):  # fmt: skip
         function = decorate(function)
     return function
@@ -166,7 +169,7 @@ async def rule_(
 @click.option("--ssid", default="", help="On this wireless network.")
 @click.option("--mac", default="", help="From this station.")
 @click.option("--port-type", type=click.Choice(list(_PORT_TYPES)), default="wireless")
-@click.option("--method", help="By this method (eap-tls; with --person: pap).")
+@click.option("--method", help="By this method (eap-tls; with --person: pap; with --mac: mac).")
 @click.option("--at", type=click.DateTime(), help="At another time, in UTC.")
 @with_core
 async def test(
@@ -182,8 +185,9 @@ async def test(
     at: datetime | None,
 ) -> None:
     """Say what would become of a login, and what each rule says to it. Nothing is written."""
-    if sum(each is not None for each in (serial, source, person)) != 1:
-        usage("give one of --cert, --file and --person")
+    shown = [each for each in (serial, source, person) if each is not None]
+    if len(shown) > 1 or not (shown or mac):
+        usage("give one of --cert, --file and --person, or --mac alone")
     chain: tuple[x509.Certificate, ...] = ()
     if serial is not None:
         found = await core.inventory.find(core.actor, core.tenant, serial)
@@ -194,7 +198,7 @@ async def test(
         core.actor,
         core.tenant,
         await _visit(core, client, ssid, mac, _PORT_TYPES[port_type]),
-        method or ("pap" if person else "eap-tls"),
+        method or ("pap" if person else "eap-tls") if shown else "mac",
         chain=chain,
         person=person or "",
         at=at.replace(tzinfo=UTC) if at else None,
@@ -288,8 +292,9 @@ def _rule(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         rule["reply"] = reply
     if options["reject"]:
         rule["then"] = "reject"
-    if options["monitor"]:
-        rule["monitor"] = True
+    for flag in ("monitor", "unlisted"):
+        if options[flag]:
+            rule[flag] = True
     return rule
 
 

@@ -132,9 +132,9 @@ class ProtocolEdge:
         *,
         name: str,
         lease: bool = False,
-    ) -> None:
+    ) -> Callable[[], None]:
         """Call ``function`` again and again."""
-        self._timers.every(seconds, function, name=f"{self._name}.{name}", lease=lease)
+        return self._timers.every(seconds, function, name=f"{self._name}.{name}", lease=lease)
 
     def provide(self, name: str, provision: Provision) -> None:
         """Offer other protocols what they may not import."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -22,6 +23,7 @@ LEASE = "timers"
 _LEASE_SECONDS = 12.0
 _HEARTBEAT = 4.0
 _LONGEST_BACK_OFF = 300.0
+_AFTER_FAILURE = 1.0  # however urgent it is
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class _Job:
     failures: int = 0
     call: Any = None
     running: Deferred[None] | None = field(default=None)
+    is_wanted: bool = False  # since the run that goes on has begun
 
 
 class Timers:
@@ -57,16 +60,18 @@ class Timers:
         *,
         name: str,
         lease: bool = False,
-    ) -> None:
+    ) -> Callable[[], None]:
         """Call ``function`` about every so many seconds, soon after the start for the first time.
 
         With ``lease`` only while this process holds the timers' lease. What it raises is
-        logged and delays the next run.
+        logged and delays the next run. Return what lets the next run be in the next turn of
+        the reactor, for whoever hears that there is something to do.
         """
         job = _Job(name, seconds, function, lease)
         self._jobs.append(job)
         if self._is_running:
             self._schedule(job, first=True)
+        return partial(self._hasten, job)
 
     async def start(self) -> None:
         """Begin; returns when it is known whether this process has the lease."""
@@ -127,10 +132,21 @@ class Timers:
         if self._is_running:
             self._heart = self._reactor.callLater(_HEARTBEAT, lambda: ensureDeferred(self._beat()))
 
+    def _hasten(self, job: _Job) -> None:
+        if job.running is not None:
+            job.is_wanted = True
+        elif self._is_running and job.call is not None and job.call.active():
+            wait = _AFTER_FAILURE if job.failures else 0.0
+            if job.call.getTime() > self._reactor.seconds() + wait:
+                job.call.reset(wait)
+
     def _schedule(self, job: _Job, *, first: bool = False) -> None:
         if not self._is_running:
             return
-        if first:
+        if job.is_wanted:
+            job.is_wanted = False
+            delay = _AFTER_FAILURE if job.failures else 0.0
+        elif first:
             delay = random.uniform(0, min(1.0, job.seconds))  # noqa: S311  jitter, no secret
         elif job.failures:
             longest = max(job.seconds, _LONGEST_BACK_OFF)

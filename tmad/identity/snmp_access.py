@@ -35,6 +35,7 @@ from tmad.signer.seal import Seal
 from tmad.storage import snmp as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import Kept
 from tmad.wire import usm
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class SNMPAccess:
         self._seal = seal
         self._now = now
         self._node = node
-        self._table: Table | None = None
-        self._fills = 0
+        self._table: Kept[Table] = Kept()
         changes.listen(rows.TOPIC, self._forget)
 
     # -- for actors -------------------------------------------------------------------------
@@ -206,21 +206,19 @@ class SNMPAccess:
     async def current(self) -> Table:
         """Return everybody who may ask, as the database has it now."""
         await self._changes.catch_up()
-        while (table := self._table) is None:
-            fills = self._fills
-            table = await self._database.read(self._build)
-            if fills == self._fills:
-                self._table = table
+        table = self._table.value
+        if table is None:
+            table = await self._table.fill(self._database.read(self._build))
         return table
 
     def ready(self) -> Table | None:
         """Return the same where nobody has to be asked for it: most of the questions of a walk."""
-        return self._table if self._changes.is_current() else None
+        return self._table.value if self._changes.is_current() else None
 
     @property
     def known(self) -> Table | None:
         """Everybody who might ask the last time, for while the database cannot be asked."""
-        return self._table
+        return self._table.value
 
     async def user(self, name: str) -> User:
         """Return a user, for whoever sends in its name; Fault(NOT_FOUND)."""
@@ -276,8 +274,7 @@ class SNMPAccess:
             return None
 
     def _forget(self, key: str) -> None:
-        self._fills += 1
-        self._table = None
+        self._table.forget()
 
     def _own_engine_id(self) -> bytes:
         """Return the id of a node that has none yet: random, yet the same if asked again."""

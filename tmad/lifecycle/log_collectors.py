@@ -30,6 +30,7 @@ from tmad.storage import objects
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.journal import Record
+from tmad.storage.kept import Kept
 from tmad.storage.log_collectors import Waiting
 
 if TYPE_CHECKING:
@@ -273,8 +274,7 @@ class LogCollectors:
         self._now = now
         self._database = database
         self._changes = changes
-        self._kept: tuple[Collector, ...] | None = None
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: Kept[tuple[Collector, ...]] = Kept()
         changes.listen("objects", self._forget)
 
     # -- for actors ---------------------------------------------------------------------------
@@ -316,13 +316,9 @@ class LogCollectors:
     async def all(self) -> tuple[Collector, ...]:
         """Return the collectors of every tenant that are switched on, as of the last change."""
         await self._changes.catch_up()
-        found = self._kept
+        found = self._kept.value
         if found is None:
-            fills = self._fills
-            every = [_collector(row) for row in await self._database.read(rows.find_all)]
-            found = tuple(each for each in every if each.document.enabled)
-            if fills == self._fills:
-                self._kept = found
+            found = await self._kept.fill(self._read())
         return found
 
     async def heads(self) -> dict[str, int]:
@@ -355,10 +351,13 @@ class LogCollectors:
             )
         )
 
+    async def _read(self) -> tuple[Collector, ...]:
+        every = [_collector(row) for row in await self._database.read(rows.find_all)]
+        return tuple(each for each in every if each.document.enabled)
+
     def _forget(self, key: str) -> None:
         if key == "*" or f"/{KIND}/" in key or key.startswith("*/tenant/"):
-            self._fills += 1
-            self._kept = None
+            self._kept.forget()
 
 
 def _collector(row: ObjectRow) -> Collector:

@@ -35,6 +35,7 @@ from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.deliveries import DeliveryRow
 from tmad.storage.journal import Record
+from tmad.storage.kept import Kept
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -87,8 +88,7 @@ class Notifications:
         self._node = node
         self._mail = mail
         self._webhooks = webhooks
-        self._rules: Rules | None = None
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._rules: Kept[Rules] = Kept()
         self._skipped_at: datetime | None = None
         self._under_way: dict[tuple[str, str], Deferred[None]] = {}
         # (way, outcome) -> messages of this process, for /metrics
@@ -204,18 +204,14 @@ class Notifications:
 
     async def _load(self) -> Rules:
         await self._changes.catch_up()
-        if self._rules is not None:
-            return self._rules
-        fills = self._fills
-        rules = await self._database.read(gathering.find_rules)
-        if fills == self._fills:
-            self._rules = rules
+        rules = self._rules.value
+        if rules is None:
+            rules = await self._rules.fill(self._database.read(gathering.find_rules))
         return rules
 
     def _forget(self, key: str) -> None:
         if key == "*" or f"/{KIND}/" in key or key.startswith("*/tenant/"):
-            self._fills += 1
-            self._rules = None
+            self._rules.forget()
 
     async def _document(self, tenant: str, name: str) -> NotificationDocument:
         row = await self._database.read(objects.by_name, tenant, KIND, name)

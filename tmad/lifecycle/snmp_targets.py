@@ -28,6 +28,7 @@ from tmad.storage import snmp_targets as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.journal import Record
+from tmad.storage.kept import Kept
 from tmad.storage.snmp_targets import KIND, News
 
 if TYPE_CHECKING:
@@ -198,8 +199,7 @@ class SNMPTargets:
         self._database = database
         self._changes = changes
         self._now = now
-        self._kept: tuple[Target, ...] | None = None
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: Kept[tuple[Target, ...]] = Kept()
         changes.listen("objects", self._forget)
 
     @guarded("snmp-target.test")
@@ -227,13 +227,9 @@ class SNMPTargets:
     async def all(self) -> tuple[Target, ...]:
         """Return the targets of every tenant that are switched on, as of the last change."""
         await self._changes.catch_up()
-        found = self._kept
+        found = self._kept.value
         if found is None:
-            fills = self._fills
-            every = [_target(row) for row in await self._database.read(rows.find_all)]
-            found = tuple(each for each in every if each.document.enabled)
-            if fills == self._fills:
-                self._kept = found
+            found = await self._kept.fill(self._read())
         return found
 
     async def extent(self) -> tuple[int, int]:
@@ -264,10 +260,13 @@ class SNMPTargets:
             )
         )
 
+    async def _read(self) -> tuple[Target, ...]:
+        every = [_target(row) for row in await self._database.read(rows.find_all)]
+        return tuple(each for each in every if each.document.enabled)
+
     def _forget(self, key: str) -> None:
         if key == "*" or f"/{KIND}/" in key or key.startswith("*/tenant/"):
-            self._fills += 1
-            self._kept = None
+            self._kept.forget()
 
 
 def _target(row: ObjectRow) -> Target:

@@ -31,6 +31,7 @@ from tmad.managed.catalogue import (
 from tmad.storage import objects as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -53,9 +54,8 @@ class Objects:
         self._catalogue = Catalogue(journal, now, kinds)
         self._database = database
         self._changes = changes
-        self._cache: dict[tuple[str, str, str], Stored] = {}
-        self._handles: dict[tuple[str, str], Stored] = {}
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: KeptByKey[tuple[str, str, str], Stored] = KeptByKey()
+        self._by_handle: KeptByKey[tuple[str, str], Stored | None] = KeptByKey()
         changes.listen("objects", self._forget)
 
     # -- for actors -----------------------------------------------------------------------
@@ -198,41 +198,34 @@ class Objects:
         """Return one object as of the last committed change, cached; Fault(NOT_FOUND)."""
         await self._changes.catch_up()
         key = (tenant, kind, name)
-        if (cached := self._cache.get(key)) is not None:
-            return cached
-        fills = self._fills
-        row = await self._database.lookup(rows.by_name, tenant, kind, name)
-        if row is None:
-            raise absent(tenant, kind, name)
-        stored = self._catalogue.stored(row)
-        if fills == self._fills:
-            self._cache[key] = stored
-        return stored
+        found = self._kept.get(key)
+        return found or await self._kept.fill(key, self._read(*key))
 
     async def load_by_handle(self, kind: str, handle: str) -> Stored | None:
         """Return the object that has this handle in whatever tenant, cached, or None."""
         await self._changes.catch_up()
         key = (kind, handle)
-        if (cached := self._handles.get(key)) is not None:
-            return cached
-        fills = self._fills
-        row = await self._database.lookup(rows.by_handle, kind, handle)
-        if row is None:
-            return None
-        stored = self._catalogue.stored(row)
-        if fills == self._fills:
-            self._handles[key] = stored
-        return stored
+        found = self._by_handle.get(key)
+        return found or await self._by_handle.fill(key, self._read_by_handle(*key))
 
     async def actor(self, name: str) -> Actor:
         """Return ``name`` with the roles that the grant documents of all tenants give it."""
         return await self._database.read(self._catalogue.actor, name)
 
+    async def _read(self, tenant: str, kind: str, name: str) -> Stored:
+        row = await self._database.lookup(rows.by_name, tenant, kind, name)
+        if row is None:
+            raise absent(tenant, kind, name)
+        return self._catalogue.stored(row)
+
+    async def _read_by_handle(self, kind: str, handle: str) -> Stored | None:
+        row = await self._database.lookup(rows.by_handle, kind, handle)
+        return None if row is None else self._catalogue.stored(row)
+
     def _forget(self, key: str) -> None:
-        self._fills += 1
-        self._handles.clear()
+        self._by_handle.forget_all()
         if key == "*":
-            self._cache.clear()
+            self._kept.forget_all()
         else:
             tenant, kind, name = key.split("/")
-            self._cache.pop((tenant, kind, name), None)
+            self._kept.forget((tenant, kind, name))

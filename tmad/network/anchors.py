@@ -1,37 +1,32 @@
-"""Trust anchors: other people's authorities whose certificates may log in here, and their CRLs.
-
-What somebody else has revoked is known only as well as the newest CRL says. Where that is
-"required", a missing or stale one refuses (fail closed); "soft" lets in and writes it down.
-"""
+"""Trust anchors: other people's authorities whose certificates may log in here, and their CRLs."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from twisted.logger import Logger
 
-from tmad.ca.trust import MAXIMUM_DEPTH, UNREADABLE, check_ca, check_path, is_signed_by
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
 from tmad.managed.catalogue import Kind
-from tmad.network import fetch, foreign
+from tmad.network import foreign
+from tmad.network.anchor import Anchor, Path, TrustAnchorDocument, Vouched
 from tmad.network.facts import Facts
 from tmad.network.foreign import RevocationList
-from tmad.network.reasons import refusal
 from tmad.storage import anchors as rows
 from tmad.storage import objects
 from tmad.storage.anchors import AnchorCRL
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.objects import ObjectRow
 
 if TYPE_CHECKING:
@@ -42,75 +37,10 @@ log = Logger()
 KIND: Final = "trust-anchor"
 
 _PAGE: Final = 500
-_MOST_CERTIFICATES: Final = 16
-_MOST_OCTETS: Final = 262_144  # of one anchor's certificates
-_MOST_URLS: Final = 8
 _KEPT: Final = 4096  # paths that are remembered
 _RETRY: Final = timedelta(minutes=5)
-_HOLD: Final = 6  # RFC 5280, 5.3.1: certificateHold
 
 Fetch = Callable[[str, int], Awaitable[bytes]]
-
-
-class TrustAnchorDocument(BaseModel):
-    """Somebody else's CA, as far as its certificates may log in here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    description: str = Field(default="", max_length=500)
-    enabled: bool = True
-    certificates: str = Field(
-        max_length=_MOST_OCTETS,
-        description="The CA's certificate and those of its sub-CAs, as PEM.",
-    )
-    uses: tuple[Literal["network", "enrollment"], ...] = Field(
-        default=("network",),
-        min_length=1,
-        description="network: its certificates may log in over RADIUS, as far as policies let "
-        "them. enrollment: endpoints that name it enrol its devices.",
-    )
-    revocation: Literal["required", "soft", "off"] = Field(
-        default="required",
-        description="Without a CRL that is good now: required refuses, soft lets in and notes it, "
-        "off never asks.",
-    )
-    crl_urls: tuple[str, ...] = Field(
-        default=(), max_length=_MOST_URLS, description="Where its CRLs are, http or https."
-    )
-    refresh_minutes: int = Field(
-        default=60, ge=5, le=10_080, description="How often they are fetched."
-    )
-    names_people: bool = Field(
-        default=False,
-        description="Take the names in its certificates for our people and devices, with their "
-        "groups: only for a CA that certifies our names and nobody else's.",
-    )
-
-    @field_validator("certificates")
-    @classmethod
-    def _certificates_are_authorities(cls, pem: str) -> str:
-        try:
-            found = x509.load_pem_x509_certificates(pem.encode())
-        except (ValueError, x509.InvalidVersion) as error:
-            raise ValueError(f"not PEM certificates: {error}") from None
-        if len(found) > _MOST_CERTIFICATES:
-            raise ValueError(f"more than {_MOST_CERTIFICATES} certificates")
-        for certificate in found:
-            if not _is_authority(certificate):
-                raise ValueError(f"{certificate.subject.rfc4514_string()} is no CA")
-        return pem
-
-    @field_validator("crl_urls")
-    @classmethod
-    def _urls_can_be_fetched(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            if (mistake := fetch.mistake(url)) is not None:
-                raise ValueError(f"{url}: {mistake}")
-        return urls
-
-    def authorities(self) -> tuple[x509.Certificate, ...]:
-        """Return the certificates."""
-        return tuple(x509.load_pem_x509_certificates(self.certificates.encode()))
 
 
 def kind() -> Kind:
@@ -122,20 +52,6 @@ def kind() -> Kind:
     return Kind(name=KIND, model=TrustAnchorDocument, check_delete=forget)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vouched:
-    """A certificate that an anchor vouches for.
-
-    ``doubts`` are reasons to refuse it, ``notes`` what is only written down.
-    """
-
-    anchor: str
-    issuer: bytes  # which CA signed it (foreign.authority_key)
-    names_people: bool
-    doubts: tuple[Fault, ...]
-    notes: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Refreshed:
     """What fetching one CRL led to."""
@@ -145,14 +61,6 @@ class Refreshed:
     this_update: datetime
     next_update: datetime | None
     is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Anchor:
-    name: str
-    document: TrustAnchorDocument
-    certificates: tuple[x509.Certificate, ...]
-    lists: Mapping[bytes, RevocationList]
 
 
 class TrustAnchors:
@@ -167,12 +75,9 @@ class TrustAnchors:
         self._changes = changes
         self._now = now
         self._fetch = fetch
-        self._kept: dict[str, tuple[_Anchor, ...]] = {}
+        self._kept: KeptByKey[str, tuple[Anchor, ...]] = KeptByKey()
         self._lists: dict[tuple[str, str, bytes], tuple[AnchorCRL, RevocationList]] = {}
-        self._paths: OrderedDict[
-            tuple[str, bytes], tuple[_Anchor, tuple[x509.Certificate, ...]]
-        ] = OrderedDict()
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._paths: OrderedDict[tuple[str, bytes], tuple[Anchor, Path]] = OrderedDict()
         self._next: dict[tuple[str, str], datetime] = {}
         self._failing: set[tuple[str, str]] = set()
         changes.listen(rows.TOPIC, self._forget)
@@ -213,23 +118,7 @@ class TrustAnchors:
         if found is None:
             return None
         anchor, path = found
-        _check_path(path, at)
-        doubts: list[Fault] = []
-        notes: list[str] = []
-        if anchor.document.revocation != "off":
-            for place in range(len(path) - 1):
-                doubts += _of_lists(anchor, path, place, at)
-        if anchor.document.revocation == "soft":
-            unknown = [d for d in doubts if d.rule in ("network.crl-missing", "network.crl-stale")]
-            notes = [f"{doubt.rule}: {doubt.detail}" for doubt in unknown]
-            doubts = [doubt for doubt in doubts if doubt not in unknown]
-        return Vouched(
-            anchor=anchor.name,
-            issuer=foreign.authority_key(path[1]),
-            names_people=anchor.document.names_people,
-            doubts=tuple(doubts),
-            notes=tuple(notes),
-        )
+        return anchor.vouch(path, at)
 
     async def is_revoked(self, tenant: str, name: str, issuer: bytes, serial: int) -> bool:
         """Tell whether a certificate that an anchor vouched for stands in a CRL by now.
@@ -244,20 +133,33 @@ class TrustAnchors:
                 return not is_off and found is not None and serial in found.revoked
         return True
 
+    def vouch_in(
+        self, connection: Connection, tenant: str, name: str, path: Path, at: datetime
+    ) -> Vouched | None:
+        """Return what an anchor that is for enrolling says of a path, as a transaction sees it.
+
+        None where it does not end this path any more. Raise as :meth:`vouch` does.
+        """
+        row = objects.by_name(connection, tenant, KIND, name)
+        anchor = row and self._read(connection, row, rows.find(connection, tenant))
+        if not anchor or "enrollment" not in anchor.document.uses:
+            return None
+        return anchor.vouch(path, at) if path[-1] in anchor.certificates else None
+
     def _path(
         self,
         tenant: str,
-        anchors: tuple[_Anchor, ...],
+        anchors: tuple[Anchor, ...],
         facts: Facts,
         chain: Sequence[x509.Certificate],
-    ) -> tuple[_Anchor, tuple[x509.Certificate, ...]] | None:
+    ) -> tuple[Anchor, Path] | None:
         """Return the anchor and the path to it, leaf first, every signature verified."""
         key = tenant, facts.sha256
         kept = self._paths.get(key)
         if kept is not None and kept[0] in anchors:
             return kept
         for anchor in anchors:
-            path = _build(facts.certificate, anchor.certificates, chain[1:])
+            path = anchor.path_of(facts.certificate, chain[1:])
             if path is not None:
                 self._paths[key] = anchor, path
                 if len(self._paths) > _KEPT:
@@ -265,33 +167,32 @@ class TrustAnchors:
                 return anchor, path
         return None
 
-    async def _for_network(self, tenant: str) -> tuple[_Anchor, ...]:
+    async def _for_network(self, tenant: str) -> tuple[Anchor, ...]:
         found = await self._of(tenant)
         return tuple(anchor for anchor in found if "network" in anchor.document.uses)
 
-    async def _of(self, tenant: str) -> tuple[_Anchor, ...]:
+    async def _of(self, tenant: str) -> tuple[Anchor, ...]:
         found = self._kept.get(tenant)
         if found is None:
-            fills = self._fills
-            found = await self._database.read(self._load, tenant)
-            if fills == self._fills:
-                self._kept[tenant] = found
+            found = await self._kept.fill(tenant, self._database.read(self._load, tenant))
         return found
 
-    def _load(self, connection: Connection, tenant: str) -> tuple[_Anchor, ...]:
+    def _load(self, connection: Connection, tenant: str) -> tuple[Anchor, ...]:
         """Read a tenant's anchors, and of their CRLs those that are not in memory."""
         heads = rows.find(connection, tenant)
-        found = []
-        for row in _all(connection, tenant):
-            document = TrustAnchorDocument.model_validate_json(row.document)
-            if document.enabled:
-                lists = {
-                    head.issuer: self._list(connection, head)
-                    for head in heads
-                    if head.anchor == row.name
-                }
-                found.append(_Anchor(row.name, document, document.authorities(), lists))
-        return tuple(found)
+        found = [self._read(connection, row, heads) for row in _all(connection, tenant)]
+        return tuple([anchor for anchor in found if anchor is not None])
+
+    def _read(
+        self, connection: Connection, row: ObjectRow, heads: Sequence[AnchorCRL]
+    ) -> Anchor | None:
+        document = TrustAnchorDocument.model_validate_json(row.document)
+        if not document.enabled:
+            return None
+        lists = {
+            head.issuer: self._list(connection, head) for head in heads if head.anchor == row.name
+        }
+        return Anchor(row.name, document, document.authorities(), lists)
 
     def _list(self, connection: Connection, head: AnchorCRL) -> RevocationList:
         key = head.tenant, head.anchor, head.issuer
@@ -307,11 +208,10 @@ class TrustAnchors:
         return found
 
     def _forget(self, key: str) -> None:
-        self._fills += 1
         if key == "*":
-            self._kept.clear()
+            self._kept.forget_all()
         else:
-            self._kept.pop(key.partition("/")[0], None)
+            self._kept.forget(key.partition("/")[0])
         self._paths.clear()
 
     def _forget_object(self, key: str) -> None:
@@ -501,75 +401,6 @@ def _all(connection: Connection, tenant: str) -> Iterator[ObjectRow]:
     while page := objects.find(connection, tenant, KIND, after, _PAGE):
         yield from page
         after = page[-1].name
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except UNREADABLE:
-        return False
-
-
-def _build(
-    leaf: x509.Certificate,
-    anchors: Sequence[x509.Certificate],
-    shown: Sequence[x509.Certificate],
-) -> tuple[x509.Certificate, ...] | None:
-    """Return the way from a certificate to one of the anchors, or None."""
-    path = [leaf]
-    left = list(shown[:MAXIMUM_DEPTH])
-    while len(path) <= MAXIMUM_DEPTH:
-        for anchor in anchors:
-            if is_signed_by(path[-1], anchor):
-                return (*path, anchor)
-        above = next((each for each in left if is_signed_by(path[-1], each)), None)
-        if above is None:
-            return None
-        path.append(above)
-        left.remove(above)
-    return None
-
-
-def _check_path(path: tuple[x509.Certificate, ...], at: datetime) -> None:
-    """Raise Fault(UNAUTHENTICATED) unless the CA certificates of a path hold now."""
-    try:
-        check_ca(path[-1], at)
-        if len(path) > 2:  # the leaf, what is between, the anchor
-            check_path(path[1:-1], at, anchors=(path[-1],))
-    except Fault as fault:
-        raise refusal("network.anchor-path", fault.detail, broken=fault.rule) from fault
-
-
-def _of_lists(
-    anchor: _Anchor, path: tuple[x509.Certificate, ...], place: int, at: datetime
-) -> Iterator[Fault]:
-    """Yield what the CRLs say against one certificate of a path."""
-    certificate, issuer = path[place], path[place + 1]
-    values = {
-        "trust-anchor": anchor.name,
-        "issuer": issuer.subject.rfc4514_string(),
-        "serial": f"{certificate.serial_number:x}",
-    }
-    found = anchor.lists.get(foreign.authority_key(issuer))
-    if found is None or (place > 0 and not found.covers_authorities):
-        yield refusal("network.crl-missing", "there is no CRL of the CA that issued it", **values)
-        return
-    entry = found.revoked.get(certificate.serial_number)
-    if entry is not None:
-        since, reason = entry
-        values |= {"since": since.isoformat(), "reason": str(reason)}
-        if place > 0:
-            raise refusal(
-                "network.issuer-revoked", "the certificate of the CA that issued it is revoked",
-                **values,
-            )  # fmt: skip
-        if reason == _HOLD:
-            yield refusal("network.held", "the certificate is on hold", **values)
-        else:
-            yield refusal("network.revoked", "the certificate is revoked", **values)
-    if found.next_update <= at:
-        values |= {"next_update": found.next_update.isoformat(), "now": at.isoformat()}
-        yield refusal("network.crl-stale", "the CRL of the CA that issued it is stale", **values)
 
 
 def _absent(name: str) -> Fault:

@@ -115,15 +115,19 @@ def of_purpose(facts: Facts) -> Iterator[Fault]:
 def unanswered(doubts: Sequence[Fault], rule: CompiledRule | None) -> Iterator[Fault]:
     """Yield the doubts that the chosen rule does not answer."""
     for doubt in doubts:
-        is_answered = (
-            doubt.rule == "network.purpose"
-            and rule is not None
-            and rule.rule.any_purpose
-            and doubt.values["digital_signature"] == "true"
-            and doubt.values["purpose"].startswith("any")
-        )
-        if not is_answered:
+        if rule is None or not _answers(rule, doubt):
             yield doubt
+
+
+def _answers(rule: CompiledRule, doubt: Fault) -> bool:
+    if doubt.rule == "network.unlisted":
+        return rule.rule.unlisted
+    return (
+        doubt.rule == "network.purpose"
+        and rule.rule.any_purpose
+        and doubt.values["digital_signature"] == "true"
+        and doubt.values["purpose"].startswith("any")
+    )
 
 
 def no_rule(rules: Sequence[CompiledRule], question: Question) -> Fault:

@@ -32,6 +32,7 @@ from tmad.storage import objects as object_rows
 from tmad.storage import radius_clients as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import Kept
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -42,8 +43,10 @@ log = Logger()
 Method: TypeAlias = Literal[
     "eap-tls", "eap-ttls", "eap-ttls-pap", "eap-ttls-mschapv2", "eap-ttls-eap-gtc",
     "eap-ttls-eap-mschapv2", "peap", "peap-tls", "peap-gtc", "peap-mschapv2", "eap-gtc", "pap",
+    "mac",
 ]  # fmt: skip
 METHODS: Final[tuple[str, ...]] = get_args(Method)
+PLAIN: Final = frozenset({"pap", "mac"})  # those that are none of EAP
 Vendor: TypeAlias = Literal[
     "generic", "airespace", "aruba", "checkpoint", "cisco", "citrix", "extreme", "f5", "fortinet",
     "hp", "juniper", "meraki", "mikrotik", "paloalto", "ruckus", "sonicwall",
@@ -286,8 +289,7 @@ class RadiusClients:
         self._changes = changes
         self._seal = seal
         self._now = now
-        self._table: _Table | None = None
-        self._fills = 0
+        self._table: Kept[_Table] = Kept()
         self._seen: dict[tuple[str, str], datetime] = {}
         self._unsigned: dict[tuple[str, str], datetime] = {}
         changes.listen("objects", self._objects_changed)
@@ -330,7 +332,7 @@ class RadiusClients:
 
     async def find(self, address: str) -> Client | None:
         """Return the client that an address belongs to, by the longest prefix of all tenants."""
-        table = self._table if self._changes.is_current() else None
+        table = self._table.value if self._changes.is_current() else None
         return (table or await self._current()).by_address(address)
 
     async def find_radsec(self, certificate: x509.Certificate) -> Client | None:
@@ -385,11 +387,9 @@ class RadiusClients:
 
     async def _current(self) -> _Table:
         await self._changes.catch_up()
-        while (table := self._table) is None:
-            fills = self._fills
-            table = await self._database.read(self._build)
-            if fills == self._fills:
-                self._table = table
+        table = self._table.value
+        if table is None:
+            table = await self._table.fill(self._database.read(self._build))
         return table
 
     def _build(self, connection: Connection) -> _Table:
@@ -424,8 +424,7 @@ class RadiusClients:
             self._forget(key)
 
     def _forget(self, key: str) -> None:
-        self._fills += 1
-        self._table = None
+        self._table.forget()
 
     # -- transactions ---------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal, make_explain_id
-from tmad.network import cases, holder, policy, reasons
+from tmad.network import cases, holder, policy, reasons, stations
 from tmad.network.cases import Case, CertificateID, Origin
 from tmad.network.facts import Facts, Reader
 from tmad.network.flood import Flood
@@ -239,6 +239,19 @@ class Admission:
             raise
         return admitted
 
+    async def station(self, visit: Visit) -> Admitted:
+        """Decide about a device that shows nothing but its MAC address; as ``certificate``."""
+        as_of = self._changes.latest
+        try:
+            case, rules = await self._case_of_station(visit, self._now())
+            admitted = await self._by_rules(case, rules)
+            admitted.as_of = as_of
+            await self._record(admitted, case, {})
+        except Fault as fault:
+            await self.refuse(visit, fault, method=policy.MAC)
+            raise
+        return admitted
+
     async def confirm(
         self,
         visit: Visit,
@@ -347,7 +360,8 @@ class Admission:
         person: str = "",
         at: datetime | None = None,
     ) -> Verdict:
-        """Say what would become of a login with this certificate, or of this person's.
+        """Say what would become of a login with this certificate, of this person's, or by the
+        method "mac" of the station itself.
 
         Nothing is written. ``at`` asks about another time; what is revoked or disabled by now
         is so then, too.
@@ -359,6 +373,8 @@ class Admission:
         try:
             if chain:
                 case, found = await self._case(visit, chain, method, at)
+            elif method == policy.MAC:
+                case, found = await self._case_of_station(visit, at)
             else:
                 case, found = await self._case_of(visit, person, method, at)
             rules = found.rules
@@ -495,6 +511,14 @@ class Admission:
             doubts=doubts,
             ends=() if person.valid_until is None else (person.valid_until,),
         ), rules
+
+    async def _case_of_station(self, visit: Visit, at: datetime) -> tuple[Case, TenantRules]:
+        """Return what is known about a device of which there is only the MAC address."""
+        await self._changes.catch_up()
+        rules = await self._rules.of(visit.tenant)
+        mac = holder.station_of(visit)
+        found = await self._database.lookup(rows.principals, visit.tenant, (), (), (), mac)
+        return stations.case(visit, mac, found.devices, at), rules
 
     async def _stranger(self, visit: Visit, facts: Facts) -> Fault:
         """Return the refusal of a certificate that is neither ours nor an anchor's."""

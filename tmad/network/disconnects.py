@@ -206,6 +206,7 @@ class Disconnects:
             case ("devices", key) if key != EVERYTHING:
                 tenant, _, name = key.partition("/")
                 yield lambda c: rows.bad_devices(c, _BATCH, tenant, name)
+                yield lambda c: rows.bad_stations(c, _BATCH, tenant, name)
             case ("objects", key):
                 tenant, _, name = key.partition("/trust-anchor/")
                 yield lambda c: rows.bad_anchors(c, _BATCH, tenant, name)
@@ -215,6 +216,7 @@ class Disconnects:
                 yield lambda c: rows.bad_certificates(c, _BATCH)
                 yield lambda c: rows.bad_people(c, self._now(), _BATCH)
                 yield lambda c: rows.bad_devices(c, _BATCH)
+                yield lambda c: rows.bad_stations(c, _BATCH)
                 yield lambda c: rows.bad_anchors(c, _BATCH)
                 if self._locked:
                     yield lambda c: rows.locked_out(c, self._now(), _BATCH)

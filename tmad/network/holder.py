@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +18,14 @@ from tmad.storage import devices, people
 from tmad.storage import network as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.network import NAMES, DeviceStanding, PersonStanding, Principals
 
 _MAC: Final = re.compile(r"[0-9a-f]{12}")
 _KEPT: Final = 4096
 _PERSON: Final = "person:"
 _DEVICE: Final = "device:"
+_Key = tuple[str, bytes, str, str]  # tenant, certificate, owner, station
 
 
 class Sought(NamedTuple):
@@ -67,8 +68,7 @@ class Holders:
 
     def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
-        self._kept: OrderedDict[tuple[str, bytes, str, str], _Known] = OrderedDict()
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: KeptByKey[_Key, _Known] = KeptByKey(largest=_KEPT)
         changes.listen(people.TOPIC, self._forget)
         changes.listen(devices.TOPIC, self._forget)
 
@@ -80,21 +80,16 @@ class Holders:
         key = visit.tenant, facts.sha256, owner, mac
         known = self._kept.get(key)
         if known is None or known.rules is not rules:
-            fills = self._fills
             wanted = sought(facts, owner, rules, mac)
-            found = await self._database.lookup(rows.principals, visit.tenant, *wanted)
-            known = _Known(rules, wanted, found)
-            if fills == self._fills:
-                self._kept[key] = known
-                if len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
+            known = await self._kept.fill(key, self._look(visit.tenant, rules, wanted))
         return find(known.sought, owner, known.found, at)
 
+    async def _look(self, tenant: str, rules: PrincipalRules, wanted: Sought) -> _Known:
+        return _Known(rules, wanted, await self._database.lookup(rows.principals, tenant, *wanted))
+
     def _forget(self, key: str) -> None:
-        self._fills += 1
         tenant = key.partition("/")[0]
-        for each in [each for each in self._kept if key == "*" or each[0] == tenant]:
-            del self._kept[each]
+        self._kept.forget_where(lambda each: key == "*" or each[0] == tenant)
 
 
 def sought(facts: Facts, owner: str, rules: PrincipalRules, mac: str) -> Sought:

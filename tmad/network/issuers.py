@@ -12,6 +12,7 @@ from tmad.storage import status
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.issuers import TOPIC, IssuerState
+from tmad.storage.kept import KeptByKey
 
 if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy, Issuer
@@ -34,9 +35,8 @@ class Standings:
     def __init__(self, database: Database, changes: Changes, hierarchy: Hierarchy) -> None:
         self._database = database
         self._hierarchy = hierarchy
-        self._kept: dict[int, _Verdict] = {}
+        self._kept: KeptByKey[int, _Verdict] = KeptByKey()
         self._watched: set[str] = set()
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
         changes.listen(status.TOPIC, self._on_status)
         changes.listen(TOPIC, self._on_issuer)
 
@@ -47,10 +47,7 @@ class Standings:
         """
         verdict = self._kept.get(issuer_id)
         if verdict is None:
-            fills = self._fills
-            verdict = await self._judge(issuer_id)
-            if fills == self._fills:
-                self._kept[issuer_id] = verdict
+            verdict = await self._kept.fill(issuer_id, self._judge(issuer_id))
         if verdict.refusal is not None:
             rule, detail, values = verdict.refusal
             raise Fault(FaultCode.UNAUTHENTICATED, detail, rule=rule, values=values)
@@ -84,12 +81,10 @@ class Standings:
 
     def _on_status(self, key: str) -> None:
         if key == "*" or key in self._watched:
-            self._fills += 1
-            self._kept.clear()
+            self._kept.forget_all()
 
     def _on_issuer(self, key: str) -> None:
-        self._fills += 1
-        self._kept.clear()
+        self._kept.forget_all()
 
 
 def may_have_signed(issuer: Issuer) -> bool:

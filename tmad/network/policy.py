@@ -29,6 +29,7 @@ KIND: Final = "radius-policy"
 PORT_TYPES: Final = {"ethernet": 15, "wireless": 19, "virtual": 5}  # NAS-Port-Type
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NAME_KINDS: Final = ("dns", "ip", "email", "uri", "upn")
+MAC: Final = "mac"  # the method of a device that shows nothing but its address
 
 # Whose attributes each kind of client understands: MikroTik and some Aruba versions drop an
 # answer that has another vendor's (aaa-protocols 13).
@@ -71,7 +72,10 @@ class When(_Part):
     service_types: tuple[int, ...] = Field(
         default=(), description="Service-Type that was asked for; 6 and 7: to administer the NAS."
     )
-    methods: tuple[Text, ...] = Field(default=(), description="eap-tls, eap-ttls, peap, pap …")
+    methods: tuple[Text, ...] = Field(
+        default=(),
+        description="eap-tls, eap-ttls, peap, pap …; mac only where it is named, and alone.",
+    )
     authorities: tuple[AuthorityName, ...] = Field(
         default=(), description="Who issued the certificate; TENANT/NAME for another tenant's."
     )
@@ -213,6 +217,28 @@ class Rule(_Part):
         "passed over; one that accepts lets in held, revoked or expired certificates, disabled "
         "owners and blocked devices, and notes each.",
     )
+    unlisted: bool = Field(
+        default=False,
+        description="With the method mac: let addresses in, too, that no device has. Their VLAN "
+        "should lead nowhere but to where they can be enrolled.",
+    )
+
+    @model_validator(mode="after")
+    def _addresses_get_little(self) -> Rule:
+        # an address is what everybody can read and give himself.
+        if MAC not in self.when.methods:
+            if self.unlisted:
+                raise ValueError('unlisted is for rules with methods = ["mac"]')
+            return self
+        if self.then == "reject":
+            return self
+        if self.when.methods != (MAC,):
+            raise ValueError("a rule that accepts mac accepts no other method: write two")
+        if self.reply.vlan is None:
+            raise ValueError("a rule that accepts mac names the VLAN of such devices")
+        if self.monitor:
+            raise ValueError("a rule that accepts mac cannot only monitor")
+        return self
 
 
 class RadiusPolicyDocument(_Part):
@@ -340,7 +366,7 @@ def compile_rules(
         key=lambda item: item[:2],
     )
     return tuple(
-        CompiledRule(name, rule, tuple(_checks(rule.when)), tuple(_attributes(rule.reply)))
+        CompiledRule(name, rule, tuple(_checks(rule)), tuple(_attributes(rule.reply)))
         for _, name, document in ordered
         for rule in document.rules
     )
@@ -406,8 +432,11 @@ def _mistake(name: str, value: Value) -> str | None:
     return radius.check(name, value)
 
 
-def _checks(when: When) -> Iterator[Check]:
+def _checks(rule: Rule) -> Iterator[Check]:
+    when = rule.when
     yield from _of_visit(when)
+    if rule.then == "accept" and not when.methods:
+        yield Check("methods", "any but mac", lambda q: q.method != MAC, lambda q: q.method)
     yield from _of_certificate(when)
     if when.people:
         yield _any("people", when.people, lambda q: (q.person,) if q.person else ())

@@ -70,6 +70,13 @@ REASONS: Final[Mapping[str, Reason]] = {
     "network.template": Reason(
         "NO_POLICY", "the certificate lacks what the policy's reply puts into an attribute"
     ),
+    "network.unlisted": Reason(
+        "UNKNOWN_DEVICE", "tmad device create NAME --mac ADDRESS, or a rule with unlisted = true"
+    ),
+    "radius.mac.password": Reason(
+        "WRONG_SECRET",
+        "compare the shared secret; let the client send the address itself as password",
+    ),
     "network.owner-absent": Reason(
         "OWNER_DISABLED", "its owner was deleted: revoke it, or make the person again"
     ),

@@ -14,6 +14,7 @@ from tmad.network.policy import CompiledRule, RadiusPolicyDocument
 from tmad.storage import objects
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.kept import KeptByKey
 from tmad.storage.objects import ObjectRow
 
 if TYPE_CHECKING:
@@ -37,32 +38,25 @@ class Rules:
 
     def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
-        self._kept: dict[str, TenantRules] = {}
-        self._fills = 0  # rises with each change, so that a read begun before it is not kept
+        self._kept: KeptByKey[str, TenantRules] = KeptByKey()
         changes.listen("objects", self._forget)
 
     async def of(self, tenant: str) -> TenantRules:
         """Return a tenant's rules; the caller has caught up with the changes."""
         found = self._kept.get(tenant)
         if found is None:
-            fills = self._fills
-            found = await self._database.read(_load, tenant)
-            if fills == self._fills:
-                self._kept[tenant] = found
+            found = await self._kept.fill(tenant, self._database.read(_load, tenant))
         return found
 
     def _forget(self, key: str) -> None:
         if key == "*":
-            self._fills += 1
-            self._kept.clear()
+            self._kept.forget_all()
             return
         tenant, kind, name = key.split("/")
         if kind in _KINDS:
-            self._fills += 1
-            self._kept.pop(tenant, None)
+            self._kept.forget(tenant)
         elif kind == "tenant":
-            self._fills += 1
-            self._kept.pop(name, None)
+            self._kept.forget(name)
 
 
 def _load(connection: Connection, tenant: str) -> TenantRules:

@@ -12,6 +12,8 @@ from typing import Final
 
 _PAIRS: Final = re.compile(r"[0-9A-Fa-f]{2}([-:. ]?)(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 _TRIPLES: Final = re.compile(r"[0-9A-Fa-f]{4}([-:. ])[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{4}")
+_HALVES: Final = re.compile(r"[0-9A-Fa-f]{6}[-:.][0-9A-Fa-f]{6}")  # HP's single-dash
+_MAC: Final = re.compile(r"[0-9a-f]{12}")
 _SEPARATORS: Final = str.maketrans("", "", "-:. ")
 
 
@@ -44,9 +46,15 @@ class Visit:
 
 def station(text: str) -> str:
     """Return a MAC address in any usual form as twelve hexadecimal digits, else the text."""
-    if _PAIRS.fullmatch(text) or _TRIPLES.fullmatch(text):
+    if _PAIRS.fullmatch(text) or _TRIPLES.fullmatch(text) or _HALVES.fullmatch(text):
         return text.translate(_SEPARATORS).lower()
     return text
+
+
+def mac_of(text: str) -> str:
+    """Return a MAC address in any usual form as twelve digits, an empty text for anything else."""
+    found = station(text)
+    return found if _MAC.fullmatch(found) else ""
 
 
 def ssid_of(called_station: str) -> tuple[str, str]:

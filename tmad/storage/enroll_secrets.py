@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
-from tmad.storage.statement import Statement
+from tmad.storage.statement import Listing, Statement
 from tmad.storage.tables import enroll_secrets as t
 
 
@@ -66,23 +65,20 @@ _SEALED = Statement(
         t.c.endpoint == sa.bindparam("door"),
     )
 )
-_USABLE = sa.and_(
-    t.c.id == sa.bindparam("key"),
+_IN_FORCE = sa.and_(
     t.c.revoked_at.is_(None),
     sa.or_(t.c.expires_at.is_(None), t.c.expires_at > sa.bindparam("now")),
 )
 _CLAIM = Statement(
     sa.update(t)
     .where(
-        _USABLE,
+        t.c.id == sa.bindparam("key"),
+        _IN_FORCE,
         t.c.uses_left > 0,
         sa.or_(t.c.claimed_by.is_(None), t.c.claimed_by == sa.bindparam("request")),
     )
     .values(claimed_by=sa.bindparam("request"), claimed_at=sa.bindparam("now"))
 )
-# A static secret is nobody's to claim, and a row that every enrolment wrote to would make them
-# wait for each other.
-_IS_STATIC = Statement(sa.select(t.c.id).where(_USABLE, t.c.uses_left.is_(None)))
 _CONSUME = Statement(
     sa.update(t)
     .where(
@@ -92,8 +88,13 @@ _CONSUME = Statement(
     )
     .values(uses_left=t.c.uses_left - 1, used_at=sa.bindparam("now"))
 )
-_IS_STILL_STATIC = Statement(
-    sa.select(t.c.id).where(t.c.id == sa.bindparam("key"), t.c.uses_left.is_(None))
+# A static secret is nobody's to claim, and a row that every enrolment wrote to would make them
+# wait for each other.
+_STATIC = Listing(
+    lambda listed: sa.select(t.c.id).where(t.c.id.in_(listed), t.c.uses_left.is_(None))
+)
+_USABLE_STATIC = Listing(
+    lambda listed: sa.select(t.c.id).where(t.c.id.in_(listed), t.c.uses_left.is_(None), _IN_FORCE)
 )
 
 
@@ -147,30 +148,33 @@ def insert(
 def claim(connection: sa.Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> bool:
     """Take usable secrets, each for one request; tell whether all were there to take.
 
-    ``wanted`` are pairs of a secret's and a request's id. One conditional UPDATE each: of many
-    requests at once, the database lets one win. A static secret is not taken from anybody.
+    ``wanted`` are pairs of a secret's and a request's id. A conditional UPDATE: of many requests
+    at once, the database lets one win. A static secret is not taken from anybody.
     """
-    values = [{"key": key, "request": request, "now": now} for key, request in sorted(wanted)]
-    taken = _CLAIM.run_many(connection, values)
-    return taken == len(values) or _the_others(connection, _IS_STATIC, values, taken)
+    return _each(connection, _CLAIM, _USABLE_STATIC, wanted, now)
 
 
 def consume(connection: sa.Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> bool:
     """Use up the secrets that requests claimed; tell whether all claims still stood."""
-    values = [{"key": key, "request": request, "now": now} for key, request in sorted(wanted)]
-    used = _CONSUME.run_many(connection, values)
-    return used == len(values) or _the_others(connection, _IS_STILL_STATIC, values, used)
+    return _each(connection, _CONSUME, _STATIC, wanted, now)
 
 
-def _the_others(
-    connection: sa.Connection, static: Statement, values: Sequence[dict[str, Any]], done: int
+def _each(
+    connection: sa.Connection,
+    change: Statement,
+    static: Listing,
+    wanted: Sequence[tuple[str, str]],
+    now: datetime,
 ) -> bool:
-    """Tell whether whatever was not done to some secrets was not done because they are static."""
-    times = Counter(each["key"] for each in values)
-    found = {each["key"]: each for each in values}
-    return done + sum(
-        times[key] for key, each in found.items() if static.rows(connection, each)
-    ) == len(values)
+    """Change each one-time secret; tell whether all were changed, or are static."""
+    keys = sorted({key for key, _ in wanted})
+    unchanged = {key for (key,) in static.rows(connection, keys, now=now)}
+    values = [
+        {"key": key, "request": request, "now": now}
+        for key, request in sorted(wanted)
+        if key not in unchanged
+    ]
+    return change.run_many(connection, values) == len(values)
 
 
 def release(connection: sa.Connection, secret_id: str, request_id: str) -> bool:

@@ -32,6 +32,7 @@ class Exchange(NamedTuple):
     is_implicit: bool = False
     spki: bytes | None = None
     certificate_id: int | None = None
+    request: bytes | None = None
 
 
 _NAMES = Exchange._fields
@@ -41,7 +42,7 @@ _THIS = sa.and_(t.c.endpoint == sa.bindparam("door"), t.c.transaction == sa.bind
 _UNCHANGED = sa.and_(
     _THIS, t.c.state == sa.bindparam("old_state"), t.c.digest == sa.bindparam("old_digest")
 )
-_CHANGING = ("state", "digest", "nonce", "answer", "spki", "certificate_id", "due_at")
+_CHANGING = ("state", "digest", "nonce", "answer", "spki", "certificate_id", "due_at", "request")
 _CHANGED = tuple([f"new_{name}" for name in _CHANGING])
 _changed = attrgetter(*_CHANGING)
 

@@ -53,10 +53,7 @@ class Completed:
 
 
 _INSERT = Statement(
-    certificates.insert().returning(
-        certificates.c.issuer_id, certificates.c.serial, certificates.c.id
-    ),
-    columns=(*Intent._fields, "state"),
+    certificates.insert(), columns=(*Intent._fields, "state"), key=certificates.c.id
 )
 _COMPLETE = Statement(
     certificates.update()
@@ -71,21 +68,18 @@ _COMPLETE = Statement(
 
 
 def insert(connection: sa.Connection, intents: Sequence[Intent]) -> list[int]:
-    """Add what is about to be signed and return the ids.
+    """Add what is about to be signed and return the ids, in their order.
 
     Raise Fault(CONFLICT) when an issuer has used one of the serial numbers.
     """
-    values = [_values(intent) for intent in intents]
     try:
-        rows = _INSERT.returned(connection, values)
+        return _INSERT.numbered(connection, [_values(intent) for intent in intents])
     except Exception as error:
         if not is_integrity(connection, error):
             raise
         raise Fault(
             FaultCode.CONFLICT, "the serial number is taken", rule="certificate.serial"
         ) from error
-    ids = {(issuer_id, serial): certificate_id for issuer_id, serial, certificate_id in rows}
-    return [int(ids[each["issuer_id"], each["serial"]]) for each in values]
 
 
 def complete(connection: sa.Connection, completed: Sequence[Completed]) -> None:

@@ -57,7 +57,8 @@ class PostgreSQL:
             "autocommit": True,
         }
         if not read_only:
-            # Of several hosts in the URL, writers want the one that is not a standby.
+            # Of a name's several addresses, writers want the one that is not a standby's; of one
+            # they hear at once that it is.
             arguments["target_session_attrs"] = "read-write"
         engine = sa.create_engine(self._url, poolclass=sa.pool.NullPool, connect_args=arguments)
         sa.event.listen(engine, "begin", _begin)

@@ -549,6 +549,26 @@ _BAD_DEVICES = (
     .select_from(t.join(d, sa.and_(d.c.tenant == t.c.tenant, d.c.name == t.c.device)))
     .where(_LIVE, d.c.blocked_at.is_not(None), _NO_JOB)
 )
+# A block holds by the address, too. Whoever came in by it leaves when it is no device's any more.
+_BLOCKED_STATIONS = (
+    sa.select(t.c.id)
+    .select_from(t.join(d, sa.and_(d.c.tenant == t.c.tenant, d.c.mac == t.c.calling_station)))
+    .where(_LIVE, d.c.blocked_at.is_not(None), _NO_JOB)
+)
+_LOST_STATIONS = (
+    sa.select(t.c.id)
+    .select_from(
+        t.outerjoin(
+            d,
+            sa.and_(
+                d.c.tenant == t.c.tenant,
+                d.c.name == t.c.device,
+                d.c.mac == t.c.calling_station,
+            ),
+        )
+    )
+    .where(_LIVE, t.c.method == "mac", t.c.device.is_not(None), d.c.name.is_(None), _NO_JOB)
+)
 _BAD_ANCHORS = (
     sa.select(t.c.id)
     .select_from(
@@ -653,6 +673,23 @@ def bad_devices(
         query = query.where(t.c.tenant == tenant, t.c.device == name)
     rows = connection.execute(query.limit(limit)).scalars()
     return tuple([Condemned(session_id, "device-blocked") for session_id in rows])
+
+
+def bad_stations(
+    connection: sa.Connection, limit: int, tenant: str | None = None, name: str | None = None
+) -> tuple[Condemned, ...]:
+    """Return live sessions whose MAC address is a blocked device's, or let in as one that has
+    another by now: of one device, of all.
+    """
+    blocked, lost = _BLOCKED_STATIONS, _LOST_STATIONS
+    if tenant is not None:
+        blocked = blocked.where(d.c.tenant == tenant, d.c.name == name)
+        lost = lost.where(t.c.tenant == tenant, t.c.device == name)
+    found = [(id_, "device-blocked") for id_ in connection.execute(blocked.limit(limit)).scalars()]
+    if len(found) < limit:
+        rows = connection.execute(lost.limit(limit - len(found))).scalars()
+        found += [(id_, "device-gone") for id_ in rows]
+    return tuple([Condemned(*each) for each in found])
 
 
 def bad_anchors(

@@ -14,7 +14,7 @@ from tmad.storage.sqlite import SQLite
 if TYPE_CHECKING:
     from tmad.storage.postgresql import PostgreSQL
 
-HEAD = "0004"
+HEAD = "0005"
 
 # "tmad" as a number: the advisory lock that lets one migration run at a time.
 _MIGRATION_LOCK = 0x746D6164

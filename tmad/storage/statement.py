@@ -25,7 +25,7 @@ class _Form:
     is_positional: bool
     binds: tuple[tuple[str, Any, _Processor], ...]  # name, default; in their order
     results: tuple[_Processor, ...]
-    many: ManyRows | None  # an INSERT's on SQLite
+    many: ManyRows | None  # an INSERT's or UPDATE's on SQLite
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
         get = values.get
@@ -49,13 +49,21 @@ class _Form:
 class Statement:
     """One statement, compiled once for each dialect.
 
-    An insert names its columns with ``columns``. Whatever the driver raises comes out as it
-    is; ``is_integrity`` tells a broken constraint.
+    An insert names its columns with ``columns``, and with ``key`` the column that the database
+    numbers. Whatever the driver raises comes out as it is; ``is_integrity`` tells a broken
+    constraint.
     """
 
-    def __init__(self, statement: Any, *, columns: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        statement: Any,
+        *,
+        columns: Iterable[str] = (),
+        key: sa.Column[int] | None = None,
+    ) -> None:
         self._statement = statement
         self._columns = tuple(columns) or None
+        self._key = key
         self._forms: dict[str, _Form] = {}
 
     def run(self, connection: sa.Connection, values: Mapping[str, Any]) -> int:
@@ -87,27 +95,28 @@ class Statement:
         finally:
             cursor.close()
 
-    def returned(
-        self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]
-    ) -> list[tuple[Any, ...]]:
-        """Execute for each set of values; return the rows that they return, in any order."""
+    def numbered(self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Insert a row for each set of values; return the keys that they got, in their order."""
         form = self._form(connection)
         parameters = [form.parameters(each) for each in values]
         cursor: Any = connection.connection.cursor()
-        found: list[tuple[Any, ...]] = []
+        keys: list[int] = []
         try:
             if form.many is None:
                 # In one go: a round trip for each would cost more than the rows.
                 cursor.executemany(form.sql, parameters, returning=True)
-                found += cursor.fetchall()
-                while cursor.nextset():
-                    found += cursor.fetchall()
+                while True:
+                    keys.append(cursor.fetchone()[0])
+                    if not cursor.nextset():
+                        break
             else:
                 for sql, given in form.many.calls(parameters):
-                    found += cursor.execute(sql, given).fetchall()
+                    cursor.execute(sql, given)
+                    # A rowid is one more than the largest, and nobody else writes meanwhile.
+                    keys += range(cursor.lastrowid - cursor.rowcount + 1, cursor.lastrowid + 1)
         finally:
             cursor.close()
-        return [form.row(each) for each in found]
+        return keys
 
     def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute once; return every row, its columns in the statement's order."""
@@ -127,7 +136,10 @@ class Statement:
         return form
 
     def _compile(self, dialect: sa.Dialect) -> _Form:
-        compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
+        statement = self._statement
+        if self._key is not None and dialect.name != "sqlite":
+            statement = statement.returning(self._key)
+        compiled = statement.compile(dialect=dialect, column_keys=self._columns)
         if compiled.isinsert or compiled.isupdate or compiled.isdelete:
             columns = compiled.effective_returning or ()
         else:
@@ -149,7 +161,7 @@ class Statement:
                 for column in columns
             ),
             many=ManyRows(str(compiled))
-            if compiled.isinsert and dialect.name == "sqlite"
+            if (compiled.isinsert or compiled.isupdate) and dialect.name == "sqlite"
             else None,
         )
 

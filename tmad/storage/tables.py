@@ -714,7 +714,7 @@ exchanges = sa.Table(
     sa.Column("endpoint", sa.Text, primary_key=True),
     sa.Column("transaction", sa.LargeBinary, primary_key=True),
     sa.Column("tenant", sa.Text, nullable=False),
-    # "begun", "waiting", "unconfirmed", "withdrawing" (to be revoked), "closed"
+    # "challenged", "begun", "waiting", "unconfirmed", "withdrawing" (to be revoked), "closed"
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("opening", sa.SmallInteger, nullable=False),  # the protocol's type of message
     sa.Column("holder", sa.LargeBinary, nullable=False),  # SHA-256 of the credential
@@ -727,6 +727,8 @@ exchanges = sa.Table(
     sa.Column("certificate_id", sa.BigInteger),
     sa.Column("due_at", Instant, nullable=False),  # when something is to be done about it
     sa.Column("created_at", Instant, nullable=False),
+    # what began it, encrypted under the answer to its challenge, until that has led to something
+    sa.Column("request", sa.LargeBinary),
     sa.Index("ix_exchanges_due_at", "due_at"),
 )
 

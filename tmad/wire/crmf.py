@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final, TypeAlias
 
 from cryptography import x509
@@ -30,7 +31,6 @@ ALG_ID: Final = der.oid("1.3.6.1.5.5.7.5.1.11")
 RSA_KEY_LEN: Final = der.oid("1.3.6.1.5.5.7.5.1.12")
 
 NULL_DN: Final = der.sequence()
-_ENCR_CERT: Final = bytes((0x81, 1, 0))  # subsequentMessage [1] encrCert (RFC 4211, 4.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +64,25 @@ class SignatureProof:
     signature: bytes
 
 
+class Later(Enum):
+    """How possession is going to be shown: subsequentMessage (RFC 4211, 4.2)."""
+
+    ENCRYPTED_CERTIFICATE = 0
+    CHALLENGE = 1
+
+
 @dataclass(frozen=True, slots=True)
 class OtherProof:
     """A proof for keys that cannot sign, by name: keyEncipherment or keyAgreement.
 
-    ``by_encrypted_certificate``: it will be shown by decrypting the certificate (encrCert).
+    ``later`` is None where the message itself should prove it.
     """
 
     name: str
-    by_encrypted_certificate: bool = False
+    later: Later | None = None
 
+
+_LATER: Final = {bytes((0x81, 1, each.value)): each for each in Later}
 
 PossessionProof: TypeAlias = Vouched | SignatureProof | OtherProof
 
@@ -200,9 +209,8 @@ def _read_proof(reader: der.Reader) -> PossessionProof:
         reader.raw()
         return Vouched()
     if tag in (0xA2, 0xA3):
-        wish = reader.content(tag)
         name = "keyEncipherment" if tag == 0xA2 else "keyAgreement"
-        return OtherProof(name, by_encrypted_certificate=wish == _ENCR_CERT)
+        return OtherProof(name, _LATER.get(reader.content(tag)))
     inside = reader.enter(0xA1)
     popo_input = None
     if inside.peek() == 0xA0:

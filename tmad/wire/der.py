@@ -212,6 +212,15 @@ def content(data: bytes, tag: int) -> bytes:
     return inside
 
 
+def elements(data: bytes, tag: int) -> list[bytes]:
+    """Return the elements inside ``data``, which is exactly one element, as received."""
+    reader = read(data, tag)
+    found = []
+    while reader.peek() >= 0:
+        found.append(reader.raw())
+    return found
+
+
 def tlv(tag: int, *parts: bytes) -> bytes:
     """Return one element whose content is the parts in the order given."""
     body = b"".join(parts)

@@ -162,6 +162,14 @@ def read_poll(content: bytes) -> tuple[int, ...]:
     return tuple(found)
 
 
+def read_numbers(content: bytes) -> tuple[int, ...]:
+    """Read popdecr: what the client has decrypted, in the order of the challenges."""
+    outer = der.Reader(content)
+    reader = outer.enter(der.SEQUENCE)
+    outer.finish()
+    return tuple([reader.integer() for _ in reader.each()])
+
+
 def read_questions(content: bytes) -> tuple[Info, ...]:
     """Read genm."""
     outer = der.Reader(content)
@@ -245,6 +253,19 @@ def cert_rep(responses: Sequence[bytes], ca_pubs: Sequence[bytes] = ()) -> bytes
     """Return a CertRepMessage: ip, cp and kup."""
     pubs = [der.explicit(1, der.sequence(*ca_pubs))] if ca_pubs else []
     return der.sequence(*pubs, der.sequence(*responses))
+
+
+def challenge(
+    one_way: Algorithm, witness: bytes, *, encrypted: bytes = b"", envelope: bytes | None = None
+) -> bytes:
+    """Return a POPODecKeyChallContent about one request: popdecc.
+
+    Rand is ``encrypted`` for pvno 2; later it is in ``envelope``, the EnvelopedData.
+    """
+    parts = [one_way.encode(), der.octets(witness), der.octets(encrypted)]
+    if envelope is not None:
+        parts.append(der.explicit(0, envelope))
+    return der.sequence(der.sequence(*parts))
 
 
 def rev_rep(statuses: Sequence[StatusInfo], cert_ids: Sequence[bytes] = ()) -> bytes:

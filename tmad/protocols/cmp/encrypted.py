@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tmad.storage.certificates import CertificateRow
     from tmad.storage.exchanges import Exchange
 
-_ENVELOPED: Final = 3  # the pvno from which on EnvelopedData is known
+ENVELOPED: Final = 3  # the pvno from which on EnvelopedData is known
 
 
 def check(wish: Wish, version: int, *, is_allowed: bool, random: Random) -> None:
@@ -94,15 +94,29 @@ def seal(
 
     Fault(BAD_ALGORITHM) for a key that nothing can be encrypted to.
     """
-    if version >= _ENVELOPED:
-        envelope = recipients.seal_to_key(
-            certificate_der, key, key_identifier=None, number=number, random=random
-        )
-        return der.explicit(0, cms.unwrap(envelope, cms.ENVELOPED_DATA).content(der.SEQUENCE))
+    if version >= ENVELOPED:
+        # envelopedData is [0] IMPLICIT (RFC 4211, 2.1)
+        envelope = envelop(certificate_der, key, number=number, random=random)
+        return der.explicit(0, der.content(envelope, der.SEQUENCE))
     if not isinstance(key, rsa.RSAPublicKey):
-        raise Fault(
-            FaultCode.UNSUPPORTED,
-            "to encrypt to this kind of key needs pvno 3",
-            rule="cmp.version.key",
-        )
+        raise too_old()
     return crmf.encrypted_value(certificate_der, key, random)
+
+
+def envelop(
+    content: bytes, key: CertificatePublicKeyTypes, *, number: int, random: Random
+) -> bytes:
+    """Return an EnvelopedData for the key of the request with the certReqId ``number``."""
+    envelope = recipients.seal_to_key(
+        content, key, key_identifier=None, number=number, random=random
+    )
+    return cms.unwrap(envelope, cms.ENVELOPED_DATA).raw(der.SEQUENCE)
+
+
+def too_old() -> Fault:
+    """Return the Fault for a key that nothing can be encrypted to in messages of pvno 2."""
+    return Fault(
+        FaultCode.UNSUPPORTED,
+        "to encrypt to this kind of key needs pvno 3",
+        rule="cmp.version.key",
+    )

@@ -20,7 +20,7 @@ from tmad.protocols.cmp.codec import Body, Info, Message
 from tmad.protocols.cmp.sender import Sender, SignatureSender
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.wire import cms, crmf, csr, der
-from tmad.wire.crmf import CertRequest, OtherProof, SignatureProof, Template, Vouched
+from tmad.wire.crmf import CertRequest, Later, OtherProof, SignatureProof, Template, Vouched
 from tmad.wire.signatures import EC_PUBLIC_KEY, RSA_ENCRYPTION, Algorithm, Policy
 
 IMPLICIT_CONFIRM: Final = der.oid("1.3.6.1.5.5.7.4.13")
@@ -229,8 +229,11 @@ def _prove(
         case Vouched():
             # Whether the sender may say so is the pipeline's question.
             return content, Proof.RA_VERIFIED, content.public_key
-        case OtherProof(by_encrypted_certificate=True):
+        case OtherProof(later=Later.ENCRYPTED_CERTIFICATE):
             return content, Proof.ENCRYPTED_CERTIFICATE, content.public_key
+        case OtherProof(later=Later.CHALLENGE):
+            # It is one as soon as the challenge is answered: the caller's business.
+            return content, Proof.DECRYPTION, content.public_key
         case OtherProof():
             raise crmf.bad_proof(f"{proof.name} is not supported; sign the request")
         case None:

@@ -13,8 +13,12 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import answers, bodies, codec, requests
 from tmad.protocols.cmp.answers import Answers
 from tmad.protocols.cmp.bodies import Reply
+from tmad.protocols.cmp.challenges import Challenges
 from tmad.protocols.cmp.codec import VERSIONS, Body, Message
-from tmad.protocols.cmp.enrolment import OPENINGS, Enrolment, Turn, journal_refusal
+from tmad.protocols.cmp.confirmation import Confirmation
+from tmad.protocols.cmp.conversation import OPENINGS, Turn, earlier, journal_refusal
+from tmad.protocols.cmp.delivery import Delivery
+from tmad.protocols.cmp.enrolment import Enrolment
 from tmad.protocols.cmp.revoking import Revoking
 from tmad.protocols.cmp.sender import MACSender, Sender, Senders, SignatureSender
 from tmad.protocols.cmp.support import Support
@@ -48,7 +52,7 @@ OPERATIONS: Final[Mapping[str, frozenset[int]]] = {
     "nested": frozenset({Body.NESTED}),
 }
 # What goes on with a conversation is sent to the path where it began.
-_CONTINUING: Final = frozenset({Body.CERT_CONF, Body.POLL_REQ, Body.ERROR})
+_CONTINUING: Final = frozenset({Body.CERT_CONF, Body.POLL_REQ, Body.POPDECR, Body.ERROR})
 _ANNOUNCEMENTS: Final = frozenset({Body.CKUANN, Body.CANN, Body.RANN, Body.CRLANN})
 
 _STATUSES: Final = {FaultCode.NOT_FOUND: 404, FaultCode.MALFORMED: 400}
@@ -72,17 +76,21 @@ class CMPResponder:
         self._default_label = default_label
         self._senders = Senders(services, workers, random)
         self._answers = Answers(services, self._senders, random)
-        self._enrolment = Enrolment(services, self._answers, random)
+        delivery = Delivery(services, self._answers, random)
+        challenges = Challenges(services, self._answers, random)
+        enrolment = Enrolment(services, delivery, challenges, random)
+        confirmation = Confirmation(services, delivery)
         self._revoking = Revoking(services, self._answers)
         self._support = Support(services)
         # An allow-list: a body that is not in here is refused.
         self._bodies: Mapping[int, _Serving] = {
-            **dict.fromkeys(OPENINGS, self._enrolment.begin),
+            **dict.fromkeys(OPENINGS, enrolment.begin),
             Body.RR: self._revoking.revoke,
             Body.GENM: self._general,
-            Body.POLL_REQ: self._enrolment.poll,
-            Body.CERT_CONF: self._enrolment.confirm,
-            Body.ERROR: self._enrolment.fail,
+            Body.POPDECR: enrolment.answer,
+            Body.POLL_REQ: enrolment.poll,
+            Body.CERT_CONF: confirmation.confirm,
+            Body.ERROR: confirmation.fail,
             Body.NESTED: self._nested,
         }
 
@@ -181,11 +189,11 @@ class CMPResponder:
         if serving is None or (is_inner and message.body == Body.NESTED):
             raise codec.bad_request("this body is not served here", body=str(message.body))
         _check_operation(turn.visit, message)
-        exchange, earlier = None, None
+        exchange, answered = None, None
         if message.body not in (Body.GENM, Body.NESTED):
-            exchange, earlier = await self._enrolment.earlier(turn)
-        if earlier is not None:
-            return earlier
+            exchange, answered = await earlier(self._services, turn)
+        if answered is not None:
+            return answered
         await self._check_sender(turn, exchange)
         try:
             return await serving(turn, exchange)
@@ -193,10 +201,10 @@ class CMPResponder:
             if fault.rule != "exchange.changed":
                 raise
             # A copy that another worker served was faster: its answer is this one's, too.
-            _, earlier = await self._enrolment.earlier(turn)
-            if earlier is None:
+            _, answered = await earlier(self._services, turn)
+            if answered is None:
                 raise
-            return earlier
+            return answered
 
     async def _check_sender(self, turn: Turn, exchange: Exchange | None) -> None:
         """Judge whoever signed, before anything is done for him (RFC 9483, 3.5)."""

@@ -13,7 +13,7 @@ from tmad.errors import PASSING, Fault, FaultCode
 from tmad.protocols.cmp import answers, bodies, codec
 from tmad.protocols.cmp.bodies import Reply, RevocationWish, StatusInfo
 from tmad.protocols.cmp.codec import Body, Status
-from tmad.protocols.cmp.enrolment import Turn, in_use, journal_refusal
+from tmad.protocols.cmp.conversation import Turn, in_use, journal_refusal
 from tmad.protocols.cmp.sender import SignatureSender
 from tmad.storage import certificates
 from tmad.storage.exchanges import Exchange

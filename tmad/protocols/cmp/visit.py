@@ -26,7 +26,8 @@ class EndpointOptions(BaseModel):
         default=600,
         ge=10,
         le=604_800,
-        description="How long a client may take to confirm its certificate; it is revoked then.",
+        description="How long a client may take to confirm its certificate, which is revoked then, "
+        "or to answer a challenge.",
     )
     check_after: int = Field(
         default=60, ge=1, le=86_400, description="Seconds after which to ask again, at most."

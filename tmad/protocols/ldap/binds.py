@@ -48,8 +48,8 @@ class Binds:
     async def recheck(self, session: Session) -> None:
         """Raise Fault(UNAUTHENTICATED, ldap.ended) once a login holds no longer.
 
-        Asked before each operation: a certificate that is revoked or an account that is
-        disabled takes its connections with it.
+        Asked before each operation: a certificate that is revoked, an account that is disabled
+        or a password that is replaced takes its connections with it.
         """
         if not session.owner:
             return
@@ -65,6 +65,8 @@ class Binds:
             raise _ended(fault.private) from fault
         if who is None:
             raise _ended("the account is closed, or no directory publishes it any more")
+        if session.passport is None and who.password_at != session.who.password_at:
+            raise _ended("the password is another one since")
 
     async def _simple(self, session: Session, name: str, password: Secret) -> None:
         if not session.is_secure:
@@ -78,6 +80,8 @@ class Binds:
         if login is None:
             raise _refusal(FaultCode.UNAUTHENTICATED, "login refused", "ldap.login")
         await self._enter(session, login.tenant, f"person:{accepted.person.name}", "ldap.login")
+        # The password that was judged: it may have been replaced since.
+        session.who = session.who._replace(password_at=accepted.person.password_at)
 
     async def _judge(
         self, login: Login | None, name: str, password: Secret, source: str

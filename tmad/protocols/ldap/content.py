@@ -7,7 +7,7 @@ database has an index for (conditions.py). Who may see what stands in rights.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from tmad.ca.crl import CRL, CRLs
@@ -34,6 +34,7 @@ _LISTS: Final = (
 _CHUNK: Final = 100
 _LEAST: Final = 10
 _BRANCHES: Final[tuple[Branch, ...]] = ("authorities", "people", "devices")
+_OF_OWNERS: Final[Mapping[str, Branch]] = {"person": "people", "device": "devices"}
 _BASE: Final = 0
 _ONE: Final = 1
 _PLANS: Final = 1024  # kept
@@ -182,21 +183,26 @@ class Directory:
     async def who_is(self, tenant: str, owner: str, *, is_secure: bool) -> Who | None:
         """Return who an owner of certificates is (tree.Tree)."""
         kind, _, name = owner.partition(":")
-        branch: Branch
-        if kind == "person":
-            branch, is_there, name = "people", self._directories.person, person_key(name)
-        elif kind == "device":
-            branch, is_there, name = "devices", self._directories.device, device_key(name)
-        else:
-            return None
+        branch = _OF_OWNERS.get(kind)
         for directory in await self._catch_up():
             if directory.tenant == tenant and branch in directory.document.publish:
-                if not await is_there(tenant, name):
-                    return None
                 place = Place(tenant, directory.document.suffix)
-                dn = place.person(name) if kind == "person" else place.device(name)
-                return Who(kind, tenant, name, dn, is_secure)
+                if branch == "people":
+                    return await self._person_at(place, person_key(name), is_secure)
+                return await self._device_at(place, device_key(name), is_secure)
         return None
+
+    async def _person_at(self, place: Place, name: str, is_secure: bool) -> Who | None:
+        found = await self._directories.person(place.tenant, name)
+        if found is None:
+            return None
+        dn = place.person(name)
+        return Who("person", place.tenant, name, dn, is_secure, found.password_at)
+
+    async def _device_at(self, place: Place, name: str, is_secure: bool) -> Who | None:
+        if not await self._directories.device(place.tenant, name):
+            return None
+        return Who("device", place.tenant, name, place.device(name), is_secure)
 
     async def _catch_up(self) -> tuple[Published, ...]:
         published = await self._directories.published()

@@ -124,7 +124,8 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         edge.stream("ldaps", address, behind_tls(secure))
     # At once: a timer may begin a second after the doors are open.
     edge.reactor.callLater(0, lambda: ensureDeferred(_prepare(tls)))
-    edge.every(_TLS_SECONDS, tls.refresh, name="certificate")
+    refresh = edge.every(_TLS_SECONDS, tls.refresh, name="certificate")
+    services.service_certificates.listen(refresh)
     edge.every(_SWEEP_SECONDS, plain.sweep, name="sweep")
     edge.every(_SWEEP_SECONDS, secure.sweep, name="sweep-ldaps")
     edge.works(

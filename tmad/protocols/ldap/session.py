@@ -30,7 +30,7 @@ class Session:
         self.certificate = certificate
         self.who = ANONYMOUS
         self.owner = ""  # of a certificate or an account: "person:alice"
-        self.passport: Passport | None = None
+        self.passport: Passport | None = None  # None: it is a login by password
         # The names of a sorted search that is fetched in pages, and whose they are: one list,
         # the last one.
         self.sorted: tuple[bytes, list[str]] | None = None

@@ -8,6 +8,7 @@ behind ``Tree`` (``entries.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from tmad.protocols.ldap.filters import Filter
@@ -19,6 +20,7 @@ class Who(NamedTuple):
     """Who asks. ``kind`` is "anonymous", "person" or "device".
 
     ``name`` is the person's or device's, ``dn`` its entry's; both are empty for nobody.
+    ``password_at``: since when a person has the password that it has now.
     """
 
     kind: str
@@ -26,6 +28,7 @@ class Who(NamedTuple):
     name: str
     dn: str
     is_secure: bool  # the connection is protected by TLS
+    password_at: datetime | None = None
 
 
 ANONYMOUS: Final = Who("anonymous", "", "", "", False)

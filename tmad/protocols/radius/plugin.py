@@ -12,7 +12,7 @@ from tmad.ca.service_certificates import eap_scope
 from tmad.ca.service_tls import ServiceTLS
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
-from tmad.network.clients import Client
+from tmad.network.clients import PLAIN, Client
 from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
 from tmad.protocols.radius import codec, radsec, sessions
@@ -186,7 +186,7 @@ class _Talks:
         document = client.document
         return Conversation(
             visit,
-            [method for method in document.methods if method != "pap"],
+            [method for method in document.methods if method not in PLAIN],
             engine,
             LoginHooks(visit, client, services.admission, services.logins),
             fragment_size=document.fragment_size,
@@ -236,5 +236,6 @@ def _open_radsec(settings: Settings, exchange: Exchange, services: Services, edg
     )
     for address in settings.radsec:
         edge.stream("radsec", address, radsec.listen(factory, tls))
-    edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
+    refresh = edge.every(_TLS_SECONDS, tls.refresh, name="radsec-certificate")
+    services.service_certificates.listen(refresh)
     edge.every(_WALK_SECONDS, factory.walk, name="radsec-walk")

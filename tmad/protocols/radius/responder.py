@@ -19,10 +19,11 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network import attributes as dictionary
-from tmad.network.clients import Client
+from tmad.network import policy
+from tmad.network.clients import PLAIN, Client
 from tmad.network.decision import Admission, Admitted
 from tmad.network.visit import Visit, ssid_of, station
-from tmad.protocols.radius import codec
+from tmad.protocols.radius import codec, mab
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.conversations import Conversations, Held
 from tmad.protocols.radius.eap.conversation import Conversation
@@ -30,7 +31,6 @@ from tmad.protocols.radius.hooks import source_of
 
 log = Logger()
 
-_CALL_CHECK: Final = 10
 _EAP_SECONDS: Final = 30
 _RADIUS_REQUEST: Final = 1
 _NO_ECHO: Final = 0
@@ -40,8 +40,6 @@ _TRIES: Final = 8  # rounds of prompts in one login by password
 _MS_CHAP: Final = frozenset({1, 25})  # vendor 311: MS-CHAP-Response, MS-CHAP2-Response
 # Logins journals its refusals itself, those of a flood not one by one.
 _JOURNALED: Final = ("login.", "otp.")
-# Methods of a client that are none of EAP.
-_PLAIN: Final = frozenset({"pap"})
 
 
 # Not frozen: it is made for each packet, and freezing takes twice the time of the rest.
@@ -128,7 +126,7 @@ class Responder:
     # -- EAP ----------------------------------------------------------------------------------
 
     async def _open_eap(self, asked: Asked, visit: Visit) -> Held | Reply:
-        offered = [m for m in asked.client.document.methods if m not in _PLAIN]
+        offered = [m for m in asked.client.document.methods if m not in PLAIN]
         if not offered:
             fault = _impossible("eap", "this RADIUS client is not set up for EAP", asked)
             await self._refuse(visit, fault, "eap")
@@ -181,17 +179,27 @@ class Responder:
     # -- passwords ----------------------------------------------------------------------------
 
     async def _plain(self, asked: Asked, visit: Visit) -> Reply | None:
+        is_station = mab.is_asked(asked.packet, asked.client.document.methods)
         try:
-            outcome = await self._password(asked, visit)
+            outcome = await (
+                self._station(asked, visit) if is_station else self._password(asked, visit)
+            )
         except Fault as fault:
             if fault.code in (FaultCode.UNAVAILABLE, FaultCode.INTERNAL):
                 # Silence lets the client ask another server.
                 raise
-            await self._refuse(visit, fault, "pap")
+            await self._refuse(visit, fault, policy.MAC if is_station else "pap")
             return _refused(fault)
         if isinstance(outcome, Reply):
             return outcome
         return _accepted(asked.packet, outcome, is_eap=False)
+
+    async def _station(self, asked: Asked, visit: Visit) -> Admitted:
+        if policy.MAC not in asked.client.document.methods:
+            raise _impossible("mac", "this RADIUS client is not set up for MAC addresses", asked)
+        visit = mab.of_station(visit)
+        mab.check_password(asked.packet, visit, asked.secret.reveal())
+        return await self._admission.station(visit)
 
     async def _password(self, asked: Asked, visit: Visit) -> Reply | Admitted:
         packet = asked.packet
@@ -203,8 +211,6 @@ class Responder:
         hidden = packet.first(codec.USER_PASSWORD)
         if hidden is None:
             raise _impossible("none", "the request holds no password and no EAP message", asked)
-        if packet.number(codec.SERVICE_TYPE) == _CALL_CHECK:
-            raise _impossible("call-check", "logins by MAC address alone are not served", asked)
         if "pap" not in asked.client.document.methods:
             raise _impossible("pap", "this RADIUS client is not set up for passwords", asked)
         password = self._reveal(asked, hidden)
