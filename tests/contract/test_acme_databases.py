@@ -16,6 +16,7 @@ from tests.contract.conftest import Loop
 from tests.support import Clock
 from tests.unit.acme_world import Judge
 from tests.unit.ca_bench import ADMIN, Bench
+from tmad.ca.acme import control
 from tmad.ca.acme.accounts import AccountKey, ExternalBinding, NewAccount
 from tmad.ca.acme.orders import NewOrder
 from tmad.ca.acme.service import ACME
@@ -169,6 +170,55 @@ def test_a_challenge_is_tried_by_one_worker(world: World) -> None:
     assert world.loop.run(
         world.two.orders.find(world.endpoint, account, order.row.id)
     ).state == "ready"  # fmt: skip
+
+
+def test_orders_of_one_moment_are_counted(world: World) -> None:
+    options = world.endpoint.options.model_copy(update={"new_orders_per_3_hours": 3})
+    endpoint = replace(world.endpoint, options=options)
+    account, _ = world.loop.run(world.one.accounts.register(endpoint, world.account(1)))
+    standing = world.loop.run(world.one.accounts.stand(account))
+    new = NewOrder(identifiers=(("dns", NAME),))
+    found = world.at_once(*[world.one.orders.create(endpoint, standing, new) for _ in range(8)])
+    faults = [each for each in found if isinstance(each, Fault)]
+    assert len(faults) == 5
+    assert {fault.rule for fault in faults} == {"acme.limit"}
+    listed = world.loop.run(world.two.list_orders(ADMIN, "default", account.id))
+    assert {each.row.id for each in listed} == {
+        each.row.id for each in found if not isinstance(each, Fault)
+    }
+
+
+def test_an_order_that_is_refused_keeps_no_other_back(world: World) -> None:
+    shown = [world.order(number) for number in range(4)]
+    for standing, order in shown:
+        world.show(standing, order)
+    gone, _ = shown[2]
+    database, now = world.bench.database, world.bench.clock()
+    # As they were when it was decided.
+    waiting = [
+        world.loop.run(
+            database.lookup(control.read, str(DOOR), standing.account.id, order.row.id, now)
+        )
+        for standing, order in shown
+    ]
+    world.loop.run(world.two.deactivate_account(ADMIN, "default", gone.account.id))
+    with pytest.raises(Fault) as raised:
+        world.loop.run(
+            database.write(control.claim, [(each, f"Q{n}") for n, each in enumerate(waiting)], now)
+        )
+    assert raised.value.rule == "acme.account.state"
+    requests = [
+        EnrollmentRequest(
+            via="acme", endpoint=DOOR,
+            public_key=ec.generate_private_key(ec.SECP256R1()).public_key(),
+            subject=x509.Name([]), names=(x509.DNSName(NAME),), proof=Proof.CSR_SIGNATURE,
+            credential=DomainControl(account=standing.account.id, order=order.row.id),
+            transaction=order.row.id,
+        )
+        for standing, order in shown
+    ]  # fmt: skip
+    found = world.at_once(*[world.bench.authority.enroll(each) for each in requests])
+    assert [isinstance(each, Issued) for each in found] == [True, True, False, True]
 
 
 def test_an_order_gives_one_certificate(world: World) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import secrets as randomness
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from tmad.ca.acme import identifiers, states
 from tmad.ca.acme.control import Standing, ends_of, profile_of
@@ -18,12 +20,13 @@ from tmad.ca.acme.renewal import Renewals
 from tmad.ca.acme.states import Order
 from tmad.ca.validation.contract import ChallengeKind, Identifier
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON, Clock, Event
+from tmad.events import Clock, Event
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal
 from tmad.storage import acme as rows
 from tmad.storage import certificates
 from tmad.storage.acme import Authorization, OrderRow
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
 
 if TYPE_CHECKING:
@@ -52,6 +55,14 @@ class NewOrder:
     replaces: str = ""
 
 
+class _Wanted(NamedTuple):
+    """An order that is to be written down, for whom, and by which rules."""
+
+    order: OrderRow
+    standing: Standing
+    options: ACMEOptions
+
+
 class Orders:
     """The orders and authorisations of every account."""
 
@@ -68,6 +79,7 @@ class Orders:
         self._renewals = renewals
         self._periods = periods
         self._now = now
+        self._new: Batches[_Wanted, Order | Fault] = Batches(database, self._insert)
 
     # -- orders -------------------------------------------------------------------------------
 
@@ -99,17 +111,38 @@ class Orders:
         if ends is not None:
             # RFC 8555, 7.4: what cannot be granted exactly is refused.
             await self._periods.check(endpoint, profile, ends)
-        return await self._database.write(self._insert, order, standing, options)
+        outcome = await self._new.add(_Wanted(order, standing, options))
+        if isinstance(outcome, Fault):
+            raise outcome
+        return outcome
 
-    def _insert(
-        self,
-        connection: Connection,
-        order: OrderRow,
-        standing: Standing,
-        options: ACMEOptions,
-    ) -> Order:
+    def _insert(self, connection: Connection, wanted: Sequence[_Wanted]) -> list[Order | Fault]:
+        """Refuse, for each by itself, what cannot be had; then write the others down."""
+        ahead: Counter[str] = Counter()  # orders of an account that stand before in this list
+        made: list[Authorization] = []
+        outcomes: list[Order | Fault] = []
+        for each in wanted:
+            try:
+                done, new = self._prepare(connection, each, ahead[each.order.account])
+            except Fault as fault:
+                outcomes.append(fault)
+            else:
+                outcomes.append(done)
+                made += new
+                ahead[each.order.account] += 1
+        orders = [each.row for each in outcomes if isinstance(each, Order)]
+        rows.insert_authorizations(connection, made)
+        rows.insert_orders(connection, orders)
+        self._journal.append(connection, *map(_created, orders))
+        return outcomes
+
+    def _prepare(
+        self, connection: Connection, wanted: _Wanted, ahead: int
+    ) -> tuple[Order, list[Authorization]]:
+        """Return an order and those of its authorisations that are new."""
+        order, standing, options = wanted
         now = order.created_at
-        self._check_rate(connection, order.account, options.new_orders_per_3_hours, now)
+        self._check_rate(connection, order.account, options.new_orders_per_3_hours, now, ahead)
         if order.replaces and rows.is_replaced(connection, order.tenant, order.replaces):
             raise deny(
                 FaultCode.CONFLICT,
@@ -135,24 +168,16 @@ class Orders:
             # RFC 8555, 7.1.3: an order lasts no longer than what it stands on.
             expires_at=min([order.expires_at, *(each.expires_at for each in found)]),
         )
-        rows.insert_authorizations(connection, made)
-        rows.insert_order(connection, order)
-        self._note(
-            connection,
-            "acme.order-created",
-            order,
-            names=[f"{kind}:{value}" for kind, value in order.identifiers],
-            profile=order.profile,
-            replaces=order.replaces or "",
-        )
-        return states.judge(order, found, None, now)
+        return states.judge(order, found, None, now), made
 
-    def _check_rate(self, connection: Connection, account: str, limit: int, now: datetime) -> None:
+    def _check_rate(
+        self, connection: Connection, account: str, limit: int, now: datetime, ahead: int
+    ) -> None:
         if not limit:
             return
         # Ids begin with the time.
         since = new_id(now - _ORDER_WINDOW)[:10]
-        used = rows.count_orders(connection, account, since, limit)
+        used = ahead + rows.count_orders(connection, account, since, limit)
         if used >= limit:
             raise _limited("orders", limit, _ORDER_WINDOW, account=account)
 
@@ -363,17 +388,20 @@ class Orders:
                 total += gone
         return total
 
-    def _note(self, connection: Connection, kind: str, order: OrderRow, **data: JSON) -> None:
-        self._journal.append(
-            connection,
-            Event(
-                kind=kind,
-                tenant=order.tenant,
-                actor=order.endpoint,
-                object=f"acme-order/{order.id}",
-                data={"account": order.account, **data},
-            ),
-        )
+
+def _created(order: OrderRow) -> Event:
+    return Event(
+        kind="acme.order-created",
+        tenant=order.tenant,
+        actor=order.endpoint,
+        object=f"acme-order/{order.id}",
+        data={
+            "account": order.account,
+            "names": [f"{kind}:{value}" for kind, value in order.identifiers],
+            "profile": order.profile,
+            "replaces": order.replaces or "",
+        },
+    )
 
 
 def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:
