@@ -45,7 +45,7 @@ log = Logger()
 ATTEMPTS: Final = 3
 AGAIN: Final = timedelta(seconds=5)
 # Longer than the validator takes for the challenge and CAA, 10 s each; then another may try.
-LEASE: Final = timedelta(seconds=40)
+LEASE: Final = timedelta(seconds=30)
 CAA_KEPT: Final = timedelta(hours=8)
 AT_ONCE: Final = 10  # of one worker; security 6.3
 
