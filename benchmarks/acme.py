@@ -5,7 +5,7 @@ that exist: names that an enrolment secret has authorised (three messages), and 
 control is shown by http-01 for each order (six messages and more). Keys and requests are made
 before the clock starts; signing the messages is the client's work and counts.
 
-    python -m benchmarks.acme [--count 500] [--connections 16] [--workers 1] [--clients 1]
+    python -m benchmarks.acme [--count 500] [--connections 32] [--workers 1] [--clients 1]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Job(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--clients", type=int, default=1, help="Processes that ask.")
     options = parser.parse_args()

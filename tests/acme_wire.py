@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.unit.acme_world import JOSE, algorithm, b64, jwk, make_csr, sign, thumbprint
 
-PATIENCE = 120.0  # seconds; what a worker that died has begun is free after 40
+PATIENCE = 120.0  # seconds; what a worker that died has begun is free after 30
 
 
 @dataclass

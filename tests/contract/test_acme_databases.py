@@ -16,9 +16,11 @@ from tests.contract.conftest import Loop
 from tests.support import Clock
 from tests.unit.acme_world import Judge
 from tests.unit.ca_bench import ADMIN, Bench
+from tmad.ca.acme import control
 from tmad.ca.acme.accounts import AccountKey, ExternalBinding, NewAccount
 from tmad.ca.acme.orders import NewOrder
 from tmad.ca.acme.service import ACME
+from tmad.ca.acme.validating import LEASE
 from tmad.ca.requests import DomainControl, EndpointID, EnrollmentRequest, Issued, Proof
 from tmad.errors import Fault
 from tmad.signer.seal import Seal
@@ -79,8 +81,7 @@ class World:
         (authorization,) = order.row.authorizations
         run, account = self.loop.run, standing.account.id
         found = run(self.one.orders.authorization(self.endpoint, account, authorization))
-        run(self.one.orders.respond(self.endpoint, found, "http-01", b"{}"))
-        run(self.one.validations.run_due())
+        run(self.one.validations.begin(found, "http-01", b"{}"))
         while self.later:
             run(self.later.pop())
 
@@ -146,11 +147,19 @@ def test_a_challenge_is_tried_by_one_worker(world: World) -> None:
     found = world.loop.run(world.one.orders.authorization(world.endpoint, account, authorization))
     begun = world.at_once(
         *[
-            each.orders.respond(world.endpoint, found, kind, b"{}")
+            each.validations.begin(found, kind, b"{}")
             for each, kind in ((world.one, "http-01"), (world.two, "dns-01"))
         ]
     )
     assert sum(not isinstance(each, Fault) for each in begun) == 1
+    taken = world.at_once(
+        *[each.validations.run_due() for each in (world.one, world.two, world.one, world.two)]
+    )
+    assert sum(taken) == 0
+    for each in world.later:
+        each.close()  # the worker dies
+    world.later.clear()
+    world.bench.clock.advance(seconds=LEASE.total_seconds())
     taken = world.at_once(
         *[each.validations.run_due() for each in (world.one, world.two, world.one, world.two)]
     )
@@ -161,6 +170,55 @@ def test_a_challenge_is_tried_by_one_worker(world: World) -> None:
     assert world.loop.run(
         world.two.orders.find(world.endpoint, account, order.row.id)
     ).state == "ready"  # fmt: skip
+
+
+def test_orders_of_one_moment_are_counted(world: World) -> None:
+    options = world.endpoint.options.model_copy(update={"new_orders_per_3_hours": 3})
+    endpoint = replace(world.endpoint, options=options)
+    account, _ = world.loop.run(world.one.accounts.register(endpoint, world.account(1)))
+    standing = world.loop.run(world.one.accounts.stand(account))
+    new = NewOrder(identifiers=(("dns", NAME),))
+    found = world.at_once(*[world.one.orders.create(endpoint, standing, new) for _ in range(8)])
+    faults = [each for each in found if isinstance(each, Fault)]
+    assert len(faults) == 5
+    assert {fault.rule for fault in faults} == {"acme.limit"}
+    listed = world.loop.run(world.two.list_orders(ADMIN, "default", account.id))
+    assert {each.row.id for each in listed} == {
+        each.row.id for each in found if not isinstance(each, Fault)
+    }
+
+
+def test_an_order_that_is_refused_keeps_no_other_back(world: World) -> None:
+    shown = [world.order(number) for number in range(4)]
+    for standing, order in shown:
+        world.show(standing, order)
+    gone, _ = shown[2]
+    database, now = world.bench.database, world.bench.clock()
+    # As they were when it was decided.
+    waiting = [
+        world.loop.run(
+            database.lookup(control.read, str(DOOR), standing.account.id, order.row.id, now)
+        )
+        for standing, order in shown
+    ]
+    world.loop.run(world.two.deactivate_account(ADMIN, "default", gone.account.id))
+    with pytest.raises(Fault) as raised:
+        world.loop.run(
+            database.write(control.claim, [(each, f"Q{n}") for n, each in enumerate(waiting)], now)
+        )
+    assert raised.value.rule == "acme.account.state"
+    requests = [
+        EnrollmentRequest(
+            via="acme", endpoint=DOOR,
+            public_key=ec.generate_private_key(ec.SECP256R1()).public_key(),
+            subject=x509.Name([]), names=(x509.DNSName(NAME),), proof=Proof.CSR_SIGNATURE,
+            credential=DomainControl(account=standing.account.id, order=order.row.id),
+            transaction=order.row.id,
+        )
+        for standing, order in shown
+    ]  # fmt: skip
+    found = world.at_once(*[world.bench.authority.enroll(each) for each in requests])
+    assert [isinstance(each, Issued) for each in found] == [True, True, False, True]
 
 
 def test_an_order_gives_one_certificate(world: World) -> None:

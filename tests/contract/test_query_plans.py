@@ -762,13 +762,15 @@ HOT: dict[str, Call] = {
     "accounts of an address": call(acme.count_accounts, "acme/a", "192.0.2.7", NOW, PAGE),
     "account, change": call(acme.update_account, ACCOUNT, NOW, contacts="[]"),
     "order": call(acme.order_by_id, "acme/a", f"A{MIDDLE:06}", f"R{MIDDLE:06}"),
+    "orders, some": call(acme.orders_by_id, [f"R{MIDDLE:06}", f"R{MIDDLE + 1:06}", "none"]),
     "orders of an account": call(acme.orders_of_account, f"A{MIDDLE:06}", "~", PAGE),
     "orders of an account, counted": call(acme.count_orders, f"A{MIDDLE:06}", "", PAGE),
     "orders, deep page": call(acme.find_orders, "default", None, f"R{MIDDLE:06}", PAGE),
     "order of a certificate": call(acme.order_of_certificate, f"R{MIDDLE:06}", f"A{MIDDLE:06}"),
     "order that replaces": call(acme.is_replaced, "default", f"aki.{MIDDLE}"),
-    "order, claim": call(acme.claim_order, f"R{MIDDLE:06}", "Q"),
+    "order, claim": call(acme.claim_orders, [(f"R{MIDDLE:06}", "Q")]),
     "orders, forget": call(acme.forget_orders, NOW + timedelta(days=5), PAGE),
+    "authorisations, some": call(acme.authorizations_by_id, [f"Z{MIDDLE:06}", "none"]),
     "authorisation": call(acme.authorization_by_id, "acme/a", f"A{MIDDLE:06}", f"Z{MIDDLE:06}"),
     "authorisations of a name": call(
         acme.find_authorizations, f"A{MIDDLE:06}", "dns", f"n{MIDDLE}.test", PAGE

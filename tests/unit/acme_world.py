@@ -145,7 +145,7 @@ class World:
             while self.later:
                 ensureDeferred(self.later.pop(0)).addErrback(lambda f: f.raiseException())
             self.bench.clock.advance(seconds=AGAIN.total_seconds())
-            self.acme.validations.wake()
+            self.later.append(self.acme.validations.run_due())
         while self.later:
             ensureDeferred(self.later.pop(0))
 

@@ -32,6 +32,7 @@ from tests.unit.acme_world import (
 from tests.unit.ca_bench import ADMIN
 from tests.unit.scep_core import make_certificate
 from tmad.ca.acme import certid
+from tmad.ca.acme.validating import AT_ONCE, LEASE
 from tmad.ca.requests import DomainControl, EndpointID, EnrollmentRequest, Issued, Proof
 from tmad.ca.status import Reason
 from tmad.ca.validation.contract import Problem
@@ -529,11 +530,45 @@ def test_another_worker_takes_over(world: World, client: Client) -> None:
     client.post(found["challenges"][0]["url"], {})
     world.close()  # the worker dies before it has looked
     other = world.process()
+    assert drive(other.validations.run_due()) == 0  # nobody knows that it did
+    world.bench.clock.advance(seconds=LEASE.total_seconds())
     assert drive(other.validations.run_due()) == 1
     assert drive(world.acme.validations.run_due()) == 0  # nobody else may
     world.close()  # it dies while it is at it
     world.bench.clock.advance(minutes=2)
     world.work()
+    assert client.post(order.headers["Location"]).body["status"] == "ready"
+
+
+def test_who_has_no_room_leaves_a_challenge_to_others(world: World, client: Client) -> None:
+    names = [f"n{number}.example.test" for number in range(AT_ONCE + 3)]
+    order = client.order(*names)
+    for url in order.body["authorizations"]:
+        client.post(client.post(url).body["challenges"][0]["url"], {})
+    other = world.process()
+    assert drive(other.validations.run_due()) == 3
+    assert drive(world.process().validations.run_due()) == 0
+    world.work()
+    assert sorted(each.identifier.value for each in world.judge.asked) == sorted(names)
+    assert client.post(order.headers["Location"]).body["status"] == "ready"
+
+
+def test_a_chain_is_written_as_others_write_it(client: Client) -> None:
+    order = ready(client, "a.example.test")
+    raw = client.post(client.finalize(order).body["certificate"]).raw
+    found = x509.load_pem_x509_certificates(raw)
+    assert len(found) > 1 or found[0].issuer != found[0].subject
+    assert raw == b"".join(each.public_bytes(Encoding.PEM) for each in found)
+
+
+def test_who_has_room_again_goes_on(world: World, client: Client) -> None:
+    names = [f"n{number}.example.test" for number in range(AT_ONCE + 3)]
+    order = client.order(*names)
+    for url in order.body["authorizations"]:
+        client.post(client.post(url).body["challenges"][0]["url"], {})
+    while world.later:  # and nobody looks at the clock
+        drive(world.later.pop(0))
+    assert len(world.judge.asked) == len(names)
     assert client.post(order.headers["Location"]).body["status"] == "ready"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import random
 
@@ -113,6 +114,15 @@ def test_key_01_small_factors_are_found():
 
 def test_key_01_a_prime_modulus_is_refused():
     assert refused(public(next_prime((1 << 2047) + (1 << 1500)))).rule == "key.rsa.prime"
+
+
+def test_key_03_a_prime_that_is_known_is_refused(monkeypatch: pytest.MonkeyPatch):
+    assert keycheck.check(GOOD.public_key(), KeyRules()).bits == 2048  # badkeys has read its list
+    known = importlib.import_module("badkeys.rsakeys.sharedprimes")._moduli
+    monkeypatch.setitem(known, 2048, known[2048] * PRIMES.q)
+    assert refused(GOOD.public_key()).rule == "key.rsa.shared-prime"
+    # Not by the quick part alone, which does not look.
+    assert keycheck.check(GOOD.public_key(), KeyRules(), and_factors=False).bits == 2048
 
 
 def test_key_03_fermat_close_primes():

@@ -101,9 +101,9 @@ def test_what_is_lifted_by_name_alone() -> None:
 def test_own_ports_are_not_lifted() -> None:
     rules = ValidationRules.model_validate({"allowed_networks": ["127.0.0.0/8"]})
     address = ipaddress.ip_address("127.0.0.1")
-    check(address, 80, rules, {8443})
+    check(address, 80, rules, lambda: {8443})
     with pytest.raises(Fault, match="appliance's own"):
-        check(address, 8443, rules, {8443})
+        check(address, 8443, rules, lambda: {8443})
 
 
 def test_which_addresses_are_ours() -> None:

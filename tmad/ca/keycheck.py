@@ -170,12 +170,12 @@ def check(
     *,
     evidence: bytes = b"",
     blocklist: Blocklist | None = None,
-    and_prime: bool = True,
+    and_factors: bool = True,
 ) -> Key:
     """Return what the key is, or refuse it with the rule and the values compared.
 
     ``evidence`` is the signed request as received; it shows a compressed point, which the
-    loaded key no longer does. Without ``and_prime`` the caller has ``check_prime`` run where a
+    loaded key no longer does. Without ``and_factors`` the caller has ``check_factors`` run where a
     millisecond or twenty matter less.
     """
     key = describe(public_key)
@@ -188,8 +188,8 @@ def check(
         )
     if isinstance(public_key, rsa.RSAPublicKey):
         _check_rsa(public_key, rules)
-        if and_prime:
-            check_prime(public_key)
+        if and_factors:
+            check_factors(public_key)
     elif isinstance(public_key, ec.EllipticCurvePublicKey) and not rules.compressed_points:
         _check_point_form(public_key, evidence)
     if blocklist is not None and public_key in blocklist:
@@ -197,14 +197,18 @@ def check(
     return key
 
 
-def check_prime(public_key: CertificatePublicKeyTypes) -> None:
-    """Refuse an RSA key whose modulus is a prime and so no secret at all.
+def check_factors(public_key: CertificatePublicKeyTypes) -> None:
+    """Refuse an RSA key whose modulus is a prime, or has one that badkeys knows.
 
     The longest part of all checks, and most of it without the interpreter's lock: run it in a
     thread where others wait.
     """
-    if isinstance(public_key, rsa.RSAPublicKey) and _is_prime(public_key.public_numbers().n):
-        raise _weak("key.rsa.prime", "the RSA key is weak", weakness="prime")
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        return
+    n = public_key.public_numbers().n
+    weakness = "shared-prime" if _has_known_prime(n) else "prime" if _is_prime(n) else ""
+    if weakness:
+        raise _weak(f"key.rsa.{weakness}", "the RSA key is weak", weakness=weakness)
 
 
 def _bad(rule: str, detail: str, **values: str) -> Fault:
@@ -253,7 +257,6 @@ def _rsa_weakness(n: int, e: int) -> str:
         ("fermat", badkeys.fermat),  # 100 rounds, as BR 6.1.1.3 asks
         ("small-private-exponent", badkeys.smalld),
         ("polynomial", badkeys.rsapoly),
-        ("shared-prime", badkeys.sharedprimes),
     ):
         if test(n, e=e) is not False:
             return name
@@ -264,6 +267,19 @@ def _rsa_weakness(n: int, e: int) -> str:
 def _badkeys() -> ModuleType:
     # Only the arithmetic: badkeys' own blocklist reader ends the process when it has no file.
     return import_module("badkeys.rsakeys")
+
+
+def _has_known_prime(n: int) -> bool:
+    # One division of a number of 630,000 bits, in which nobody need wait for the lock.
+    gmpy2 = _gmpy2()
+    with gmpy2.context(gmpy2.get_context(), allow_release_gil=True):
+        return _badkeys().sharedprimes(n) is not False
+
+
+@cache
+def _gmpy2() -> ModuleType:
+    # What badkeys computes with.
+    return import_module("gmpy2")
 
 
 def _is_prime(n: int) -> bool:
@@ -280,12 +296,9 @@ def _is_prime(n: int) -> bool:
         public_key = rsa.RSAPublicNumbers(exponent, n).public_key()
         power = int.from_bytes(public_key.encrypt(b"base", padding.PKCS1v15()))
         return pow(power, 1 << squarings, n) == 1
-    # gmpy2 is what badkeys computes with.
-    import gmpy2  # type: ignore[import-untyped]  # ships no stubs
-
     # Every prime passes; further rounds would only be for the sake of a composite that somebody
     # made to pass, and cost 50 ms more at 4 096 bits, in the reactor.
-    return bool(gmpy2.is_strong_prp(n, 2))
+    return bool(_gmpy2().is_strong_prp(n, 2))
 
 
 def _check_point_form(public_key: ec.EllipticCurvePublicKey, evidence: bytes) -> None:

@@ -102,7 +102,7 @@ class Ordering:
             profile.document.keys,
             evidence=request.evidence,
             blocklist=self._blocklist,
-            and_prime=False,
+            and_factors=False,
         )
         template = profile.template(
             subject=subject,

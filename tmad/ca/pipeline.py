@@ -200,7 +200,7 @@ class Authority:
             request = replace(request, public_key=made.public_key, proof=Proof.GENERATED_HERE)
         order = self._ordering.for_request(request, permission, same)
         if made is None and isinstance(request.key, rsa.RSAPublicKey):
-            await self._workers.run(partial(keycheck.check_prime, request.key))
+            await self._workers.run(partial(keycheck.check_factors, request.key))
         if self._needs_approval(permission):
             return await self._pend(order)
         outcome = await self._issue(order)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tmad.ca import names, standing
+from tmad.ca.acme import control
 from tmad.ca.order import Draft, Order, Signed
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Clock, Event
@@ -174,9 +175,13 @@ class Recording:
         ]
         if secrets:
             self._secrets.claim(connection, secrets, now)
-        for order, request in wanted:
-            if order.applicant.control is not None:
-                order.applicant.control.claim(connection, request, now)
+        controls = [
+            (order.applicant.control, request)
+            for order, request in wanted
+            if order.applicant.control is not None
+        ]
+        if controls:
+            control.claim(connection, controls, now)
 
     def _approve(
         self, connection: Connection, order: Order, request: RequestRow, now: datetime

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
-from tmad.storage.statement import Statement, is_integrity
+from tmad.storage.statement import Listing, Statement, is_integrity
 from tmad.storage.tables import acme_accounts as accounts
 from tmad.storage.tables import acme_authorizations as authorizations
 from tmad.storage.tables import acme_nonces as nonces
@@ -253,6 +253,7 @@ _CLAIM = Statement(
     .where(orders.c.id == _KEY, orders.c.request_id.is_(None))
     .values(request_id=sa.bindparam("request"))
 )
+_ORDERS_BY_ID = Listing(lambda listed: _SELECT_ORDER.where(orders.c.id.in_(listed)))
 _RELEASE = Statement(
     orders.update()
     .where(orders.c.id == _KEY, orders.c.request_id == sa.bindparam("request"))
@@ -260,16 +261,25 @@ _RELEASE = Statement(
 )
 
 
-def insert_order(connection: sa.Connection, order: OrderRow) -> None:
-    """Add one."""
-    _INSERT_ORDER.run(
+def insert_orders(connection: sa.Connection, new: Iterable[OrderRow]) -> None:
+    """Add some."""
+    _INSERT_ORDER.run_many(
         connection,
-        {
-            **{name: getattr(order, name) for name in _ORDER},
-            "identifiers": json.dumps(order.identifiers, separators=(",", ":")),
-            "authorizations": json.dumps(order.authorizations, separators=(",", ":")),
-        },
+        [
+            {
+                **{name: getattr(order, name) for name in _ORDER},
+                "identifiers": json.dumps(order.identifiers, separators=(",", ":")),
+                "authorizations": json.dumps(order.authorizations, separators=(",", ":")),
+            }
+            for order in new
+        ],
     )
+
+
+def orders_by_id(connection: sa.Connection, order_ids: Sequence[str]) -> dict[str, OrderRow]:
+    """Return those of these orders that there are, whosever they are."""
+    found = [_order(row) for row in _ORDERS_BY_ID.rows(connection, order_ids)]
+    return {each.id: each for each in found}
 
 
 def order_by_id(
@@ -352,9 +362,11 @@ def is_replaced(connection: sa.Connection, tenant: str, replaces: str) -> bool:
     return connection.execute(query).one_or_none() is not None
 
 
-def claim_order(connection: sa.Connection, order_id: str, request_id: str) -> bool:
-    """Use an order for one request; of two at once, one wins."""
-    return _CLAIM.run(connection, {"key": order_id, "request": request_id}) == 1
+def claim_orders(connection: sa.Connection, wanted: Iterable[tuple[str, str]]) -> int:
+    """Use each of these orders for a request; return how many could be: of two at once, one."""
+    # In one order, so that two transactions never wait for each other.
+    values = [{"key": order, "request": request} for order, request in sorted(wanted)]
+    return _CLAIM.run_many(connection, values)
 
 
 def release_order(connection: sa.Connection, order_id: str, request_id: str) -> None:
@@ -392,6 +404,9 @@ _AUTHORIZATION_BY_ID = Statement(
         authorizations.c.endpoint == _DOOR,
         authorizations.c.account == _WHOSE,
     )
+)
+_AUTHORIZATIONS_BY_ID = Listing(
+    lambda listed: _SELECT_AUTHORIZATION.where(authorizations.c.id.in_(listed))
 )
 _AUTHORIZATIONS_OF = Statement(
     _SELECT_AUTHORIZATION.where(
@@ -446,6 +461,16 @@ def authorizations_of_order(
     )
 
 
+def authorizations_by_id(
+    connection: sa.Connection, authorization_ids: Sequence[str]
+) -> dict[str, Authorization]:
+    """Return those of these authorisations that there are, whosever they are."""
+    found = [
+        _authorization(row) for row in _AUTHORIZATIONS_BY_ID.rows(connection, authorization_ids)
+    ]
+    return {each.id: each for each in found}
+
+
 def find_authorizations(
     connection: sa.Connection, account: str, kind: str, value: str, limit: int
 ) -> tuple[Authorization, ...]:
@@ -470,6 +495,17 @@ def update_authorization(
     return (
         _changing(tuple(sorted(values)), is_due=old.due_at is not None).run(connection, given) == 1
     )
+
+
+def update_authorizations(
+    connection: sa.Connection, changes: Sequence[tuple[Authorization, Mapping[str, Any]]]
+) -> list[bool]:
+    """Change several, as ``update_authorization`` does each of them."""
+    done = [False] * len(changes)
+    # In one order, so that two transactions never wait for each other.
+    for place in sorted(range(len(changes)), key=lambda place: changes[place][0].id):
+        done[place] = update_authorization(connection, *changes[place])
+    return done
 
 
 @cache

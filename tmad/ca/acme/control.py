@@ -6,7 +6,7 @@ account, enrolment secret and person still stand behind it (T-ACME-08).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -130,12 +130,6 @@ class Control:
         identifiers.named(x509.Name([]), names, ordered)
         self.standing.check(ordered, profile)
 
-    def claim(self, connection: Connection, request_id: str, now: datetime) -> None:
-        """Use the order for a request, in its transaction, if it all still holds."""
-        read(connection, self.order.endpoint, self.order.account, self.order.id, now)
-        if not rows.claim_order(connection, self.order.id, request_id):
-            raise _used(self.order.id)
-
     def check_again(self, connection: Connection, now: datetime) -> None:
         """Raise the Fault of :func:`read` where something has changed since it was decided."""
         read(
@@ -171,6 +165,40 @@ def ends_of(order: OrderRow) -> Ends | None:
     if order.not_before is None and order.not_after is None:
         return None
     return Ends(not_before=order.not_before, not_after=order.not_after, asked_at=order.created_at)
+
+
+def claim(connection: Connection, wanted: Sequence[tuple[Control, str]], now: datetime) -> None:
+    """Use each order for a request, in its transaction, if it all still holds.
+
+    What does not hold for one of them fails for all.
+    """
+    orders = rows.orders_by_id(connection, [control.order.id for control, _ in wanted])
+    named = [each for order in orders.values() for each in order.authorizations]
+    authorizations = rows.authorizations_by_id(connection, named) if named else {}
+    standing: dict[tuple[str, str], Standing] = {}
+    for control, _ in wanted:
+        owner = control.order.endpoint, control.order.account
+        if owner not in standing:
+            standing[owner] = stand(connection, *owner, now)
+        order = orders.get(control.order.id)
+        if order is not None and _owner(order) != owner:
+            order = None
+        found = [authorizations.get(each) for each in (order.authorizations if order else ())]
+        _judge(
+            standing[owner],
+            control.order.id,
+            order,
+            [each if each and _owner(each) == owner else None for each in found],
+            now,
+        )
+    if rows.claim_orders(connection, [(c.order.id, request) for c, request in wanted]) < len(
+        wanted
+    ):
+        raise _used(wanted[0][0].order.id)
+
+
+def _owner(found: OrderRow | Authorization) -> tuple[str, str]:
+    return found.endpoint, found.account
 
 
 def release(connection: Connection, order_id: str, request_id: str) -> None:
@@ -230,6 +258,19 @@ def read(
     """
     standing = stand(connection, endpoint, account_id, now)
     order = rows.order_by_id(connection, endpoint, account_id, order_id)
+    found = rows.authorizations_of_order(connection, order) if order else ()
+    return _judge(standing, order_id, order, found, now, is_claimed=is_claimed)
+
+
+def _judge(
+    standing: Standing,
+    order_id: str,
+    order: OrderRow | None,
+    found: Sequence[Authorization | None],
+    now: datetime,
+    *,
+    is_claimed: bool = False,
+) -> Control:
     if order is None:
         raise _not_ready("there is no such order", "absent", order_id)
     if order.error is not None:
@@ -239,13 +280,12 @@ def read(
             raise _used(order_id)
         if order.expires_at <= now:
             raise _not_ready("the order has expired", "expired", order_id)
-    found = rows.authorizations_of_order(connection, order)
     _check_all(order, found, now)
     attested = frozenset(each.attested_key for each in found if each and each.attested_key)
     return Control(standing=standing, order=order, keys=attested)
 
 
-def _check_all(order: OrderRow, found: tuple[Authorization | None, ...], now: datetime) -> None:
+def _check_all(order: OrderRow, found: Sequence[Authorization | None], now: datetime) -> None:
     """Raise Fault(FORBIDDEN) unless there is a good authorisation for each of the names."""
     shown = set()
     for each in found:

@@ -39,6 +39,18 @@ def absent(what: str) -> Fault:
     )
 
 
+def unchangeable(authorization: str, state: str) -> Fault:
+    """Return the answer for an authorisation whose state does not allow what is asked."""
+    return deny(
+        FaultCode.CONFLICT,
+        "malformed",
+        f"the authorization is {state}",
+        "acme.authorization.state",
+        authorization=authorization,
+        state=state,
+    )
+
+
 class Several(Fault):
     """Names of one request that cannot be had, each for a reason of its own (RFC 8555, 6.7.1)."""
 

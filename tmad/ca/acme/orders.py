@@ -5,27 +5,28 @@ from __future__ import annotations
 import base64
 import json
 import secrets as randomness
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, cast
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from tmad.ca.acme import identifiers, states
 from tmad.ca.acme.control import Standing, ends_of, profile_of
-from tmad.ca.acme.faults import absent, deny, for_each
+from tmad.ca.acme.faults import absent, deny, for_each, unchangeable
 from tmad.ca.acme.options import ACMEOptions
 from tmad.ca.acme.periods import Periods
 from tmad.ca.acme.renewal import Renewals
 from tmad.ca.acme.states import Order
 from tmad.ca.validation.contract import ChallengeKind, Identifier
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON, Clock, Event
+from tmad.events import Clock, Event
 from tmad.identity.credentials import new_id
 from tmad.journal import Journal
 from tmad.storage import acme as rows
 from tmad.storage import certificates
 from tmad.storage.acme import Authorization, OrderRow
+from tmad.storage.batches import Batches
 from tmad.storage.database import Database
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class NewOrder:
     replaces: str = ""
 
 
+class _Wanted(NamedTuple):
+    """An order that is to be written down, for whom, and by which rules."""
+
+    order: OrderRow
+    standing: Standing
+    options: ACMEOptions
+
+
 class Orders:
     """The orders and authorisations of every account."""
 
@@ -70,6 +79,7 @@ class Orders:
         self._renewals = renewals
         self._periods = periods
         self._now = now
+        self._new: Batches[_Wanted, Order | Fault] = Batches(database, self._insert)
 
     # -- orders -------------------------------------------------------------------------------
 
@@ -101,17 +111,38 @@ class Orders:
         if ends is not None:
             # RFC 8555, 7.4: what cannot be granted exactly is refused.
             await self._periods.check(endpoint, profile, ends)
-        return await self._database.write(self._insert, order, standing, options)
+        outcome = await self._new.add(_Wanted(order, standing, options))
+        if isinstance(outcome, Fault):
+            raise outcome
+        return outcome
 
-    def _insert(
-        self,
-        connection: Connection,
-        order: OrderRow,
-        standing: Standing,
-        options: ACMEOptions,
-    ) -> Order:
+    def _insert(self, connection: Connection, wanted: Sequence[_Wanted]) -> list[Order | Fault]:
+        """Refuse, for each by itself, what cannot be had; then write the others down."""
+        ahead: Counter[str] = Counter()  # orders of an account that stand before in this list
+        made: list[Authorization] = []
+        outcomes: list[Order | Fault] = []
+        for each in wanted:
+            try:
+                done, new = self._prepare(connection, each, ahead[each.order.account])
+            except Fault as fault:
+                outcomes.append(fault)
+            else:
+                outcomes.append(done)
+                made += new
+                ahead[each.order.account] += 1
+        orders = [each.row for each in outcomes if isinstance(each, Order)]
+        rows.insert_authorizations(connection, made)
+        rows.insert_orders(connection, orders)
+        self._journal.append(connection, *map(_created, orders))
+        return outcomes
+
+    def _prepare(
+        self, connection: Connection, wanted: _Wanted, ahead: int
+    ) -> tuple[Order, list[Authorization]]:
+        """Return an order and those of its authorisations that are new."""
+        order, standing, options = wanted
         now = order.created_at
-        self._check_rate(connection, order.account, options.new_orders_per_3_hours, now)
+        self._check_rate(connection, order.account, options.new_orders_per_3_hours, now, ahead)
         if order.replaces and rows.is_replaced(connection, order.tenant, order.replaces):
             raise deny(
                 FaultCode.CONFLICT,
@@ -137,24 +168,16 @@ class Orders:
             # RFC 8555, 7.1.3: an order lasts no longer than what it stands on.
             expires_at=min([order.expires_at, *(each.expires_at for each in found)]),
         )
-        rows.insert_authorizations(connection, made)
-        rows.insert_order(connection, order)
-        self._note(
-            connection,
-            "acme.order-created",
-            order,
-            names=[f"{kind}:{value}" for kind, value in order.identifiers],
-            profile=order.profile,
-            replaces=order.replaces or "",
-        )
-        return states.judge(order, found, None, now)
+        return states.judge(order, found, None, now), made
 
-    def _check_rate(self, connection: Connection, account: str, limit: int, now: datetime) -> None:
+    def _check_rate(
+        self, connection: Connection, account: str, limit: int, now: datetime, ahead: int
+    ) -> None:
         if not limit:
             return
         # Ids begin with the time.
         since = new_id(now - _ORDER_WINDOW)[:10]
-        used = rows.count_orders(connection, account, since, limit)
+        used = ahead + rows.count_orders(connection, account, since, limit)
         if used >= limit:
             raise _limited("orders", limit, _ORDER_WINDOW, account=account)
 
@@ -241,14 +264,14 @@ class Orders:
             raise absent("order")
         return found
 
-    async def certificate(self, order: Order) -> tuple[x509.Certificate, int]:
-        """Return what was issued for an order, and its issuer's id; Fault(NOT_FOUND)."""
+    async def certificate(self, order: Order) -> tuple[bytes, int]:
+        """Return the DER of what was issued for an order, and its issuer's id."""
         row = await self._database.lookup(
             certificates.by_id, order.row.tenant, order.certificate_id or 0
         )
         if row is None or row.certificate_der is None:
             raise absent("certificate")
-        return x509.load_der_x509_certificate(row.certificate_der), row.issuer_id
+        return row.certificate_der, row.issuer_id
 
     async def of_account(self, account_id: str, before: str) -> tuple[OrderRow, ...]:
         """Return a page of an account's orders, newest first; "" begins."""
@@ -335,14 +358,14 @@ class Orders:
     async def deactivate(self, found: Authorization) -> Authorization:
         """Give an authorisation up (RFC 8555, 7.5.2)."""
         if found.state not in ("pending", "processing", "valid"):
-            raise _unchangeable(found)
+            raise unchangeable(found.id, found.state)
         await self._database.write(self._deactivate, found)
         return replace(found, state="deactivated")
 
     def _deactivate(self, connection: Connection, found: Authorization) -> None:
         values = {"state": "deactivated", "due_at": None}
         if not rows.update_authorization(connection, found, values):
-            raise _unchangeable(found)
+            raise unchangeable(found.id, found.state)
         self._journal.append(
             connection,
             Event(
@@ -353,33 +376,6 @@ class Orders:
                 data={"account": found.account, "name": f"{found.type}:{found.value}"},
             ),
         )
-
-    async def respond(
-        self, endpoint: Endpoint, found: Authorization, kind: str, payload: bytes
-    ) -> Authorization:
-        """Note that a client is ready for a challenge (RFC 8555, 7.5.1).
-
-        Whoever asks for the same challenge again changes nothing.
-        """
-        if kind not in found.challenges:
-            raise absent("challenge")
-        if found.state == "processing" and found.challenge == kind:
-            return found
-        if found.state != "pending":
-            if found.challenge == kind:
-                return found
-            raise _unchangeable(found)
-        now = self._now()
-        await self._database.write(
-            self._begin, found, {"challenge": kind, "response": payload, "due_at": now}
-        )
-        return replace(found, state="processing", challenge=kind, response=payload, due_at=now)
-
-    def _begin(
-        self, connection: Connection, found: Authorization, values: dict[str, object]
-    ) -> None:
-        if not rows.update_authorization(connection, found, {"state": "processing", **values}):
-            raise _unchangeable(found)
 
     # -- housekeeping -------------------------------------------------------------------------
 
@@ -392,17 +388,20 @@ class Orders:
                 total += gone
         return total
 
-    def _note(self, connection: Connection, kind: str, order: OrderRow, **data: JSON) -> None:
-        self._journal.append(
-            connection,
-            Event(
-                kind=kind,
-                tenant=order.tenant,
-                actor=order.endpoint,
-                object=f"acme-order/{order.id}",
-                data={"account": order.account, **data},
-            ),
-        )
+
+def _created(order: OrderRow) -> Event:
+    return Event(
+        kind="acme.order-created",
+        tenant=order.tenant,
+        actor=order.endpoint,
+        object=f"acme-order/{order.id}",
+        data={
+            "account": order.account,
+            "names": [f"{kind}:{value}" for kind, value in order.identifiers],
+            "profile": order.profile,
+            "replaces": order.replaces or "",
+        },
+    )
 
 
 def _unique(asked: tuple[tuple[str, str], ...]) -> tuple[Identifier, ...]:
@@ -430,14 +429,3 @@ def _limited(what: str, limit: int, window: timedelta, **values: str) -> Fault:
     )
     fault.retry_after = window.total_seconds() / 4
     return fault
-
-
-def _unchangeable(found: Authorization) -> Fault:
-    return deny(
-        FaultCode.CONFLICT,
-        "malformed",
-        f"the authorization is {found.state}",
-        "acme.authorization.state",
-        authorization=found.id,
-        state=found.state,
-    )

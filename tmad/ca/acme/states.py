@@ -42,10 +42,11 @@ def as_now(found: Authorization, now: datetime) -> Authorization:
 
 def look_up(connection: Connection, row: OrderRow, now: datetime) -> Order:
     """Return what an order is now, from everything that it depends on."""
-    request = None
     if row.request_id is not None:
         request = requests.by_id(connection, row.tenant, row.request_id)
-    return judge(row, rows.authorizations_of_order(connection, row), request, now)
+        if request is not None:
+            return judge(row, (), request, now)
+    return judge(row, rows.authorizations_of_order(connection, row), None, now)
 
 
 def find(
@@ -62,7 +63,7 @@ def judge(
     request: RequestRow | None,
     now: datetime,
 ) -> Order:
-    """Return an order with its state (RFC 8555, 7.1.6)."""
+    """Return an order with its state (RFC 8555, 7.1.6): once it has a request, that one's."""
     if request is not None:
         state = _STATES.get(request.state, "processing")
         error = None

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
@@ -23,6 +23,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from tmad.ca.validation.contract import Network, Problem, ValidationRules, refusal
 from tmad.ca.validation.resolver import Address, Resolver
 from tmad.errors import Fault
+
+_Ports: TypeAlias = Callable[[], Collection[int]]
 
 # Twisted leaves it untyped.
 _over_tls: Callable[..., Any] = TLSMemoryBIOFactory
@@ -62,12 +64,15 @@ def in_words(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """What one attempt reaches hosts with; it is over at ``deadline``."""
+    """What one attempt reaches hosts with; it is over at ``deadline``.
+
+    ``own_ports`` is asked only about addresses of this machine.
+    """
 
     reactor: Any
     resolver: Resolver
     rules: ValidationRules
-    own_ports: Collection[int]
+    own_ports: _Ports
     deadline: float
 
     def left(self) -> float:
@@ -111,9 +116,7 @@ class Reach:
         await connecting.addTimeout(self.left(), self.reactor)
 
 
-def check(
-    address: Address, port: int, rules: ValidationRules, own_ports: Collection[int] = ()
-) -> None:
+def check(address: Address, port: int, rules: ValidationRules, own_ports: _Ports = tuple) -> None:
     """Refuse an address that a validator must not connect to."""
     for each in _meanings(address):
         why = _objection(each, port, rules, own_ports)
@@ -126,13 +129,11 @@ def check(
             )
 
 
-def _objection(
-    address: Address, port: int, rules: ValidationRules, own_ports: Collection[int]
-) -> str:
+def _objection(address: Address, port: int, rules: ValidationRules, own_ports: _Ports) -> str:
     if _is_in(address, rules.denied_networks):
         return "it lies in a network that denied_networks names"
     is_own = is_ours(address)
-    if is_own and port in own_ports:
+    if is_own and port in own_ports():
         return f"port {port} of this machine is the appliance's own"
     if _is_lifted(address, rules.allowed_networks):
         return ""

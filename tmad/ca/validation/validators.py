@@ -76,7 +76,7 @@ class Validators:
             reactor=self._reactor,
             resolver=resolver,
             rules=question.rules,
-            own_ports=self._own_ports | listening_ports(self._reactor),
+            own_ports=lambda: self._own_ports | listening_ports(self._reactor),
             deadline=self._deadline(),
         )
         if question.kind is ChallengeKind.HTTP_01:

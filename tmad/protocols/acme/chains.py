@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -29,10 +30,10 @@ class Chains:
         """Return an order's certificate; ``number`` "" is the chain of the hierarchy."""
         if order.state != "valid":
             raise _absent()
-        certificate, issuer_id = await self._acme.orders.certificate(order)
+        certificate_der, issuer_id = await self._acme.orders.certificate(order)
         issuer = await self._hierarchy.by_id(issuer_id)
         if codec.PKIX_CERT in visit.request.headers.get("accept", ""):
-            return self._alone(certificate, issuer)
+            return self._alone(certificate_der, issuer)
         chains = [_without_root(issuer.chain), *_alternates(visit, issuer)]
         chosen = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
         if number and not 1 <= chosen < len(chains):
@@ -42,18 +43,25 @@ class Chains:
             for each in range(len(chains))
             if each != chosen
         )
-        body = codec.pem_chain((certificate, *chains[chosen]))
+        body = codec.pem(certificate_der) + _pem_above(chains[chosen])
         return Response(headers=headers, body=body, content_type=codec.PEM_CHAIN)
 
-    def _alone(self, certificate: x509.Certificate, issuer: Issuer) -> Response:
+    def _alone(self, certificate_der: bytes, issuer: Issuer) -> Response:
         above = self._hierarchy.urls(issuer).ca_issuers
         return Response(
             headers=(("Link", f'<{above}>;rel="up"'),) if above else (),
-            body=certificate.public_bytes(Encoding.DER),
+            body=certificate_der,
             content_type=codec.PKIX_CERT,
         )
 
 
+@lru_cache(100)
+def _pem_above(chain: tuple[x509.Certificate, ...]) -> bytes:
+    """Return what stands below each of an issuer's certificates."""
+    return b"".join([codec.pem(each.public_bytes(Encoding.DER)) for each in chain])
+
+
+@lru_cache(100)
 def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
     # RFC 8555, 9.1: whoever trusts the root has it. But below a root alone it is all there is
     # above, and certbot takes no chain of one.
@@ -62,6 +70,8 @@ def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate
 
 def _alternates(visit: Visit, issuer: Issuer) -> list[tuple[x509.Certificate, ...]]:
     """Return the configured chains that begin with the issuer's own name and key."""
+    if not visit.options.alternate_chains:
+        return []
     own = issuer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     found = []
     for text in visit.options.alternate_chains:

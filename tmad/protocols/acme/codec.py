@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.ca.acme.faults import Several
 from tmad.errors import Fault, FaultCode
@@ -99,6 +99,8 @@ _INSTANT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.0{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _MOST_CONTACTS: Final = 10
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----\n"
 _LONGEST_CERTIFICATE: Final = 65_536
 
 
@@ -377,6 +379,8 @@ def _known(said: Mapping[str, Any]) -> str:
     return word if word in PROBLEMS else "serverInternal"
 
 
-def pem_chain(chain: Iterable[x509.Certificate]) -> bytes:
-    """Return certificates as RFC 8555, 9.1 has them: nothing between the blocks."""
-    return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
+def pem(certificate_der: bytes) -> bytes:
+    """Return a certificate as RFC 8555, 9.1 has it (RFC 7468)."""
+    text = base64.b64encode(certificate_der).decode()
+    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+    return "\n".join([_BEGIN, *lines, _END]).encode()

@@ -374,8 +374,7 @@ class ACMEResponder:
         found = await orders.authorization(visit.endpoint, signed.account.id, authorization_id)
         if not signed.is_get:
             codec.decode_payload(signed.message)  # an object it must be
-            found = await orders.respond(visit.endpoint, found, kind, signed.message.payload)
-            self._acme.validations.wake()
+            found = await self._acme.validations.begin(found, kind, signed.message.payload)
         elif kind not in found.challenges:
             raise _not_yours("challenge")
         headers: tuple[tuple[str, str], ...] = (
