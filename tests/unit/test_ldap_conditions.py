@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.directory_world import STAFF, SUBTREE, SUFFIX, DirectoryWorld, eq
 from tests.support import drive
 from tmad.errors import Fault
-from tmad.protocols.ldap import conditions, evaluation, schema
+from tmad.protocols.ldap import conditions, evaluation, matching, schema
 from tmad.protocols.ldap.conditions import DEVICES, PEOPLE, compiled
 from tmad.protocols.ldap.filters import (
     And,
@@ -183,3 +190,20 @@ def test_strangers_must_name_whom_they_look_for() -> None:
     assert not conditions.is_bound(EVERYTHING, columns, None)
     assert conditions.is_bound(Like("mail", "abc", (), ""), columns, 3)
     assert not conditions.is_bound(Like("mail", "ab", (), "c"), columns, 3)
+
+
+def test_a_certificate_of_a_version_that_does_not_exist_matches_nothing() -> None:
+    """The library has an error of its own for it, which is no ValueError."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "v4")])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate = (
+        x509.CertificateBuilder(
+            name, name, key.public_key(), 2**80, begin, begin.replace(year=2027)
+        )
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+    assert matching._certificate(certificate) is not None
+    version = b"\xa0\x03\x02\x01"
+    assert matching._certificate(certificate.replace(version + b"\2", version + b"\3")) is None

@@ -267,7 +267,7 @@ def _read(source: BinaryIO) -> tuple[x509.Certificate, ...]:
         if b"-----BEGIN " in data:
             return tuple(x509.load_pem_x509_certificates(data))
         return (x509.load_der_x509_certificate(data),)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         usage(f"not a certificate: {error}")
 
 

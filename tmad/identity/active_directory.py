@@ -108,7 +108,7 @@ class ActiveDirectory(BaseModel):
         if value:
             try:
                 x509.load_pem_x509_certificates(value.encode())
-            except ValueError:
+            except (ValueError, x509.InvalidVersion):
                 raise ValueError("must be certificates in PEM") from None
         return value
 

@@ -180,7 +180,7 @@ class Hook(BaseModel):
         if pem:
             try:
                 x509.load_pem_x509_certificates(pem.encode())
-            except ValueError as error:
+            except (ValueError, x509.InvalidVersion) as error:
                 raise ValueError(f"not PEM certificates: {error}") from None
         return pem
 

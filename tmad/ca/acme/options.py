@@ -107,8 +107,11 @@ class ACMEOptions(BaseModel):
     @field_validator("alternate_chains")
     @classmethod
     def _chains_are_pem(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            x509.load_pem_x509_certificates(each.encode())
+        try:
+            for each in value:
+                x509.load_pem_x509_certificates(each.encode())
+        except x509.InvalidVersion as error:
+            raise ValueError(str(error)) from error
         return value
 
     @model_validator(mode="after")

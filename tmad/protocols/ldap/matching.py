@@ -173,7 +173,7 @@ def _certificate(value: bytes) -> tuple[int, Hashable] | None:
     try:
         found = x509.load_der_x509_certificate(value)
         return found.serial_number, names.key_of(found.issuer)
-    except (ValueError, TypeError, Fault):
+    except (ValueError, TypeError, x509.InvalidVersion, Fault):
         return None
 
 
