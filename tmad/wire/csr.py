@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -17,9 +15,9 @@ from cryptography.x509.oid import ExtensionOID
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.wire import cms, der, signatures
+from tmad.wire.pem import armour
 from tmad.wire.signatures import Algorithm, Policy
 
-_LABEL = "CERTIFICATE REQUEST"  # RFC 7468, 7
 ELEMENTS = 1_500
 DEPTH = 32
 
@@ -116,8 +114,7 @@ def pem(csr_der: bytes) -> str:
     Also one that only :func:`decode` takes: the library below would not write what it cannot read.
     """
     _cut(csr_der)
-    lines = textwrap.wrap(base64.b64encode(csr_der).decode(), 64)
-    return "\n".join([f"-----BEGIN {_LABEL}-----", *lines, f"-----END {_LABEL}-----", ""])
+    return armour("CERTIFICATE REQUEST", csr_der).decode()
 
 
 class Content(NamedTuple):

@@ -13,6 +13,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.acme import codec
 from tmad.protocols.acme.visit import Visit
 from tmad.wire.http import Response
+from tmad.wire.pem import armour
 
 if TYPE_CHECKING:
     from tmad.ca.hierarchy import Issuer
@@ -43,7 +44,7 @@ class Chains:
             for each in range(len(chains))
             if each != chosen
         )
-        body = codec.pem(certificate_der) + _pem_above(chains[chosen])
+        body = armour("CERTIFICATE", certificate_der) + _pem_above(chains[chosen])
         return Response(headers=headers, body=body, content_type=codec.PEM_CHAIN)
 
     def _alone(self, certificate_der: bytes, issuer: Issuer) -> Response:
@@ -58,7 +59,7 @@ class Chains:
 @lru_cache(100)
 def _pem_above(chain: tuple[x509.Certificate, ...]) -> bytes:
     """Return what stands below each of an issuer's certificates."""
-    return b"".join([codec.pem(each.public_bytes(Encoding.DER)) for each in chain])
+    return b"".join([armour("CERTIFICATE", each.public_bytes(Encoding.DER)) for each in chain])
 
 
 @lru_cache(100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,8 +98,6 @@ _INSTANT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.0{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _MOST_CONTACTS: Final = 10
-_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
-_END: Final = "-----END CERTIFICATE-----\n"
 _LONGEST_CERTIFICATE: Final = 65_536
 
 
@@ -377,10 +374,3 @@ def error_of(said: Mapping[str, Any]) -> Object:
 def _known(said: Mapping[str, Any]) -> str:
     word = str(said.get("problem"))
     return word if word in PROBLEMS else "serverInternal"
-
-
-def pem(certificate_der: bytes) -> bytes:
-    """Return a certificate as RFC 8555, 9.1 has it (RFC 7468)."""
-    text = base64.b64encode(certificate_der).decode()
-    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
-    return "\n".join([_BEGIN, *lines, _END]).encode()

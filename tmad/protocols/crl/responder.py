@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from tmad.ca.crl import CRL, Delta
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
 from tmad.wire.http import Request, Response
+from tmad.wire.pem import armour
 
 if TYPE_CHECKING:
     from tmad.plugin import Services
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _PATH = re.compile(rb"/([a-z0-9][a-z0-9._-]{0,200})\.(crl|pem|cer|p7c)")
 _SINGLE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
-_PEM_LINE = 48  # octets in one line of 64 characters
 # Caches must not hide an emergency CRL for long (CRL-13).
 _LONGEST_AGE = timedelta(hours=1)
 
@@ -101,7 +100,7 @@ class Repository:
     def _as_pem(self, key: tuple[int, bool], number: int, crl_der: bytes) -> bytes:
         kept = self._pem.get(key)
         if kept is None or kept[0] != number:
-            kept = self._pem[key] = (number, _pem(crl_der))
+            kept = self._pem[key] = (number, armour("X509 CRL", crl_der))
         return kept[1]
 
     def _serve(self, request: Request, file: _File) -> Response:
@@ -140,13 +139,6 @@ def _parse(tail: bytes, kinds: tuple[str, ...]) -> tuple[str, str]:
     if match is None or match[2].decode() not in kinds:
         raise Fault(FaultCode.NOT_FOUND, "there is no such file")
     return match[1].decode(), match[2].decode()
-
-
-def _pem(crl_der: bytes) -> bytes:
-    text = base64.b64encode(crl_der)
-    step = _PEM_LINE * 4 // 3
-    lines = [text[at : at + step] for at in range(0, len(text), step)]
-    return b"\n".join((b"-----BEGIN X509 CRL-----", *lines, b"-----END X509 CRL-----", b""))
 
 
 def _chain(issuer: Issuer) -> bytes:
