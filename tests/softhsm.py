@@ -66,9 +66,13 @@ class SoftToken:
     @property
     def toml(self) -> str:
         """The section of tmad.toml for a daemon that uses this token."""
+        return self.toml_for(self.module)
+
+    def toml_for(self, module: Path) -> str:
+        """The same for one that reaches the token through another module."""
         return (
             "[keyring.pkcs11]\n"
-            f'module = "{self.module}"\n'
+            f'module = "{module}"\n'
             f'token_label = "{self.label}"\n'
             f'pin_file = "{self.pin_file}"\n'
         )
@@ -150,6 +154,10 @@ class RemoteToken:
     @property
     def environment(self) -> dict[str, str]:
         return {"P11_KIT_SERVER_ADDRESS": f"unix:path={self._socket}"}
+
+    @property
+    def toml(self) -> str:
+        return self.token.toml_for(self.client)
 
     def settings(self, **changes: object) -> Settings:
         return self.token.settings(module=self.client, **changes)

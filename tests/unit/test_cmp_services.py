@@ -448,6 +448,35 @@ def test_an_outage_is_told_and_forgotten() -> None:
     assert (reply.body, reply.status) == (IP, 0), reply.text
 
 
+def test_under_a_shared_secret_nothing_waits_for_a_key_of_ours() -> None:
+    """RFC 9810, 5.1.3: what can be protected is, also while what signs cannot be had."""
+    w = world()
+    shared = w.shared()
+    real = w.service_certificates.current
+
+    async def current(purpose: object, scope: object) -> Any:
+        raise Fault(FaultCode.UNAVAILABLE, "the token is away", rule="signer.lost")
+
+    w.service_certificates.current = current  # type: ignore[method-assign,assignment]
+    asking = w.client(shared)
+    reply = asking.request(IR, KEY, DEV)
+    assert (reply.body, reply.status) == (IP, 0), reply.text
+    reply.check(shared, w.ca)
+    assert reply.header["sender"]["directoryName"]["rdnSequence"] == []
+    refused = w.client(shared).request(IR, new_key(), DEV)  # the secret is used up
+    refusal(refused, IP, "badMessageCheck")
+    refused.check(shared, w.ca)
+    # Who signs himself can be told by a signature only, and there is none.
+    refused = w.client(Holder(reply.certificate, KEY)).request(KUR, new_key(), DEV)
+    refusal(refused, ERROR, "systemUnavail")
+    assert not refused.asn1["protection"].hasValue()
+    w.service_certificates.current = real  # type: ignore[method-assign]
+    # A later message of the transaction may have the signer's name again.
+    confirmed = asking.confirm(reply.certificate)
+    assert confirmed.body == PKICONF
+    confirmed.check(shared, w.ca)
+
+
 # -- key pairs that are made here ----------------------------------------------------------
 
 

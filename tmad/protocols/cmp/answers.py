@@ -102,32 +102,41 @@ class Answers:
         self, visit: Visit, request: Header, reply: Reply, sender: Sender | None
     ) -> Sealed:
         """Return a reply to ``request``, protected like it; signed where ``sender`` is None."""
-        signer = await self.signer(visit)
-        nonce = self._random(NONCE)
-        shared = None
         if isinstance(sender, MACSender):
-            shared = await self._senders.answering(request.transaction, sender)
-        header = Header(
-            version=3 if reply.needs_2021 else nearest_version(request.version),
+            return await self._under_secret(visit, request, reply, sender)
+        signer = await self.signer(visit)
+        header = self._header(
+            request,
+            reply,
             sender=signer.name,
-            recipient=request.sender,
-            time=self._services.now(),
-            protection=signer.algorithm if shared is None else shared.algorithm,
-            sender_kid=signer.key_identifier if shared is None else request.sender_kid,
-            transaction=request.transaction,
-            sender_nonce=nonce,
-            recipient_nonce=request.sender_nonce,
-            info=reply.info,
+            protection=signer.algorithm,
+            sender_kid=signer.key_identifier,
         )
         header_der, body_der = codec.encode_header(header), reply.encode()
-        protected = der.sequence(header_der, body_der)
-        if shared is not None:
-            value = shared.mac.of(shared.key.reveal(), protected)
-            extra = reply.extra
-        else:
-            value = await self._sign(signer, protected)
-            extra = tuple(dict.fromkeys((*signer.chain, *reply.extra)))
-        return Sealed(codec.encode(header_der, body_der, value, extra), nonce)
+        value = await self._sign(signer, der.sequence(header_der, body_der))
+        extra = tuple(dict.fromkeys((*signer.chain, *reply.extra)))
+        return _sealed(header, codec.encode(header_der, body_der, value, extra))
+
+    async def _under_secret(
+        self, visit: Visit, request: Header, reply: Reply, sender: MACSender
+    ) -> Sealed:
+        shared = await self._senders.answering(request.transaction, sender)
+        try:
+            name = (await self.signer(visit)).name
+        except Fault:
+            # What is protected without a key of ours does not wait for one: only its name is not
+            # known (RFC 9483, 3.1: then it is the NULL-DN).
+            name = _NULL_DN
+        header = self._header(
+            request,
+            reply,
+            sender=name,
+            protection=shared.algorithm,
+            sender_kid=request.sender_kid,
+        )
+        header_der, body_der = codec.encode_header(header), reply.encode()
+        value = shared.mac.of(shared.key.reveal(), der.sequence(header_der, body_der))
+        return _sealed(header, codec.encode(header_der, body_der, value, reply.extra))
 
     async def _sign(self, signer: Signer, protected: bytes) -> bytes:
         def sign(key: PrivateKeyTypes) -> bytes:
@@ -137,16 +146,35 @@ class Answers:
 
     def unprotected(self, request: Header, reply: Reply) -> bytes:
         """Return a reply for when there is nothing to protect it with."""
-        header = Header(
-            version=nearest_version(request.version),
-            sender=_NULL_DN,
+        header = self._header(request, reply)
+        return codec.encode(codec.encode_header(header), reply.encode(), None)
+
+    def _header(
+        self,
+        request: Header,
+        reply: Reply,
+        *,
+        sender: bytes = _NULL_DN,
+        protection: Algorithm | None = None,
+        sender_kid: bytes | None = None,
+    ) -> Header:
+        return Header(
+            version=3 if reply.needs_2021 else nearest_version(request.version),
+            sender=sender,
             recipient=request.sender,
             time=self._services.now(),
+            protection=protection,
+            sender_kid=sender_kid,
             transaction=request.transaction,
             sender_nonce=self._random(NONCE),
             recipient_nonce=request.sender_nonce,
+            info=reply.info,
         )
-        return codec.encode(codec.encode_header(header), reply.encode(), None)
+
+
+def _sealed(header: Header, octets: bytes) -> Sealed:
+    assert header.sender_nonce is not None
+    return Sealed(octets, header.sender_nonce)
 
 
 def nearest_version(version: int) -> int:
