@@ -122,6 +122,36 @@ def test_impatience_in_the_queue_is_not_a_hung_thread(
     assert ran == []
 
 
+def test_a_process_that_stood_still_does_not_blame_the_thread(
+    workers: Workers, reactor: Reactor, overdue: list[float]
+) -> None:
+    """A timer that fires late: the machine was suspended, and what was asked with it."""
+    gate = threading.Event()
+    asked = begin(workers, lambda: gate.wait() and "done", patience=0.05)
+    time.sleep(0.6)
+    reactor.advance(0.05)
+    assert (asked, overdue, workers.expired) == ([], [], 0)
+    gate.set()
+    reactor.settle()
+    assert asked == ["done"]
+    reactor.advance(1)
+    assert (overdue, workers.expired) == ([], 0)
+
+
+def test_who_hangs_for_longer_than_the_process_stood_still_is_overdue(
+    workers: Workers, reactor: Reactor, overdue: list[float]
+) -> None:
+    gate = threading.Event()
+    asked = begin(workers, gate.wait, patience=0.05)
+    time.sleep(0.6)
+    reactor.advance(0.05)
+    reactor.advance(0.05)
+    assert asked[0].value.rule == "signer.patience"
+    assert (len(overdue), workers.expired) == (1, 1)
+    gate.set()
+    reactor.settle()
+
+
 def test_a_hung_function_is_reported_and_its_late_result_dropped(
     workers: Workers, reactor: Reactor, overdue: list[float]
 ) -> None:

@@ -15,6 +15,9 @@ from tmad.errors import Fault, FaultCode
 
 T = TypeVar("T")
 
+# A timer that comes later than this says that the process itself stood still.
+_LATE = 0.5
+
 
 class Reactor(Protocol):
     """The two things that workers need of a Twisted reactor."""
@@ -31,7 +34,7 @@ class Reactor(Protocol):
 class _Job(Generic[T]):
     """One call: waiting, running (``started`` is set) or over (``deferred`` has fired)."""
 
-    __slots__ = ("deferred", "function", "patience", "started", "timer")
+    __slots__ = ("deferred", "due", "function", "is_spared", "patience", "started", "timer")
 
     def __init__(self, function: Callable[[], T], patience: float | None) -> None:
         self.function = function
@@ -40,6 +43,8 @@ class _Job(Generic[T]):
         self.patience = patience
         self.started: float | None = None
         self.timer: IDelayedCall | None = None
+        self.due = 0.0  # when it fires
+        self.is_spared = False  # for once, since the process stood still
 
 
 class Workers:
@@ -114,7 +119,7 @@ class Workers:
                 )
             job = _Job(function, patience)
             if patience is not None:
-                job.timer = self._reactor.callLater(patience, self._expire, job)
+                self._expire_in(patience, job)
             self._waiting.append(job)
             if len(self._threads) < self._wanted:
                 self._spawn()
@@ -185,10 +190,22 @@ class Workers:
         else:
             job.deferred.errback(failure)
 
+    def _expire_in(self, seconds: float, job: _Job[Any]) -> None:
+        assert self._reactor is not None
+        job.due = time.monotonic() + seconds
+        job.timer = self._reactor.callLater(seconds, self._expire, job)
+
     def _expire(self, job: _Job[Any]) -> None:
         """The caller's patience is over; find out whether a thread hangs in the function."""
         assert self._reactor is not None
         assert job.patience is not None
+        late = time.monotonic() - job.due
+        if late > _LATE and not job.is_spared:
+            # The machine was stopped, or suspended, and the threads with it: that is nobody's
+            # fault, and most often they are done in a moment.
+            job.is_spared = True
+            self._expire_in(min(late, job.patience), job)
+            return
         with self._condition:
             started = job.started
             is_running = job in self._running
@@ -211,4 +228,4 @@ class Workers:
                 self._on_overdue(ran)
             else:
                 # It waited in the queue for part of the time: the function has had less.
-                job.timer = self._reactor.callLater(job.patience - ran, self._expire, job)
+                self._expire_in(job.patience - ran, job)
