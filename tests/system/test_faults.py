@@ -195,6 +195,32 @@ def test_g_fault_2_the_database_is_killed_frozen_and_comes_back(
         node.kill()
 
 
+def test_g_fault_2_what_runs_by_itself_goes_on_at_once_after_a_long_outage(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Nobody asks this node for anything: it has to find out that it may go on."""
+    node = Daemon(tmp_path / "node", "--db", cluster.empty_database())
+
+    def failing() -> list[str]:
+        lines = ask(f"{node.ops_url}/metrics").body.decode().splitlines()
+        return [
+            line
+            for line in lines
+            if line.startswith("tmad_job_failures{") and not line.endswith(" 0.0")
+        ]
+
+    try:
+        node.start()
+        until(lambda: not failing(), 20, "all jobs run")
+        cluster.kill()
+        until(lambda: any('"news"' in line for line in failing()), 10, "the outage is noticed")
+        time.sleep(17)  # by now the next try of what runs each second is 16 seconds away
+        cluster.start()
+        until(lambda: not failing(), 5, "all jobs run again")
+    finally:
+        node.kill()
+
+
 # -- G-FAULT-3: the token is lost, hung, and comes back -----------------------------------------
 
 

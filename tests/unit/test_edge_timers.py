@@ -173,6 +173,41 @@ def test_a_failing_job_is_logged_and_comes_back_later_and_later(
     assert job.runs - before >= 8
 
 
+@pytest.mark.parametrize("ends", ["it is back", "it is back as a standby"])
+def test_g_fault_2_what_failed_goes_on_as_soon_as_the_database_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    job, idle, timers = Job(), Job(), world.timers("a")
+    timers.every(1, job, name="news")
+    timers.every(300, idle, name="rare")
+    drive(timers.start())
+    world.advance(5)
+
+    async def away(*_: object) -> None:
+        raise Fault(FaultCode.UNAVAILABLE, "the database is away", rule="database.away")
+
+    async def standby(*_: object) -> None:
+        raise Fault(FaultCode.UNAVAILABLE, "a read-only standby", rule="database.standby")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.database, "write", away)
+        job.failure = Fault(FaultCode.UNAVAILABLE, "the database is away")
+        world.advance(600)
+        before = job.runs
+        world.advance(60)
+        assert job.runs - before <= 1  # it has become rare
+    if ends == "it is back as a standby":
+        monkeypatch.setattr(world.database, "write", standby)
+    job.failure = None
+    idle.runs = before = 0
+    job.runs = 0
+    world.advance(3.25)
+    assert job.runs >= 1
+    world.advance(10)
+    assert job.runs >= 8
+    assert idle.runs == 0  # what did not fail keeps its pace
+
+
 def test_g_fault_11_a_job_with_a_lease_runs_in_one_process_and_moves(world: World) -> None:
     jobs = {name: Job() for name in "ab"}
     timers = {name: world.timers(name) for name in jobs}

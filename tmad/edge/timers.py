@@ -22,6 +22,7 @@ LEASE = "timers"
 # A dead holder is replaced within both together and one more beat (G-FAULT-11: 20 seconds).
 _LEASE_SECONDS = 12.0
 _HEARTBEAT = 4.0
+_HEARTBEAT_AWAY = 2.0  # while the database does not answer
 _LONGEST_BACK_OFF = 300.0
 _AFTER_FAILURE = 1.0  # however urgent it is
 
@@ -52,6 +53,7 @@ class Timers:
         self._heart: Any = None
         self._is_running = False
         self._trouble = ""  # why the lease could not be asked for, said once
+        self._is_away = False  # the database, when it was last asked
 
     def every(
         self,
@@ -122,15 +124,29 @@ class Timers:
             if fault.detail != self._trouble:
                 log.warn("the timers' lease could not be asked for: {why}", why=str(fault))
             self._trouble = fault.detail
+            self._note_database(is_away=fault.rule != "database.standby")
         else:
             self._trouble = ""
+            self._note_database(is_away=False)
             # By the monotonic clock, and from before the question: never longer than it is.
             is_held = self._lease is not None
             self._held_until = begin + _LEASE_SECONDS - 1 if is_held else float("-inf")
             if is_held and not was:
                 log.info("this process now runs what only one of all runs")
         if self._is_running:
-            self._heart = self._reactor.callLater(_HEARTBEAT, lambda: ensureDeferred(self._beat()))
+            wait = _HEARTBEAT_AWAY if self._is_away else _HEARTBEAT
+            self._heart = self._reactor.callLater(wait, lambda: ensureDeferred(self._beat()))
+
+    def _note_database(self, *, is_away: bool) -> None:
+        """Let what has failed for want of the database go on as soon as it is back.
+
+        By itself a job would wait for twice as long as the outage has lasted.
+        """
+        was_away, self._is_away = self._is_away, is_away
+        if was_away and not is_away:
+            for job in self._jobs:
+                if job.failures:
+                    self._hasten(job)
 
     def _hasten(self, job: _Job) -> None:
         if job.running is not None:
