@@ -16,12 +16,13 @@ from tests.fuzz.mutations import judge, mutated, one_octet_wrong
 from tests.name_server import add, reply_to
 from tests.unit.validation_world import DIGEST, KEY_AUTHORIZATION, TOKEN, certificate, question
 from tmad.ca.validation import attestation, caa, tls_alpn01
-from tmad.ca.validation.contract import UNREADABLE, Identifier, Problem
+from tmad.ca.validation.contract import Identifier, Problem
 from tmad.ca.validation.http01 import is_host
 from tmad.errors import Fault
 from tmad.wire import cbor as wire_cbor
 from tmad.wire import dns, tpm
 from tmad.wire.answer import Answer
+from tmad.wire.parsing import UNREADABLE
 
 MAKER = Maker()
 KEY = ec.generate_private_key(ec.SECP256R1())

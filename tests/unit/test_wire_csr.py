@@ -306,3 +306,14 @@ def test_microsofts_attribute_has_the_same_bounds() -> None:
 def test_key_06_extensions_are_asked_for_once() -> None:
     both = ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14")
     assert code_of(asking(both, 1)) is FaultCode.UNSUPPORTED
+
+
+def test_tls_features_that_have_no_name() -> None:
+    """The library has a KeyError for them (RFC 7633 names no feature 0)."""
+    body = der.read(client.make_csr(rsa_key()), 0x30).enter(der.SEQUENCE)
+    head = body.raw() + body.raw() + body.raw()
+    features = der.sequence(der.oid("1.3.6.1.5.5.7.1.24"), der.octets(der.sequence(der.integer(0))))
+    extensions = der.tlv(der.SET, der.sequence(features))
+    attribute = der.sequence(der.oid("1.2.840.113549.1.9.14"), extensions)
+    request = signed_info(der.sequence(head, der.explicit(0, attribute)))
+    assert code_of(request) is FaultCode.UNSUPPORTED

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -19,7 +18,8 @@ from tmad.agent.source import Certificates, Wait, Window, refused
 from tmad.agent.transport import Answer, Trust, ask
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.wire import ber, cms
+from tmad.wire import ber, cms, parsing
+from tmad.wire.parsing import UNREADABLE
 
 _WAIT: Final = 60.0  # seconds, where a server that lets us wait does not say how long
 _ELEMENTS: Final = 6_000
@@ -117,17 +117,10 @@ def decode_certificates(body: bytes) -> list[x509.Certificate]:
     if not 1 <= len(found) <= MOST_CERTIFICATES:
         raise _broken(f"it holds {len(found)} certificates")
     try:
-        read = [x509.load_der_x509_certificate(each) for each in found]
+        read = [parsing.certificate(each) for each in found]
         for each in read:
-            _ = each.subject, each.issuer, each.extensions
-    except (
-        ValueError,
-        TypeError,
-        x509.InvalidVersion,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
+            _ = each.extensions
+    except UNREADABLE as error:
         raise _broken(f"a certificate is broken ({type(error).__name__})") from None
     return read
 

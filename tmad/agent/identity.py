@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -26,7 +26,8 @@ from cryptography.x509.oid import AttributeOID
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.wire import generalnames
+from tmad.wire import generalnames, parsing
+from tmad.wire.parsing import NO_EXTENSION, UNREADABLE
 
 PrivateKey: TypeAlias = (
     rsa.RSAPrivateKey
@@ -41,8 +42,6 @@ _PEM: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----[\r\n]+[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----"
 )
 _ITERATIONS: Final = 20_000  # of PKCS#12's password; the file has the key's mode, too
-# What looking into somebody's certificate raises where it is broken.
-_UNREADABLE: Final = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +158,7 @@ def read_key(text: bytes) -> PrivateKey:
     """Read a private key without a password; Fault(MALFORMED), Fault(UNSUPPORTED)."""
     try:
         key = load_pem_private_key(text, None)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Fault(
             FaultCode.MALFORMED,
             "the private key is not PEM, or a password protects it",
@@ -185,8 +184,8 @@ def kind_of(key: PrivateKey) -> str:
 def check_key(key: PrivateKey, certificate: x509.Certificate) -> None:
     """Raise Fault(BAD_PROOF) unless the certificate is this key's."""
     try:
-        theirs = certificate.public_key()
-    except _UNREADABLE:
+        theirs = parsing.key_of(certificate)
+    except ValueError:
         theirs = None  # a kind that nobody knows is not ours
     if theirs != key.public_key():
         raise Fault(
@@ -207,11 +206,10 @@ def read_certificates(text: bytes) -> list[x509.Certificate]:
     if not 1 <= len(blocks) <= MOST_CERTIFICATES:
         raise _no_certificates(f"it holds {len(blocks)} certificates in PEM")
     try:
-        found = [x509.load_pem_x509_certificate(block) for block in blocks]
+        found = [each for block in blocks for each in parsing.certificates(block)]
         for each in found:
-            # Much is only looked at when it is asked for: from here on it can be.
-            _ = each.subject, each.issuer, each.extensions, each.signature_algorithm_oid
-    except (*_UNREADABLE, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            _ = each.extensions
+    except UNREADABLE as error:
         raise _no_certificates(f"a certificate is broken ({type(error).__name__})") from None
     return found
 
@@ -236,7 +234,7 @@ def order(
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *_UNREADABLE):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 
@@ -257,7 +255,7 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     """Return the alternative names that settings can spell."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, *_UNREADABLE):
+    except NO_EXTENSION:
         return ()
     return tuple(text for name in found if (text := _spelled(name)))
 

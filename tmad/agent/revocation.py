@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -20,6 +20,7 @@ from tmad.agent.identity import Identity
 from tmad.agent.transport import Trust, ask
 from tmad.errors import Fault
 from tmad.wire import der, signatures
+from tmad.wire.parsing import NO_EXTENSION, UNREADABLE
 from tmad.wire.signatures import Age, Algorithm, Policy
 
 GOOD, REVOKED, HOLD = "good", "revoked", "hold"
@@ -27,7 +28,6 @@ _POLICY: Final = Policy(Age.MODERN)
 _SECONDS: Final = 10.0
 _SKEW: Final = timedelta(minutes=10)
 _OLDEST: Final = timedelta(days=7)  # of an answer that does not say how long it holds
-_BROKEN: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType)
 
 
 def status(own: Identity, now: datetime) -> str:
@@ -54,7 +54,7 @@ def responder(certificate: x509.Certificate) -> str:
     """Return the address of a certificate's OCSP responder, or an empty text."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, *_BROKEN):
+    except NO_EXTENSION:
         return ""
     for each in found.value:
         location = each.access_location
@@ -83,7 +83,7 @@ def judge(
             is_hold = answer.revocation_reason is x509.ReasonFlags.certificate_hold
             return HOLD if is_hold else REVOKED
         return GOOD if answer.certificate_status is ocsp.OCSPCertStatus.GOOD else ""
-    except (*_BROKEN, x509.DuplicateExtension):
+    except UNREADABLE:
         return ""
 
 
@@ -117,7 +117,7 @@ def _is_delegate(signer: x509.Certificate, issuer: x509.Certificate, now: dateti
     try:
         signer.verify_directly_issued_by(issuer)
         usage = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension, *_BROKEN):
+    except (InvalidSignature, *NO_EXTENSION):
         return False
     is_valid = signer.not_valid_before_utc - _SKEW <= now <= signer.not_valid_after_utc + _SKEW
     return is_valid and ExtendedKeyUsageOID.OCSP_SIGNING in usage

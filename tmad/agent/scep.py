@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -289,7 +288,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 def _is_for(key: PrivateKey, certificate: x509.Certificate) -> bool:
     try:
         check_key(key, certificate)
-    except (Fault, UnsupportedAlgorithm):
+    except Fault:
         return False
     return True
 

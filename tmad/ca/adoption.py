@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from tmad import documents
@@ -49,6 +49,7 @@ from tmad.storage import issuers, private_keys
 from tmad.storage import objects as object_rows
 from tmad.storage.database import Database
 from tmad.storage.issuers import IssuerRow, IssuerState
+from tmad.wire.parsing import UNREADABLE
 
 
 class Adoption:
@@ -363,7 +364,7 @@ class Adoption:
             return other.subject, other.public_key(), Proof.POP_SIGNATURE, evidence
         try:
             valid = other.is_signature_valid
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        except (InvalidSignature, *UNREADABLE):
             valid = False
         if not valid:
             raise Fault(

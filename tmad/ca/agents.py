@@ -8,9 +8,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from tmad.ca import renewing
 from tmad.ca.requests import EndpointID
 from tmad.ca.standing import is_usable
@@ -24,6 +21,7 @@ from tmad.storage import certificates
 from tmad.storage.agents import AgentRow
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
+from tmad.wire import parsing
 from tmad.wire.reports import Advice, Condition, Report
 
 if TYPE_CHECKING:
@@ -131,11 +129,11 @@ class Agents:
 
     async def _row(self, certificate_der: bytes) -> CertificateRow:
         try:
-            certificate = x509.load_der_x509_certificate(certificate_der)
+            certificate = parsing.certificate(certificate_der)
             issuer = await self._trust.issuer_of(certificate)
             serial = certificate.serial_number
-        except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
-            raise _stranger(type(error).__name__) from None
+        except ValueError as error:
+            raise _stranger(str(error)) from None
         if issuer is None or serial <= 0:
             raise _stranger("not issued here")
         row = await self._database.lookup(certificates.by_serial, issuer.id, serial)

@@ -10,9 +10,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tmad.ca.hierarchy import Issuer
 from tmad.ca.status import StatusSource
-from tmad.ca.trust import UNREADABLE, Trust, check_path
+from tmad.ca.trust import Trust, check_path
 from tmad.errors import Fault
 from tmad.events import Clock
+from tmad.wire.parsing import UNREADABLE
 
 # Makes the refusal of a protocol: what was wrong, and that in words.
 Refusal: TypeAlias = Callable[[str, str], Fault]

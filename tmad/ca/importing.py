@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.utils import CryptographyDeprecationWarning
 
 from tmad.ca import names
 from tmad.ca.hierarchy import Hierarchy, Issuer
-from tmad.ca.trust import UNREADABLE, Trust, spki_der, spki_sha256
+from tmad.ca.trust import Trust, spki_der, spki_sha256
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Event
 from tmad.identity.access import guarded
@@ -34,7 +33,8 @@ from tmad.storage import certificates as certificate_rows
 from tmad.storage import imported
 from tmad.storage.database import Database
 from tmad.storage.imported import ImportedRow
-from tmad.wire import ber, der
+from tmad.wire import ber, der, parsing
+from tmad.wire.parsing import NO_EXTENSION, UNREADABLE
 
 MAXIMUM_OCTETS = 32 * 1024 * 1024
 MAXIMUM_CERTIFICATES = 20_000
@@ -161,7 +161,7 @@ class CertificateImport:
                 sha256=hashlib.sha256(certificate_der).digest(),
                 created_at=self._now(),
             )
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise Fault(
                 FaultCode.UNSUPPORTED, f"it cannot be read: {error}", rule="import.unreadable"
             ) from error
@@ -302,14 +302,9 @@ def _read_pkcs7(data: bytes) -> list[x509.Certificate]:
 
 def _read_certificate(data: bytes) -> x509.Certificate:
     try:
-        certificate = x509.load_der_x509_certificate(data)
-        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
-        certificate.public_key()
-        certificate.subject.rfc4514_string()
-        certificate.issuer.rfc4514_string()
-        str(certificate.not_valid_after_utc)
-        str(certificate.not_valid_before_utc)
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        certificate = parsing.certificate(data)
+        parsing.key_of(certificate)
+    except ValueError as error:
         raise Fault(
             FaultCode.UNSUPPORTED, f"a certificate cannot be read: {error}", rule="import.format"
         ) from error
@@ -331,9 +326,7 @@ def _read_pkcs12(data: bytes, password: bytes | None) -> Bundle:
     for attempt in attempts:
         try:
             key, certificate, others = pkcs12.load_key_and_certificates(data, attempt)
-        except (
-            ValueError, x509.InvalidVersion, UnsupportedAlgorithm, InternalError
-        ) as error:  # fmt: skip
+        except UNREADABLE as error:
             reason = error
             continue
         found = [*([certificate] if certificate else ()), *others]
@@ -364,8 +357,7 @@ def _read_key(data: bytes, password: bytes | None) -> PrivateKey:
             "the key is encrypted" if not password else "the key is not encrypted",
             rule="import.password",
         ) from error
-    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
-        # InternalError: what OpenSSL has no words for, such as scrypt's N that is no power of 2.
+    except UNREADABLE as error:
         raise Fault(
             FaultCode.MALFORMED,
             "not a private key, or its password is another one",
@@ -430,7 +422,7 @@ def _terms(certificate: x509.Certificate) -> list[tuple[str, str]]:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         found: Sequence[x509.GeneralName] = tuple(extension.value)
-    except UNREADABLE:
+    except NO_EXTENSION:
         found = ()
     return list(names.search_terms(certificate.subject, found))
 

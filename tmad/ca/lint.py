@@ -23,6 +23,7 @@ from tmad.ca.extensions import NO_REV_AVAIL
 from tmad.ca.x509 import assemble
 from tmad.errors import Fault, FaultCode
 from tmad.wire import der
+from tmad.wire.parsing import UNREADABLE
 
 _MUST_BE_CRITICAL = frozenset(
     {
@@ -90,7 +91,7 @@ def preview(tbs_der: bytes, algorithm_der: bytes) -> x509.Certificate:
     """Return an unsigned certificate to look at; Fault(INTERNAL) when it cannot be read."""
     try:
         return x509.load_der_x509_certificate(assemble(tbs_der, algorithm_der, b""))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise _error("lint.parse", "the certificate is not well-formed", str(error)) from error
 
 
@@ -110,7 +111,7 @@ def _read(certificate: x509.Certificate) -> Found:
             else kind: extension
             for extension in certificate.extensions
         }
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         # X5-10: no duplicates, and nothing that cannot be read back
         raise _error("lint.extensions", "the extensions are broken", str(error)) from error
     return Found(

@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
 from tmad.errors import Fault, FaultCode
 from tmad.wire import der
+from tmad.wire.parsing import NO_EXTENSION, UNREADABLE
 
 if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy, Issuer
@@ -40,16 +41,6 @@ _UNDERSTOOD = frozenset(
         ExtensionOID.INHIBIT_ANY_POLICY,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     }
-)
-
-
-# What looking for an extension raises when it is missing or somebody's extensions are broken.
-UNREADABLE = (
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    ValueError,
-    TypeError,  # a BIT STRING where a name is text
 )
 
 
@@ -102,7 +93,7 @@ def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     """
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 
@@ -189,7 +180,7 @@ def authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
         return certificate.extensions.get_extension_for_class(
             x509.AuthorityKeyIdentifier
         ).value.key_identifier
-    except UNREADABLE:
+    except NO_EXTENSION:
         return None
 
 
@@ -197,7 +188,7 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """Return a certificate's own key identifier."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except UNREADABLE:
+    except NO_EXTENSION:
         return None
     return found.value.digest
 

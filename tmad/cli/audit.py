@@ -8,14 +8,13 @@ import click
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_der_public_key,
-    load_pem_public_key,
 )
 
 from tmad.audit import Audit
 from tmad.cli import output
 from tmad.cli.context import REFUSED, Ended, Session, usage, with_core
 from tmad.storage.journal import Record
+from tmad.wire import parsing
 from tmad.wire.chain import Report
 from tmad.wire.evidence import verify_export
 
@@ -104,10 +103,7 @@ def _trusted(files: tuple[BinaryIO, ...]) -> set[bytes] | None:
     for file in files:
         data = file.read()
         try:
-            load = (
-                load_pem_public_key if data.lstrip().startswith(b"-----") else load_der_public_key
-            )
-            key = load(data)
+            key = parsing.public_key(data)
         except ValueError:
             usage(f"{file.name} holds no public key")
         found.add(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))

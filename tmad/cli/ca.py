@@ -546,13 +546,11 @@ def _read(
 
 
 def _read_request(file: BinaryIO) -> x509.CertificateSigningRequest:
-    from cryptography import x509
+    from tmad.wire import parsing
 
     data = file.read(1_000_000)
     try:
-        if b"-----BEGIN " in data:
-            return x509.load_pem_x509_csr(data)
-        return x509.load_der_x509_csr(data)
+        return parsing.request(data)
     except ValueError as error:
         usage(f"not a certificate request: {error}")
 

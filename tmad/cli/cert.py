@@ -408,15 +408,14 @@ def _encoded(found: Found, form: str) -> bytes:
 
 
 def _read_csr(file: BinaryIO) -> Any:
-    from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from tmad.wire import csr, signatures
+    from tmad.wire import csr, parsing, signatures
 
     data = file.read(_CSR_OCTETS)
     if b"-----BEGIN " in data:
         try:
-            data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
+            data = parsing.request(data).public_bytes(Encoding.DER)
         except ValueError as error:
             usage(f"not a certificate request: {error}")
     return csr.decode(data, signatures.Policy())

@@ -260,14 +260,14 @@ async def _visit(core: Session, client: str, ssid: str, mac: str, port_type: int
 
 
 def _read(source: BinaryIO) -> tuple[x509.Certificate, ...]:
-    from cryptography import x509
+    from tmad.wire import parsing
 
     data = source.read(_CERTIFICATE_OCTETS)
     try:
         if b"-----BEGIN " in data:
-            return tuple(x509.load_pem_x509_certificates(data))
-        return (x509.load_der_x509_certificate(data),)
-    except (ValueError, x509.InvalidVersion) as error:
+            return parsing.certificates(data)
+        return (parsing.certificate(data),)
+    except ValueError as error:
         usage(f"not a certificate: {error}")
 
 

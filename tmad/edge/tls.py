@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from cryptography import x509
 from OpenSSL import SSL
 from twisted.logger import Logger
 
@@ -18,6 +17,7 @@ from tmad.edge.secure import SecureConnection
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.signer.keyring import Keyring
+from tmad.wire import parsing
 
 log = Logger()
 
@@ -83,7 +83,7 @@ class ClientCertificates:
         connection that is open already.
         """
         try:
-            certificate = x509.load_der_x509_certificate(certificate_der)
+            certificate = parsing.certificate(certificate_der)
             issuer = await self._trust.issuer_of(certificate)
         except ValueError:
             raise _refusal("cannot be read", "tls.client.malformed") from None

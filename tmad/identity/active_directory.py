@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
-from cryptography import x509
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.ldapclient import LDAPClient, LDAPSession, Server, unavailable
 from tmad.signer.seal import Seal
-from tmad.wire import ldap
+from tmad.wire import ldap, parsing
 from tmad.wire.ldap import Entry
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:[0-9]{1,5})?")
@@ -107,8 +106,8 @@ class ActiveDirectory(BaseModel):
     def _trusted_are_certificates(cls, value: str) -> str:
         if value:
             try:
-                x509.load_pem_x509_certificates(value.encode())
-            except (ValueError, x509.InvalidVersion):
+                parsing.certificates(value.encode())
+            except ValueError:
                 raise ValueError("must be certificates in PEM") from None
         return value
 

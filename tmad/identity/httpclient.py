@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
 from OpenSSL.crypto import X509
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed  # noqa: A004
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
@@ -29,6 +28,8 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
+
+from tmad.wire import parsing
 
 # Twisted leaves these untyped.
 _make_agent: Callable[..., IAgent] = Agent
@@ -92,7 +93,7 @@ def trust_root(ca_file: Path | str | None) -> Any:
 
 def trust_root_of(pem: bytes) -> Any:
     """Return Twisted's trust root for certificates in PEM; ValueError where there are none."""
-    found = x509.load_pem_x509_certificates(pem)
+    found = parsing.certificates(pem)
     return _trust_root([_certificate(X509.from_cryptography(each)) for each in found])
 
 

@@ -14,7 +14,6 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tmad.errors import Fault, FaultCode
@@ -32,6 +31,7 @@ from tmad.storage.database import Database
 from tmad.storage.journal import Record
 from tmad.storage.kept import Kept
 from tmad.storage.log_collectors import Waiting
+from tmad.wire import parsing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -87,8 +87,8 @@ class CollectorTLS(BaseModel):
     def _ca_is_pem(cls, pem: str) -> str:
         if pem:
             try:
-                x509.load_pem_x509_certificates(pem.encode())
-            except (ValueError, x509.InvalidVersion) as error:
+                parsing.certificates(pem.encode())
+            except ValueError as error:
                 raise ValueError(f"not PEM certificates: {error}") from None
         return pem
 

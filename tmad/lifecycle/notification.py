@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from cryptography import x509
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -28,6 +27,7 @@ from tmad.managed.catalogue import Kind
 from tmad.network import fetch
 from tmad.storage import deliveries as rows
 from tmad.storage.journal import Record
+from tmad.wire import parsing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -179,8 +179,8 @@ class Hook(BaseModel):
     def _authorities_are_certificates(cls, pem: str) -> str:
         if pem:
             try:
-                x509.load_pem_x509_certificates(pem.encode())
-            except (ValueError, x509.InvalidVersion) as error:
+                parsing.certificates(pem.encode())
+            except ValueError as error:
                 raise ValueError(f"not PEM certificates: {error}") from None
         return pem
 

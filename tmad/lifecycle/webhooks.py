@@ -17,7 +17,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any, Final
 
-from cryptography import x509
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
@@ -31,6 +30,7 @@ from tmad.identity.httpclient import FAILURES, ask
 from tmad.lifecycle.notification import IN_URL, Hook
 from tmad.network.fetch import guarded_agent
 from tmad.signer.seal import Seal
+from tmad.wire import parsing
 
 _PREFIX: Final = "whsec_"  # how the scheme writes keys
 _URL_SECRET: Final = re.compile(r"[A-Za-z0-9._~/=%&+-]{1,500}")
@@ -147,7 +147,7 @@ def _about_url(owner: str) -> str:
 def _verifying_agent(reactor: IReactorTime, hook: Hook) -> IAgent:
     root = None
     if hook.authorities:
-        found = x509.load_pem_x509_certificates(hook.authorities.encode())
+        found = parsing.certificates(hook.authorities.encode())
         root = _trust_root([_certificate(X509.from_cryptography(each)) for each in found])
     return guarded_agent(reactor, _policy(root))
 

@@ -14,11 +14,13 @@ from typing import Final, Literal
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tmad.ca.trust import MAXIMUM_DEPTH, UNREADABLE, check_ca, check_path, is_signed_by
+from tmad.ca.trust import MAXIMUM_DEPTH, check_ca, check_path, is_signed_by
 from tmad.errors import Fault
 from tmad.network import fetch, foreign
 from tmad.network.foreign import RevocationList
 from tmad.network.reasons import refusal
+from tmad.wire import parsing
+from tmad.wire.parsing import NO_EXTENSION
 
 _MOST_CERTIFICATES: Final = 16
 _MOST_OCTETS: Final = 262_144  # of one anchor's certificates
@@ -66,8 +68,8 @@ class TrustAnchorDocument(BaseModel):
     @classmethod
     def _certificates_are_authorities(cls, pem: str) -> str:
         try:
-            found = x509.load_pem_x509_certificates(pem.encode())
-        except (ValueError, x509.InvalidVersion) as error:
+            found = parsing.certificates(pem.encode())
+        except ValueError as error:
             raise ValueError(f"not PEM certificates: {error}") from None
         if len(found) > _MOST_CERTIFICATES:
             raise ValueError(f"more than {_MOST_CERTIFICATES} certificates")
@@ -86,7 +88,7 @@ class TrustAnchorDocument(BaseModel):
 
     def authorities(self) -> tuple[x509.Certificate, ...]:
         """Return the certificates."""
-        return tuple(x509.load_pem_x509_certificates(self.certificates.encode()))
+        return parsing.certificates(self.certificates.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ class Anchor:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except UNREADABLE:
+    except NO_EXTENSION:
         return False
 
 

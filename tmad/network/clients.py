@@ -33,6 +33,7 @@ from tmad.storage import radius_clients as rows
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
 from tmad.storage.kept import Kept
+from tmad.wire.parsing import NO_EXTENSION
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -548,7 +549,7 @@ class _Table:
             return None
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError):
+        except NO_EXTENSION:
             # RFC 6614 allowed the common name; its successor forbids it, and so do we.
             return None
         for name in names.value:

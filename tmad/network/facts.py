@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from tmad.ca.names import NameKind, kind_of, text_of
-from tmad.ca.trust import UNREADABLE, names_der, spki_der
+from tmad.ca.trust import names_der, spki_der
 from tmad.errors import Fault, FaultCode
 from tmad.storage.status import serial_octets
+from tmad.wire.parsing import UNREADABLE
 
 
 class Blocked(Protocol):
@@ -128,7 +128,7 @@ def read(
             signs=_signs(extensions),
             is_blocklisted=public_key in blocklist,
         )
-    except (*UNREADABLE, UnsupportedAlgorithm, OverflowError, Fault) as error:
+    except (*UNREADABLE, Fault) as error:
         raise Fault(
             FaultCode.MALFORMED,
             "the certificate cannot be read",

@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID
 
-from tmad.ca.trust import UNREADABLE, spki_der
+from tmad.ca.trust import spki_der
 from tmad.errors import Fault, FaultCode
+from tmad.wire.parsing import UNREADABLE
 
 LARGEST: Final = 20 * 1024 * 1024  # octets of one CRL
 _AHEAD: Final = timedelta(minutes=10)  # two clocks may differ by
@@ -57,7 +57,7 @@ def load(data: bytes) -> x509.CertificateRevocationList:
         )
         # Whatever is wrong inside shows now, not at a login.
         _ = crl.issuer, crl.extensions, crl.last_update_utc, crl.next_update_utc, len(crl)
-    except (*UNREADABLE, x509.InvalidVersion, UnsupportedAlgorithm, OverflowError) as error:
+    except UNREADABLE as error:
         raise Fault(
             FaultCode.MALFORMED,
             "not a CRL",
@@ -193,7 +193,7 @@ def _may_sign(certificate: x509.Certificate) -> bool:
 def _is_signed(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
     try:
         return crl.is_signature_valid(certificate.public_key())  # type: ignore[arg-type]  # a CA's key signs, any other raises TypeError
-    except (UnsupportedAlgorithm, ValueError, TypeError):
+    except UNREADABLE:
         return False
 
 

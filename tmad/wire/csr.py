@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.wire import cms, der, signatures
+from tmad.wire import cms, der, parsing, signatures
 from tmad.wire.pem import armour
 from tmad.wire.signatures import Algorithm, Policy
 
@@ -147,13 +146,13 @@ def _read(request_der: bytes, requests: tuple[bytes, ...]) -> Content:
     _bound_extensions(requests)
     try:
         request = x509.load_der_x509_csr(request_der)
-    except ValueError as error:
+    except parsing.UNREADABLE as error:
         fault = der.malformed("not a certification request", "wire.csr")
         fault.private = str(error)
         raise fault from None
     try:
-        public_key = request.public_key()
-    except (UnsupportedAlgorithm, ValueError) as error:
+        public_key = parsing.key_of(request)
+    except ValueError as error:
         raise Fault(
             FaultCode.BAD_ALGORITHM,
             "this kind of key is not supported",
@@ -165,7 +164,7 @@ def _read(request_der: bytes, requests: tuple[bytes, ...]) -> Content:
         extensions = tuple(request.extensions)
     except x509.DuplicateExtension:
         raise _unreadable("an extension occurs twice") from None
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType) as error:
+    except parsing.UNREADABLE as error:
         # T61Strings with octets above 127, a BIT STRING for a name, broken addresses,
         # x400Address and the like.
         raise _unreadable(f"a name or an extension in it: {error}"[:200]) from None

@@ -13,13 +13,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_public_key,
 )
 
+from tmad.wire import parsing
 from tmad.wire.chain import (
     ChainVerifier,
     Checkpoint,
@@ -34,13 +34,9 @@ _VERSION = 1
 _LINE_LIMIT = 1 << 20
 # What a line that was tampered with can make json, base64 and the key loader raise.
 _UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
+    *parsing.UNREADABLE,
     AttributeError,
-    OverflowError,
     RecursionError,
-    UnsupportedAlgorithm,
 )
 _RECORD = b'{"type":"record","hash":"'
 _HASH_END = len(_RECORD) + 64

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from cryptography import x509
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tmad.ca.validation.contract import ChallengeKind, ValidationRules
+from tmad.wire import parsing
 
 _DNS = (
     ChallengeKind.HTTP_01,
@@ -107,11 +107,8 @@ class ACMEOptions(BaseModel):
     @field_validator("alternate_chains")
     @classmethod
     def _chains_are_pem(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            for each in value:
-                x509.load_pem_x509_certificates(each.encode())
-        except x509.InvalidVersion as error:
-            raise ValueError(str(error)) from error
+        for each in value:
+            parsing.certificates(each.encode())
         return value
 
     @model_validator(mode="after")

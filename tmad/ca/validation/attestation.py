@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tmad.ca.validation.contract import (
-    UNREADABLE,
     Problem,
     Question,
     Validated,
@@ -33,7 +32,8 @@ from tmad.ca.validation.contract import (
 )
 from tmad.errors import Fault
 from tmad.events import JSON
-from tmad.wire import cbor, der, tpm
+from tmad.wire import cbor, der, parsing, tpm
+from tmad.wire.parsing import UNREADABLE
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -137,8 +137,8 @@ def _chain(statement: Mapping[str, cbor.Value]) -> list[x509.Certificate]:
             raise wrong("x5c must hold certificates in DER")
         der.scan(each, elements=1_500, depth=32)
         try:
-            chain.append(x509.load_der_x509_certificate(each))
-        except UNREADABLE:
+            chain.append(parsing.certificate(each))
+        except ValueError:
             raise wrong("x5c holds a certificate that cannot be read") from None
     return chain
 

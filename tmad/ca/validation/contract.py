@@ -9,29 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON
+from tmad.wire import parsing
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _RESOLVER = re.compile(r"(?:([0-9.]+)|([0-9a-f:]+)|\[([0-9a-f:]+)\])(?::(\d{1,5}))?")
-
-# What cryptography raises for certificates, or parts of them, that cannot be read.
-UNREADABLE: Final = (
-    ValueError,
-    x509.InvalidVersion,
-    TypeError,
-    UnsupportedAlgorithm,
-    InternalError,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 class Problem(StrEnum):
@@ -140,8 +129,8 @@ def name_server(text: str) -> tuple[str, int]:
 def root(text: str) -> x509.Certificate:
     """Return the certificate in PEM or in base64 alone; ValueError for anything else."""
     if "-----BEGIN" in text:
-        return x509.load_pem_x509_certificate(text.encode())
-    return x509.load_der_x509_certificate(base64.b64decode("".join(text.split()), validate=True))
+        return parsing.certificates(text.encode())[0]
+    return parsing.certificate(base64.b64decode("".join(text.split()), validate=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tmad.ca.validation.contract import UNREADABLE, Identifier, Problem, Question, refusal
+from tmad.ca.validation.contract import Identifier, Problem, Question, refusal
 from tmad.ca.validation.resolver import Address
 from tmad.ca.validation.targets import FAILURES, Reach, in_words
 from tmad.errors import Fault
 from tmad.events import JSON
+from tmad.wire.parsing import UNREADABLE
 
 PROTOCOL: Final = b"acme-tls/1"
 _GOODBYE: Final = 1.0  # seconds

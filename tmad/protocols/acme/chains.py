@@ -12,6 +12,7 @@ from tmad.ca.acme.states import Order
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.acme import codec
 from tmad.protocols.acme.visit import Visit
+from tmad.wire import parsing
 from tmad.wire.http import Response
 from tmad.wire.pem import armour
 
@@ -76,7 +77,7 @@ def _alternates(visit: Visit, issuer: Issuer) -> list[tuple[x509.Certificate, ..
     own = issuer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     found = []
     for text in visit.options.alternate_chains:
-        chain = tuple(x509.load_pem_x509_certificates(text.encode()))
+        chain = parsing.certificates(text.encode())
         first = chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if first == own and chain[0].subject.public_bytes() == issuer.subject_der:
             found.append(_without_root(chain))

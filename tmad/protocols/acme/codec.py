@@ -16,6 +16,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.protocols.acme import jws
 from tmad.protocols.acme.jws import JWS
 from tmad.protocols.acme.strictjson import Object, encode, malformed, parse_object, unpack
+from tmad.wire import parsing
 
 JOSE: Final = "application/jose+json"
 JSON: Final = "application/json"
@@ -239,9 +240,9 @@ def decode_revocation(payload: Object) -> RevocationRequest:
         payload.get("certificate"), "certificate", longest=_LONGEST_CERTIFICATE
     )
     try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        certificate.public_key()
-    except Exception:  # the parser raises many kinds for what is no certificate
+        certificate = parsing.certificate(certificate_der)
+        parsing.key_of(certificate)
+    except ValueError:
         raise malformed("certificate is not one that can be read") from None
     reason = payload.get("reason", 0)
     if not isinstance(reason, int) or isinstance(reason, bool):

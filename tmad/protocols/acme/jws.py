@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
 from tmad.protocols.acme.strictjson import Object, malformed, pack, parse_object, unpack
+from tmad.wire.parsing import UNREADABLE
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -160,7 +161,7 @@ def decode_key(value: object) -> JWK:
         raise _bad_key("a private key was sent: it must not be used any more")
     try:
         key, members = reader(value)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise _bad_key("the key is not valid") from None
     canonical = ",".join(f'"{name}":"{members[name]}"' for name in sorted(members))
     digest = hashlib.sha256(f"{{{canonical}}}".encode("ascii")).digest()

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import codec
 from tmad.protocols.cmc.codec import PKI_DATA
-from tmad.wire import authenticated, ber, cms, der, envelopes, signatures
+from tmad.wire import authenticated, ber, cms, der, envelopes, parsing, signatures
 from tmad.wire.authenticated import AUTHENTICATED_DATA, AuthenticatedData
 from tmad.wire.cms import ENVELOPED_DATA, SIGNED_DATA, SignedData, SignerInfo
 from tmad.wire.signatures import Policy
@@ -152,11 +151,9 @@ def _is_meant(signer: SignerInfo, certificate_der: bytes) -> bool:
 def _load(certificate_der: bytes) -> x509.Certificate | None:
     """Parse what came along; None for what is no certificate, which helps nobody."""
     try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
-        _ = certificate.issuer, certificate.subject, certificate.signature_algorithm_oid
-        certificate.public_key()
-    except (x509.InvalidVersion, ValueError, TypeError, UnsupportedAlgorithm):
+        certificate = parsing.certificate(certificate_der)
+        parsing.key_of(certificate)
+    except ValueError:
         return None
     return certificate
 

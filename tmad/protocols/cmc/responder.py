@@ -6,9 +6,6 @@ import math
 import os
 from typing import TYPE_CHECKING, Final, cast
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from tmad.ca.requests import EndpointID, SignedBy
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import answers, codec, layers, requests
@@ -20,7 +17,7 @@ from tmad.protocols.cmc.serving import Serving
 from tmad.protocols.cmc.turn import NO_NOTES, Turn, journal_refusal
 from tmad.protocols.cmc.visit import EndpointOptions, Visit
 from tmad.signer.workers import Workers
-from tmad.wire import der
+from tmad.wire import der, parsing
 from tmad.wire.cms import Random
 from tmad.wire.http import Request, Response
 
@@ -171,10 +168,9 @@ def _sender(request: Request) -> Sender:
     if not shown:
         return Sender()
     try:
-        own, *above = (x509.load_der_x509_certificate(each) for each in shown)
-        # Much is only looked at when it is asked for: the pipeline may ask without fear.
-        _ = own.issuer, own.subject, own.public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        own, *above = map(parsing.certificate, shown)
+        parsing.key_of(own)  # the pipeline may ask for it without fear
+    except ValueError as error:
         raise Fault(
             FaultCode.FORBIDDEN,
             "the client certificate cannot be read",

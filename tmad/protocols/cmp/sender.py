@@ -10,7 +10,6 @@ from secrets import token_bytes
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from tmad.ca.requests import SignedBy
 from tmad.errors import Fault, FaultCode
@@ -21,7 +20,7 @@ from tmad.protocols.cmp.codec import Header, Message
 from tmad.protocols.cmp.protection import MAC
 from tmad.protocols.cmp.salts import Protected, Salts
 from tmad.signer.workers import Workers
-from tmad.wire import cms, crmf, der, signatures
+from tmad.wire import cms, crmf, der, parsing, signatures
 from tmad.wire.cms import Random
 
 if TYPE_CHECKING:
@@ -223,8 +222,8 @@ class Senders:
                 rule="cmp.protection.certificate",
             )
         try:
-            key = certificate.public_key()
-        except (UnsupportedAlgorithm, ValueError) as error:
+            key = parsing.key_of(certificate)
+        except ValueError as error:
             raise Fault(
                 FaultCode.BAD_ALGORITHM,
                 "the signer's kind of key is not supported",
@@ -267,12 +266,9 @@ def _load(certificate_der: bytes) -> x509.Certificate | None:
     Who enrols sends the same certificates twice, and a registration authority all day long.
     """
     try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
-        _ = certificate.issuer, certificate.subject, certificate.signature_algorithm_oid
-    except (x509.InvalidVersion, ValueError, TypeError, UnsupportedAlgorithm):
+        return parsing.certificate(certificate_der)
+    except ValueError:
         return None
-    return certificate
 
 
 def _is_meant(header: Header, certificate_der: bytes) -> bool:

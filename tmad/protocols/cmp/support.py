@@ -15,7 +15,7 @@ from tmad.protocols.cmp import bodies, codec
 from tmad.protocols.cmp.bodies import Reply
 from tmad.protocols.cmp.codec import Body, Info
 from tmad.storage.issuers import IssuerState
-from tmad.wire import crmf, der
+from tmad.wire import crmf, der, parsing
 from tmad.wire.signatures import EC_PUBLIC_KEY, RSA_ENCRYPTION
 
 if TYPE_CHECKING:
@@ -267,13 +267,11 @@ def _kinds(names: Sequence[str]) -> bytes | None:
 
 def _certificate(value: bytes) -> x509.Certificate:
     try:
-        found = x509.load_der_x509_certificate(value)
-        _ = found.subject
-    except (ValueError, TypeError, x509.InvalidVersion):
+        return parsing.certificate(value)
+    except ValueError:
         raise codec.bad_request(
             "the question does not hold a certificate", "cmp.general.value"
         ) from None
-    return found
 
 
 def _fixed_subject(document: ProfileDocument) -> x509.Name:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -39,7 +38,7 @@ from tmad.protocols.est.codec import KeyRecipient
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage.issuers import IssuerState
-from tmad.wire import agreement, cms, keypackage, signatures
+from tmad.wire import agreement, cms, keypackage, parsing, signatures
 from tmad.wire.cms import Random
 from tmad.wire.csr import CSR
 from tmad.wire.http import Request, Response
@@ -411,10 +410,9 @@ def _credential(visit: _Visit, password: codec.Basic | None, request: CSR) -> Cr
             return given
         return NoCredential() if inside is None else Challenge(inside)
     try:
-        own, *above = (x509.load_der_x509_certificate(each) for each in visit.certificates)
-        # Much is only looked at when it is asked for: the pipeline may ask without fear.
-        _ = own.issuer, own.subject, own.public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        own, *above = map(parsing.certificate, visit.certificates)
+        parsing.key_of(own)  # the pipeline may ask for it without fear
+    except ValueError as error:
         raise Fault(
             FaultCode.FORBIDDEN,
             "the client certificate cannot be read",

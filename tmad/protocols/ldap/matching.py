@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from cryptography import x509
-
 from tmad.errors import Fault
 from tmad.protocols.ldap import names
 from tmad.protocols.ldap.strings import prepare
+from tmad.wire import parsing
 
 Reader: TypeAlias = Callable[[bytes], Any]
 
@@ -171,9 +170,9 @@ def _exact(value: bytes) -> tuple[int, Hashable] | None:
 
 def _certificate(value: bytes) -> tuple[int, Hashable] | None:
     try:
-        found = x509.load_der_x509_certificate(value)
+        found = parsing.certificate(value)
         return found.serial_number, names.key_of(found.issuer)
-    except (ValueError, TypeError, x509.InvalidVersion, Fault):
+    except (ValueError, Fault):
         return None
 
 
@@ -197,9 +196,9 @@ def _list_exact(value: bytes) -> tuple[Hashable, datetime] | None:
 
 def _list(value: bytes) -> tuple[Hashable, datetime] | None:
     try:
-        found = x509.load_der_x509_crl(value)
+        found = parsing.crl(value)
         return names.key_of(found.issuer), found.last_update_utc
-    except (ValueError, TypeError, Fault):
+    except (ValueError, Fault):
         return None
 
 

@@ -13,12 +13,13 @@ from cryptography import x509
 from tmad.ca.applicant import PERSON
 from tmad.ca.client_certificates import CertificateCheck
 from tmad.ca.status import StatusSource
-from tmad.ca.trust import UNREADABLE, Trust
+from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.storage import certificates, people
 from tmad.storage.certificates import CertificateRow
 from tmad.storage.database import Database
+from tmad.wire.parsing import NO_EXTENSION
 
 _OWNERS: Final = (PERSON, "device:")
 
@@ -70,7 +71,7 @@ def _mails(certificate: x509.Certificate) -> set[str]:
     """Return the addresses in subjectAltName, as people's are kept."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except UNREADABLE:
+    except NO_EXTENSION:
         return set()
     return {mail.lower() for mail in names.get_values_for_type(x509.RFC822Name)}
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
-from tmad.wire import ber, cms, csr, der, envelopes, signatures
+from tmad.wire import ber, cms, csr, der, envelopes, parsing, signatures
 from tmad.wire.cms import IssuerAndSerial, Random
 from tmad.wire.envelopes import Cipher, EnvelopedData
 from tmad.wire.signatures import Digest, Policy
@@ -236,21 +235,20 @@ def verify(message: PKIMessage, policy: Policy) -> Sender:
         # RFC 8894, 2.3: the certificate must be in the message.
         raise der.malformed("the signer's certificate is missing", "scep.signer")
     try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        key = certificate.public_key()
-        # Much is only looked at when it is asked for: whoever gets it may ask without fear.
-        _ = certificate.issuer, certificate.subject
-    except UnsupportedAlgorithm as error:
+        certificate = parsing.certificate(certificate_der)
+    except ValueError as error:
+        fault = der.malformed("the signer's certificate cannot be read", "scep.signer")
+        fault.private = str(error)
+        raise fault from None
+    try:
+        key = parsing.key_of(certificate)
+    except ValueError as error:
         raise Fault(
             FaultCode.BAD_ALGORITHM,
             "the signer's kind of key is not supported",
             private=str(error),
             rule="scep.signer",
         ) from None
-    except (x509.InvalidVersion, ValueError, TypeError) as error:
-        fault = der.malformed("the signer's certificate cannot be read", "scep.signer")
-        fault.private = str(error)
-        raise fault from None
     digest = cms.verify(message.signed, message.signer, key, policy)
     return Sender(certificate, certificate_der, key, digest, cms.is_self_issued(certificate_der))
 

@@ -34,6 +34,7 @@ from tmad.protocols.syslog.formats import Formatter, Layout, Origin, journal_fie
 from tmad.protocols.syslog.transports import Link
 from tmad.signer.seal import read_private
 from tmad.storage.journal import Record
+from tmad.wire import parsing
 
 EndpointOptions: type[BaseModel] | None = None
 
@@ -179,7 +180,7 @@ class Ways:
             return tls.Pinned(name, identity)
         anchors: list[x509.Certificate] = []
         if rules.ca:
-            anchors = x509.load_pem_x509_certificates(rules.ca.encode())
+            anchors = list(parsing.certificates(rules.ca.encode()))
         elif rules.authority:
             hierarchy = self._services.hierarchy
             for issuer in await hierarchy.generations(collector.tenant, rules.authority):
@@ -224,13 +225,13 @@ class Ways:
 def _identity_of(certificate_file: Path, key_file: Path) -> tls.Identity:
     """Read the certificate that somebody else has issued to us."""
     try:
-        chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
+        chain = parsing.certificates(certificate_file.read_bytes())
         key = load_pem_private_key(read_private(key_file), None)
-    except (OSError, ValueError, TypeError, Fault) as error:
+    except (OSError, Fault, *parsing.UNREADABLE) as error:
         raise Fault(
             FaultCode.UNAVAILABLE,
             "the client certificate for log collectors cannot be read",
             private=f"{type(error).__name__}: {error}",
             rule="syslog.client-certificate",
         ) from None
-    return tls.Identity(tuple(chain), key)
+    return tls.Identity(chain, key)

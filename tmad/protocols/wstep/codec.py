@@ -15,11 +15,10 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from tmad.errors import Fault, FaultCode
-from tmad.wire import ber, cms, csr, der, soap
+from tmad.wire import ber, cms, csr, der, parsing, soap
 from tmad.wire.cms import SignedData
 from tmad.wire.csr import CSR
 from tmad.wire.signatures import Policy
@@ -252,8 +251,8 @@ def _verified(signed: SignedData, request: CSR, policy: Policy) -> bytes | None:
 
 def _key_of(certificate_der: bytes) -> CertificatePublicKeyTypes:
     try:
-        return x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        return parsing.key_of(parsing.certificate(certificate_der))
+    except ValueError as error:
         raise Fault(
             FaultCode.BAD_ALGORITHM,
             "the signer's certificate cannot be read",

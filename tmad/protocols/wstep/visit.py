@@ -13,7 +13,6 @@ from hashlib import sha256, sha384, sha512
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +20,7 @@ from tmad.ca.endpoint import LABEL
 from tmad.ca.requests import Credential, Kerberos, NoCredential, Password, SignedBy
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.wstep import codec
-from tmad.wire import soap
+from tmad.wire import parsing, soap
 from tmad.wire.http import Request, Response
 from tmad.wire.signatures import Age, Policy
 from tmad.wire.soap import Node
@@ -154,11 +153,10 @@ def check_times(message: soap.Message, now: datetime) -> None:
 def certificates(found: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     """Read a client's certificates; Fault(FORBIDDEN) when one cannot be read."""
     try:
-        read = tuple([x509.load_der_x509_certificate(each) for each in found])
-        # Much is only looked at when it is asked for: the pipeline may ask without fear.
+        read = tuple(map(parsing.certificate, found))
         for each in read[:1]:
-            _ = each.issuer, each.subject, each.public_key()
-    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+            parsing.key_of(each)  # the pipeline may ask for it without fear
+    except ValueError as error:
         raise Fault(
             FaultCode.FORBIDDEN,
             "the client certificate cannot be read",
