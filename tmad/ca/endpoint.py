@@ -17,6 +17,7 @@ from tmad import documents
 from tmad.ca.device_profiles.rules import DeviceRules
 from tmad.ca.requests import EndpointID
 from tmad.errors import Fault, FaultCode
+from tmad.events import JSON
 from tmad.identity.credentials import ChallengePolicy, Door
 from tmad.identity.login_rules import LoginRules
 from tmad.identity.webhook import Webhook
@@ -25,6 +26,8 @@ from tmad.managed.objects import Objects
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from tmad.journal import Journal
 
 _SERIAL = "serial:"
 _HEX = re.compile(r"[1-9a-f][0-9a-f]{0,39}")
@@ -316,6 +319,20 @@ class Endpoints:
         except ValueError as error:
             raise Fault(FaultCode.NOT_FOUND, str(error), rule="endpoint.absent") from None
         return Door(tenant=found.tenant, policy=found.document.secrets)
+
+
+async def journal_refusal(
+    journal: Journal, endpoint: Endpoint, fault: Fault, *, peer: str, **data: JSON
+) -> None:
+    """Write down a refusal at an endpoint, unless the core has written it down itself."""
+    door = str(endpoint.id)
+    await journal.refuse(
+        fault,
+        tenant=endpoint.tenant,
+        actor=door,
+        object=f"endpoint/{door}",
+        data={"via": endpoint.id.protocol, "peer": peer, **data},
+    )
 
 
 def _options(option_models: OptionModels, document: EndpointDocument, *, at: str) -> BaseModel:

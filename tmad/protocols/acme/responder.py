@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 from tmad.ca.acme.accounts import AccountKey, ExternalBinding, NewAccount
 from tmad.ca.acme.orders import PAGE, NewOrder
 from tmad.ca.acme.states import Order
+from tmad.ca.endpoint import journal_refusal
 from tmad.ca.requests import (
     DomainControl,
     EndpointID,
@@ -21,7 +22,6 @@ from tmad.ca.requests import (
     Proof,
 )
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON
 from tmad.protocols.acme import answers, codec, jws
 from tmad.protocols.acme.addresses import Addresses
 from tmad.protocols.acme.chains import Chains
@@ -150,19 +150,14 @@ class ACMEResponder:
         Not what is no message at all, with which anybody could fill a journal, nor a nonce that
         has become too old: clients run into that each day.
         """
-        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE or fault.rule in _NOT_JOURNALED:
+        if fault.code is FaultCode.UNAVAILABLE or fault.rule in _NOT_JOURNALED:
             return
-        data: dict[str, JSON] = {
-            "via": "acme",
-            "peer": visit.request.peer,
-            "operation": operation[:40],
-        }
-        await self._services.journal.refuse(
+        await journal_refusal(
+            self._services.journal,
+            visit.endpoint,
             fault,
-            tenant=visit.endpoint.tenant,
-            actor=str(visit.endpoint.id),
-            object=f"endpoint/{visit.endpoint.id}",
-            data=data,
+            peer=visit.request.peer,
+            operation=operation[:40],
         )
 
     # -- without a signature

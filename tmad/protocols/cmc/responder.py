@@ -6,6 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Final, cast
 
+from tmad.ca.endpoint import journal_refusal
 from tmad.ca.requests import EndpointID, SignedBy
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import answers, codec, layers, requests
@@ -14,7 +15,7 @@ from tmad.protocols.cmc.codec import PKCS10Request
 from tmad.protocols.cmc.enrolment import Enrolment
 from tmad.protocols.cmc.senders import Sender, Senders
 from tmad.protocols.cmc.serving import Serving
-from tmad.protocols.cmc.turn import NO_NOTES, Turn, journal_refusal
+from tmad.protocols.cmc.turn import NO_NOTES, Turn
 from tmad.protocols.cmc.visit import EndpointOptions, Visit
 from tmad.signer.workers import Workers
 from tmad.wire import der, parsing
@@ -115,7 +116,7 @@ class CMCResponder:
             )
             reply.statuses.append(await self._enrolment.enroll(turn, wish))
         except Fault as fault:
-            await journal_refusal(self._services, visit, fault)
+            await journal_refusal(self._services.journal, visit.endpoint, fault, peer=visit.peer)
             reply.statuses.append(answers.refusal(fault, (_THE_REQUEST,)))
         return await self._answers.seal(visit, reply)
 
@@ -124,7 +125,7 @@ class CMCResponder:
         if fault.code is FaultCode.MALFORMED:
             return Response(status=400, body=f"{fault.detail}\n".encode())
         try:
-            await journal_refusal(self._services, visit, fault)
+            await journal_refusal(self._services.journal, visit.endpoint, fault, peer=visit.peer)
             return await self._answers.seal(visit, Reply(statuses=[answers.refusal(fault)]))
         except Fault as outage:
             seconds = math.ceil(outage.retry_after or _GRACE)

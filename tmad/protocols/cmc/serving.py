@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tmad.ca.endpoint import journal_refusal
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import authorities, codec, controls, layers, requests, witnesses
 from tmad.protocols.cmc.answers import Answer, Answers, Reply, refusal
@@ -32,7 +33,7 @@ from tmad.protocols.cmc.lookups import Lookups
 from tmad.protocols.cmc.requests import Wish
 from tmad.protocols.cmc.revoking import Revoking
 from tmad.protocols.cmc.senders import Sender, Senders
-from tmad.protocols.cmc.turn import NO_NOTES, Notes, Refused, Turn, journal_refusal
+from tmad.protocols.cmc.turn import NO_NOTES, Notes, Refused, Turn
 from tmad.wire import der
 from tmad.wire.authenticated import AuthenticatedData
 from tmad.wire.cms import Random
@@ -127,7 +128,7 @@ class Serving:
     async def _refuse(self, visit: Visit, reply: Reply, fault: Fault, *parts: Path) -> None:
         """Let a reply say nothing but why nothing was done."""
         try:
-            await journal_refusal(self._services, visit, fault)
+            await journal_refusal(self._services.journal, visit.endpoint, fault, peer=visit.peer)
         except Fault as outage:
             # What cannot be journaled is not decided, either.
             fault = outage
@@ -312,7 +313,9 @@ class Serving:
                 try:
                     turn.reply.statuses.append(await serving(turn, control))
                 except Fault as fault:
-                    await journal_refusal(self._services, turn.visit, fault)
+                    await journal_refusal(
+                        self._services.journal, turn.visit.endpoint, fault, peer=turn.visit.peer
+                    )
                     turn.reply.statuses.append(refusal(fault, (control.id,)))
                     is_done = False
         if any(turn.data.of_type(oid) for oid in _ANSWERED_IN_FULL):

@@ -12,7 +12,6 @@ from tmad.protocols.cmc.controls import Modification
 from tmad.protocols.cmc.senders import Sender
 
 if TYPE_CHECKING:
-    from tmad.plugin import Services
     from tmad.protocols.cmc.visit import Visit
 
 
@@ -90,16 +89,3 @@ class Refused(Exception):  # noqa: N818  a Fault with its place
         super().__init__(fault.detail)
         self.fault = fault
         self.parts = parts
-
-
-async def journal_refusal(services: Services, visit: Visit, fault: Fault, **data: str) -> None:
-    """Write down a refusal that the core has not written down itself."""
-    if fault.explain_id:
-        return
-    await services.journal.refuse(
-        fault,
-        tenant=visit.endpoint.tenant,
-        actor=visit.door,
-        object=f"endpoint/{visit.door}",
-        data={"via": "cmc", "peer": visit.peer, **data},
-    )

@@ -11,6 +11,7 @@ import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tmad.ca import endpoint
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmp import bodies, codec
 from tmad.protocols.cmp.codec import Body, Message
@@ -85,18 +86,12 @@ def in_use(turn: Turn) -> Fault:
 
 
 async def journal_refusal(services: Services, visit: Visit, message: Message, fault: Fault) -> None:
-    """Write down a refusal that the core has not written down itself."""
-    if fault.explain_id:
-        return
-    await services.journal.refuse(
+    """Write down a refusal, and of which message."""
+    await endpoint.journal_refusal(
+        services.journal,
+        visit.endpoint,
         fault,
-        tenant=visit.endpoint.tenant,
-        actor=visit.door,
-        object=f"endpoint/{visit.door}",
-        data={
-            "via": "cmp",
-            "peer": visit.peer,
-            "body": message.body,
-            "transaction": message.transaction.hex()[:128],
-        },
+        peer=visit.peer,
+        body=message.body,
+        transaction=message.transaction.hex()[:128],
     )

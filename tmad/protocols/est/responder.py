@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tmad.ca.endpoint import journal_refusal
 from tmad.ca.keycheck import ALGORITHMS
 from tmad.ca.profile import ProfileDocument, attribute_oid
 from tmad.ca.requests import (
@@ -32,7 +33,6 @@ from tmad.ca.requests import (
     SignedBy,
 )
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON
 from tmad.protocols.est import codec, csrattrs
 from tmad.protocols.est.codec import KeyRecipient
 from tmad.signer import algorithms
@@ -194,19 +194,14 @@ class ESTResponder:
 
     async def _journal(self, visit: _Visit, operation: bytes, fault: Fault) -> None:
         """Write down a refusal that the pipeline has not written down itself."""
-        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE:
+        if fault.code is FaultCode.UNAVAILABLE:
             return
-        data: dict[str, JSON] = {
-            "via": "est",
-            "peer": visit.request.peer,
-            "operation": operation.decode(),
-        }
-        await self._services.journal.refuse(
+        await journal_refusal(
+            self._services.journal,
+            visit.endpoint,
             fault,
-            tenant=visit.endpoint.tenant,
-            actor=str(visit.endpoint.id),
-            object=f"endpoint/{visit.endpoint.id}",
-            data=data,
+            peer=visit.request.peer,
+            operation=operation.decode(),
         )
 
     # -- what a client asks before it has anything

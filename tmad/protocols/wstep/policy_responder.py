@@ -8,10 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
 
-from tmad.ca.endpoint import object_name
+from tmad.ca.endpoint import journal_refusal, object_name
 from tmad.ca.requests import Credential, EndpointID, NoCredential
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON
 from tmad.protocols.wstep import policies, templates
 from tmad.protocols.wstep.policies import Address, Authentication, Policies, Template
 from tmad.protocols.wstep.visit import (
@@ -190,15 +189,10 @@ class PolicyResponder:
         )
 
     async def _journal(self, visit: Visit, fault: Fault) -> None:
-        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE:
+        if fault.code is FaultCode.UNAVAILABLE:
             return
-        data: dict[str, JSON] = {"via": "xcep", "peer": visit.request.peer}
-        await self._services.journal.refuse(
-            fault,
-            tenant=visit.endpoint.tenant,
-            actor=str(visit.endpoint.id),
-            object=f"endpoint/{visit.endpoint.id}",
-            data=data,
+        await journal_refusal(
+            self._services.journal, visit.endpoint, fault, peer=visit.request.peer, via="xcep"
         )
 
 

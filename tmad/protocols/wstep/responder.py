@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tmad.ca.endpoint import journal_refusal
 from tmad.ca.requests import (
     Credential,
     EndpointID,
@@ -21,7 +22,6 @@ from tmad.ca.requests import (
     SignedBy,
 )
 from tmad.errors import Fault, FaultCode
-from tmad.events import JSON
 from tmad.protocols.wstep import codec, templates
 from tmad.protocols.wstep.codec import Submission
 from tmad.protocols.wstep.visit import (
@@ -177,15 +177,10 @@ class WSTEPResponder:
 
     async def _journal(self, visit: Visit, fault: Fault) -> None:
         """Write down a refusal that the pipeline has not written down itself."""
-        if fault.explain_id or fault.code is FaultCode.UNAVAILABLE:
+        if fault.code is FaultCode.UNAVAILABLE:
             return
-        data: dict[str, JSON] = {"via": "wstep", "peer": visit.request.peer}
-        await self._services.journal.refuse(
-            fault,
-            tenant=visit.endpoint.tenant,
-            actor=str(visit.endpoint.id),
-            object=f"endpoint/{visit.endpoint.id}",
-            data=data,
+        await journal_refusal(
+            self._services.journal, visit.endpoint, fault, peer=visit.request.peer
         )
 
 
