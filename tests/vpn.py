@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from tests.cable import Cable, run
 from tests.daemon import free_ports
 from tests.pki import Identity
 
@@ -48,7 +46,7 @@ class Server:
     issuing: Path
 
 
-class VPN:
+class VPN(Cable):
     """A gateway and a device; used as a context.
 
     ``charon`` is the program, ``identity`` the gateway's. ``das_port`` is where the gateway takes
@@ -62,71 +60,27 @@ class VPN:
         server: Server,
         identity: Identity,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_hex(3)
-        self.namespace = f"tmad-{token}"
-        self._sides = f"tvg{token}", f"tvd{token}"
+        super().__init__(directory)
         # A network of its own of those for documentation (RFC 5737), by the token.
-        first = 4 * (int(token, 16) % 64)
+        first = 4 * (int(self.token, 16) % 64)
         self.gateway_address, self.device_address = (
             f"198.51.100.{first + 1}",
             f"198.51.100.{first + 2}",
         )
         [self.das_port, self._port, self._nat_port] = free_ports(3)
-        self._directory = directory
         self._charon = charon
         self._server = server
         self._identity = identity
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     # -- both ends --------------------------------------------------------------------------
 
-    def __enter__(self) -> VPN:
-        try:
-            self._plug_in()
-            self._start("gateway", self._gateway_settings())
-            device = self._settings("device", "eap-identity eap-tls")
-            self._start("device", device, "ip", "netns", "exec", self.namespace)
-            self._load("gateway", self._gateway_connections(), self._identity)
-        except BaseException:
-            self._tear_down()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._tear_down()
-
-    def _plug_in(self) -> None:
-        ours, theirs = self._sides
-        _run("ip", "netns", "add", self.namespace)
-        _run("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs,
-             "netns", self.namespace)  # fmt: skip
-        _run("ip", "addr", "add", f"{self.gateway_address}/30", "dev", ours)
-        _run("ip", "addr", "add", f"{INSIDE}/32", "dev", ours)
-        _run("ip", "link", "set", ours, "up")
-        inside = ("ip", "-n", self.namespace)
-        _run(*inside, "addr", "add", f"{self.device_address}/30", "dev", theirs)
-        _run(*inside, "link", "set", theirs, "up")
-        _run(*inside, "link", "set", "lo", "up")
-
-    def _tear_down(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
-        # Its end of the pair goes with the namespace, and the other end with that.
-        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "del", self._sides[0]], check=False, capture_output=True)
+    def begin(self) -> None:
+        run("ip", "addr", "add", f"{self.gateway_address}/30", "dev", self.ours)
+        run("ip", "addr", "add", f"{INSIDE}/32", "dev", self.ours)
+        self.inside("addr", "add", f"{self.device_address}/30", "dev", self.theirs)
+        self._start("gateway", self._gateway_settings())
+        self._start("device", self._settings("device", "eap-identity eap-tls"), is_inside=True)
+        self._load("gateway", self._gateway_connections(), self._identity)
 
     def _settings(self, name: str, plugins: str) -> dict[str, Any]:
         return {
@@ -213,7 +167,7 @@ class VPN:
         self._load("device", self._device_connections(device.path.stem), device)
         done = self._swanctl("device", "--initiate", "--child", "net", "--timeout", "20")
         if (done.returncode == 0 and self.is_up("device")) != expect:
-            raise AssertionError(f"{done.stdout}{done.stderr}\n{self._logs()}")
+            raise AssertionError(f"{done.stdout}{done.stderr}\n{self.logs()}")
         return done.stdout
 
     def hang_up(self) -> None:
@@ -222,17 +176,13 @@ class VPN:
 
     # -- what is seen -----------------------------------------------------------------------
 
-    def log(self, name: str) -> str:
-        """Return what the "gateway" or the "device" has said."""
-        return (self._directory / f"{name}.log").read_text(errors="replace")
-
     def is_up(self, name: str) -> bool:
         """Tell whether one end has a tunnel."""
         return "ESTABLISHED" in self._swanctl(name, "--list-sas").stdout
 
     def wait_down(self, seconds: float) -> None:
         """Wait until neither end has a tunnel."""
-        self._wait(
+        self.wait(
             lambda: not (self.is_up("gateway") or self.is_up("device")),
             "the tunnel stayed",
             seconds,
@@ -246,19 +196,13 @@ class VPN:
 
     # -- the programs -----------------------------------------------------------------------
 
-    def _start(self, name: str, settings: Mapping[str, Any], *prefix: str) -> None:
-        config = self._directory / f"{name}.conf"
-        config.write_text(_text({"charon-systemd": settings}))
-        config.chmod(0o600)
-        with (self._directory / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                [*prefix, "env", f"STRONGSWAN_CONF={config}", str(self._charon)],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        self._wait(self._socket(name).exists, f"the {name} did not start")
+    def _start(self, name: str, settings: Mapping[str, Any], *, is_inside: bool = False) -> None:
+        config = self.configure(name, _text({"charon-systemd": settings}))
+        self.start(name, "env", f"STRONGSWAN_CONF={config}", str(self._charon), is_inside=is_inside)
+        self.wait(self._socket(name).exists, f"the {name} did not start")
 
     def _load(self, name: str, connections: Mapping[str, Any], own: Identity) -> None:
-        home = self._directory / name
+        home = self.directory / name
         for folder in ("x509", "x509ca", "private"):
             (home / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(own.path, home / "x509" / "own.pem")
@@ -272,22 +216,12 @@ class VPN:
         command, *options = words
         return subprocess.run(
             ["swanctl", command, "--uri", f"unix://{self._socket(name)}", *options],
-            env={**os.environ, "SWANCTL_DIR": str(self._directory / name)},
+            env={**os.environ, "SWANCTL_DIR": str(self.directory / name)},
             check=False, capture_output=True, text=True, timeout=40,
         )  # fmt: skip
 
     def _socket(self, name: str) -> Path:
-        return self._directory / f"{name}.vici"
-
-    def _wait(self, is_so: Callable[[], bool], why: str, seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{why} within {seconds} s\n{self._logs()}")
-            time.sleep(0.05)
-
-    def _logs(self) -> str:
-        return "\n---\n".join(self.log(name)[-3000:] for name in self._processes)
+        return self.directory / f"{name}.vici"
 
 
 def _text(section: Mapping[str, Any], depth: int = 0) -> str:
@@ -300,7 +234,3 @@ def _text(section: Mapping[str, Any], depth: int = 0) -> str:
         else:
             lines.append(f"{indent}{name} = {value}\n")
     return "".join(lines)
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout

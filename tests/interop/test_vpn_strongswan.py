@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from tests.cable import may_make_namespaces
 from tests.daemon import Daemon
 from tests.pki import Identity
 from tests.radius import RadiusNode
 from tests.vpn import GATEWAY, INSIDE, NAS_IDENTIFIER, VPN, Server
-from tests.wired import may_make_namespaces
 
 pytestmark = pytest.mark.interop
 

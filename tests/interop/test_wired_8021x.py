@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cable import may_make_namespaces
 from tests.daemon import Daemon
 from tests.pki import Identity
 from tests.radius import RadiusNode
-from tests.wired import WiredPort, may_make_namespaces
+from tests.wired import WiredPort
 
 SECONDS = 5.0  # from the command to the closed port
 
