@@ -33,6 +33,7 @@ from tmad.storage import (
     device_links,
     devices,
     directory,
+    disconnects,
     enroll_secrets,
     exchanges,
     figures,
@@ -733,9 +734,13 @@ HOT: dict[str, Call] = {
     ),
     "accounting, deep page": call(radius_sessions.find_accounting, "default", None, MIDDLE, PAGE),
     "accounting, prune": call(radius_sessions.prune_accounting, NOW + 7 * timedelta(days=1), PAGE),
-    "disconnect, next": call(radius_sessions.next_disconnect),
-    "disconnects, claim": call(radius_sessions.claim_disconnects, NOW, LATER, PAGE),
-    "disconnects of a session": call(radius_sessions.find_disconnects, f"N{MIDDLE:06}"),
+    "disconnect, next": call(disconnects.next_due),
+    "disconnects, claim": call(disconnects.claim, NOW, LATER, PAGE),
+    "disconnects of a session": call(disconnects.find_of_session, f"N{MIDDLE:06}"),
+    "disconnects, unreached": call(disconnects.unreached),
+    "disconnects, unreached of a client": call(
+        disconnects.claim_unreached, "default", "switch", LATER, PAGE
+    ),
     # notifications
     "deliveries, due": call(deliveries.due, NOW, PAGE),
     "delivery, newest": call(deliveries.newest, "default", "security", 5),

@@ -579,6 +579,106 @@ def test_two_processes_ask_once(net: Net, session: str) -> None:
     assert net.kinds().count("network.disconnect-requested") == 1
 
 
+ABSENT = Outcome(word="not-sent", may_be_elsewhere=True)
+SWITCH = frozenset({("default", "switch")})
+
+
+def outcome_of(net: Net, session: str) -> str:
+    [found] = drive(net.sessions.show(ADMIN, "default", session)).disconnects
+    return found.outcome
+
+
+def test_what_does_not_reach_a_nas_goes_to_whoever_is_connected(net: Net, session: str) -> None:
+    """A NAS that is asked down a connection of its own making has made it to another node."""
+    holder = net.another(connected=lambda: SWITCH)
+    leader = net.another(ask=lambda order: succeed(ABSENT))
+    drive(holder.take())
+    revoke(net)
+    net.tick(leader)
+    assert outcome_of(net, session) == "handed-over"
+    assert net.kinds() == ["network.disconnect-requested"]
+    net.tick(leader)  # it leaves it to the others for a moment
+    drive(holder.take())
+    assert [(order.session.id, order.attempt) for order in net.orders] == [(session, 0)]
+    assert outcome_of(net, session) == "acknowledged"
+    assert not net.row(session).is_live
+    net.clock.advance(seconds=30)
+    net.tick(leader)
+    assert net.kinds() == ["network.disconnect-requested", "network.disconnected"]
+
+
+def test_what_is_handed_over_is_announced(net: Net, session: str) -> None:
+    heard: list[str] = []
+    changes_there = Changes(net.database)
+    drive(changes_there.catch_up())
+    changes_there.listen("disconnects", heard.append)
+    revoke(net)
+    net.tick(net.another(ask=lambda order: succeed(ABSENT)))
+    drive(changes_there.catch_up())
+    assert heard == ["default/switch"]
+
+
+def test_whom_nobody_reaches_is_told_of_and_asked_once_he_is_back(net: Net, session: str) -> None:
+    there: set[tuple[str, str]] = set()
+    holder = net.another(connected=lambda: there)
+    leader = net.another(ask=lambda order: succeed(ABSENT))
+    revoke(net)
+    net.tick(leader)
+    drive(holder.take())
+    net.clock.advance(seconds=4)
+    net.tick(leader)
+    assert outcome_of(net, session) == "not-sent"
+    assert net.kinds() == ["network.disconnect-requested", "network.disconnect-failed"]
+    # It is not due yet, but there it is.
+    there.add(("default", "switch"))
+    drive(holder.take())
+    assert [order.attempt for order in net.orders] == [1]
+    assert outcome_of(net, session) == "acknowledged"
+
+
+def test_whom_nobody_reaches_is_given_up_after_ten_minutes(net: Net, session: str) -> None:
+    leader = net.another(ask=lambda order: succeed(ABSENT))
+    revoke(net)
+    for _ in range(900):
+        net.tick(leader)
+        net.clock.advance(seconds=1)
+    assert net.kinds() == ["network.disconnect-requested", *["network.disconnect-failed"] * 2]
+    drive(net.another(connected=lambda: SWITCH).take())
+    assert net.orders == []
+
+
+def test_only_one_of_those_who_are_connected_asks(net: Net, session: str) -> None:
+    never: Deferred[Outcome] = Deferred()
+    asked: list[Order] = []
+
+    def slow(order: Order) -> Deferred[Outcome]:
+        asked.append(order)
+        return never
+
+    revoke(net)
+    net.tick(net.another(ask=lambda order: succeed(ABSENT)))
+    drive(net.another(ask=slow, connected=lambda: SWITCH).take())
+    drive(net.another(connected=lambda: SWITCH).take())
+    net.tick()
+    assert (len(asked), net.orders) == (1, [])
+    # It dies on the way; whoever is connected hears of it again from the one that looks.
+    net.clock.advance(seconds=61)
+    net.tick(net.another(ask=lambda order: succeed(ABSENT)))
+    drive(net.another(connected=lambda: SWITCH).take())
+    assert len(net.orders) == 1
+    never.callback(DONE)
+    assert net.kinds().count("network.disconnected") == 1
+
+
+def test_what_others_clients_were_not_told_is_left_alone(net: Net, session: str) -> None:
+    revoke(net)
+    net.tick(net.another(ask=lambda order: succeed(ABSENT)))
+    others = frozenset({("other", "switch"), ("default", "gate")})
+    drive(net.another(connected=lambda: others).take())
+    assert net.orders == []
+    assert outcome_of(net, session) == "handed-over"
+
+
 def test_r82_a_silent_nas_is_asked_for_ten_minutes_then_the_alarm_says_so(
     net: Net, session: str
 ) -> None:

@@ -164,8 +164,8 @@ class Proxy:
 
 
 class Site:
-    def __init__(self, directory: Path) -> None:
-        self.daemon = Daemon(directory / "node", workers=2, radius="reject_delay = 0")
+    def __init__(self, directory: Path, *init: str) -> None:
+        self.daemon = Daemon(directory / "node", *init, workers=2, radius="reject_delay = 0")
         text = self.daemon.config.read_text().replace(
             "[protocols.radius]\n",
             f'[protocols.radius]\nradsec = ["127.0.0.1:{self.daemon.radsec_port}"]\n',
@@ -184,10 +184,14 @@ class Site:
             "cert", "issue", PROXY, "--profile", "tls-client", "--san", f"dns:{PROXY}",
             "--out", str(directory / "pki"),
         )  # fmt: skip
-        self.daemon.start()
+        self.start()
         self._wait_for_door(directory / "pki" / f"{PROXY}.chain.pem")
         self.proxy = Proxy(directory / "proxy", self.daemon, directory / "pki")
         self.proxy.start()
+
+    def start(self) -> None:
+        """Start what the proxy is going to be connected to."""
+        self.daemon.start()
 
     def _wait_for_door(self, chain: Path) -> None:
         """Wait until every worker has a certificate to show: FreeRADIUS asks no second time."""

@@ -77,6 +77,16 @@ def reactor() -> Reactor:
     return Reactor()
 
 
+def test_who_listens_hears_of_each_connection(reactor: Reactor) -> None:
+    reverse, heard = Reverse(), []
+    reverse.listen(lambda: heard.append(set(reverse.clients)))
+    line = Peer(reactor).line
+    reverse.add(CLIENT, line)
+    assert heard == [{CLIENT}]
+    reverse.remove(CLIENT, line)
+    assert (set(reverse.clients), len(heard)) == (set(), 1)
+
+
 def test_a_request_holds_what_names_the_session(reactor: Reactor) -> None:
     reverse, peer = Reverse(), Peer(reactor)
     reverse.add(CLIENT, peer.line)

@@ -5,12 +5,13 @@ disabled, its device blocked, its trust anchor removed. The changes that any pro
 followed, so that this begins within a second; and all live sessions are compared with the
 database at the start and each minute, so that nothing is lost in a crash between a revocation
 and its consequence. What must end is a row; one process takes it, asks the NAS, and writes down
-what came of it.
+what came of it. A NAS that can only be asked down a connection of its own making may have made it
+to another node: what does not reach it is handed over to whoever has that connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,10 +26,12 @@ from tmad.events import JSON, Clock, Event
 from tmad.identity.access import Records
 from tmad.network.clients import Client
 from tmad.network.sessions import Sessions, about
+from tmad.storage import disconnects
 from tmad.storage import radius_sessions as rows
 from tmad.storage.changes import EVERYTHING, Changes
 from tmad.storage.database import Database
-from tmad.storage.radius_sessions import Condemned, DisconnectRow, SessionRow
+from tmad.storage.disconnects import HANDED_OVER, NOT_SENT, ClientKey, DisconnectRow
+from tmad.storage.radius_sessions import Condemned, SessionRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -42,6 +45,8 @@ _FIRST_WAIT: Final = timedelta(seconds=5)
 _LONGEST_WAIT: Final = timedelta(seconds=160)
 # Longer than one conversation with a NAS; whoever claimed a row and died is replaced after it.
 _CLAIM: Final = timedelta(seconds=60)
+# So long whoever is connected to the NAS may take to hear that its end of the line is wanted.
+_HAND_OVER: Final = timedelta(seconds=3)
 _UNDER_WAY: Final = 512
 _BATCH: Final = 200
 # With more news than this, to compare everything is less work.
@@ -75,13 +80,15 @@ class Outcome:
 
     ``word`` is for people: "acknowledged", "session-gone", "silent", "refused" …;
     ``is_over`` that the session is known to have ended; ``is_final`` that it is of no use to
-    ask again.
+    ask again; ``may_be_elsewhere`` that the NAS can be asked only where it is connected, which
+    is not here.
     """
 
     word: str
     is_done: bool = False
     is_over: bool = False
     is_final: bool = False
+    may_be_elsewhere: bool = False
     error_cause: int | None = None
     detail: str = ""
 
@@ -91,7 +98,8 @@ class Disconnects:
 
     ``ask`` tells a NAS (protocols/radius/coa.py); ``client`` finds one by tenant and name;
     ``is_revoked`` says what the CRLs of a trust anchor know (tenant, anchor, issuer, serial);
-    ``count`` gets the word of each outcome.
+    ``count`` gets the word of each outcome; ``connected`` names the NASes that this process can
+    ask down connections of their making.
     ``locked`` also ends the sessions of people who were locked out for wrong codes.
     """
 
@@ -107,6 +115,7 @@ class Disconnects:
         is_revoked: IsRevoked,
         ask: Callable[[Order], Awaitable[Outcome]],
         count: Callable[[str], object],
+        connected: Callable[[], Set[ClientKey]] = frozenset,
         locked: bool = False,
     ) -> None:
         self._database = database
@@ -118,6 +127,7 @@ class Disconnects:
         self._is_revoked = is_revoked
         self._ask = ask
         self._count = count
+        self._connected = connected
         self._locked = locked
         self._news: set[News] = set()
         self._again: list[tuple[datetime, News]] = []
@@ -141,6 +151,27 @@ class Disconnects:
         await self._changes.catch_up()
         await self._look()
         await self._send()
+
+    async def take(self) -> None:
+        """Ask who is connected here what nobody could ask him elsewhere.
+
+        For every process, once it hears of a connection or of something that is handed over.
+        """
+        waiting = await self._database.lookup(disconnects.unreached)
+        for tenant, name in waiting & self._connected():
+            await self._take(tenant, name)
+
+    async def _take(self, tenant: str, name: str) -> None:
+        while (free := _UNDER_WAY - len(self._under_way)) > 0:
+            until = self._now() + _CLAIM
+            limit = min(free, _BATCH)
+            jobs = await self._database.write(
+                disconnects.claim_unreached, tenant, name, until, limit
+            )
+            for job in jobs:
+                self._begin(job, until)
+            if len(jobs) < limit:
+                return
 
     async def scan(self) -> int:
         """Compare all live sessions with what they stand on; return how many must end."""
@@ -235,12 +266,12 @@ class Disconnects:
         """Take what is due and begin to ask; a silent NAS keeps nobody else waiting."""
         while (free := _UNDER_WAY - len(self._under_way)) > 0:
             now = self._now()
-            due = await self._database.lookup(rows.next_disconnect)
+            due = await self._database.lookup(disconnects.next_due)
             if due is None or due > now:
                 return
             until = now + _CLAIM
             jobs = await self._database.write(
-                rows.claim_disconnects, now, until, min(free, _BATCH), tuple(self._under_way)
+                disconnects.claim, now, until, min(free, _BATCH), tuple(self._under_way)
             )
             if not jobs:
                 return
@@ -265,6 +296,11 @@ class Disconnects:
     async def _attempt(self, job: DisconnectRow, until: datetime) -> None:
         session, is_alone = await self._database.read(_session, job.session_id)
         outcome = await self._asked(job, session, is_alone)
+        if session is not None and outcome.may_be_elsewhere and job.outcome != HANDED_OVER:
+            due = self._now() + _HAND_OVER
+            client = session.tenant, session.client
+            await self._database.write(disconnects.hand_over, job.id, until, client, due)
+            return
         self._count(outcome.word)
         await self._database.write(self._settle, job, until, session, outcome)
 
@@ -283,7 +319,7 @@ class Disconnects:
                 Order(session=session, client=client, attempt=job.attempts, is_alone=is_alone)
             )
         except Fault as fault:
-            return Outcome(word="not-sent", detail=fault.detail)
+            return Outcome(word=NOT_SENT, detail=fault.detail)
 
     def _settle(
         self,
@@ -295,7 +331,7 @@ class Disconnects:
     ) -> None:
         now = self._now()
         again = None if outcome.is_done or outcome.is_final else _next(job, now)
-        if not rows.settle_disconnect(
+        if not disconnects.settle(
             connection, job.id, until, due_at=again, outcome=outcome.word, now=now
         ):
             return

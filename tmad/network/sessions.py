@@ -20,10 +20,12 @@ from tmad.events import JSON, Clock, Event
 from tmad.identity.access import Records, guarded
 from tmad.identity.actors import Actor
 from tmad.identity.credentials import new_id
+from tmad.storage import disconnects
 from tmad.storage import radius_sessions as rows
 from tmad.storage.batches import Batches
 from tmad.storage.database import Database
-from tmad.storage.radius_sessions import AccountingRow, DisconnectRow, SessionRow
+from tmad.storage.disconnects import DisconnectRow
+from tmad.storage.radius_sessions import AccountingRow, SessionRow
 from tmad.storage.status import serial_octets
 
 if TYPE_CHECKING:
@@ -273,7 +275,7 @@ class Sessions:
 
         def details(connection: Connection) -> SessionDetails:
             row = _own(connection, tenant, session_id)
-            return SessionDetails(row, rows.find_disconnects(connection, row.id))
+            return SessionDetails(row, disconnects.find_of_session(connection, row.id))
 
         return await self._database.read(details)
 
@@ -326,7 +328,7 @@ class Sessions:
         self, connection: Connection, row: SessionRow, *, reason: str, actor: str
     ) -> bool:
         """Ask for the end of a session and journal it; False when that is under way already."""
-        asked = rows.insert_disconnect(
+        asked = disconnects.insert(
             connection,
             tenant=row.tenant,
             session_id=row.id,

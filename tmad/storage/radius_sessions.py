@@ -1,4 +1,4 @@
-"""Rows of sessions on the network, of the accounting that tells of them, of what must end.
+"""Rows of sessions on the network, of the accounting that tells of them, of which must end.
 
 A session is live until its state is "closed": "admitted" by an Access-Accept, "open" once
 accounting has said that it began.
@@ -6,7 +6,7 @@ accounting has said that it began.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -91,26 +91,9 @@ class AccountingRow:
     data: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DisconnectRow:
-    """One session that must end; ``due_at`` None: nothing more will be tried."""
-
-    id: int
-    tenant: str
-    session_id: str
-    reason: str
-    actor: str
-    attempts: int
-    due_at: datetime | None
-    outcome: str
-    created_at: datetime
-    finished_at: datetime | None
-
-
 _NAMES = tuple(field.name for field in fields(SessionRow))
 _VALUES = attrgetter(*_NAMES)
 _COLUMNS = tuple(t.c[name] for name in _NAMES)
-_JOB_COLUMNS = tuple(j.c[field.name] for field in fields(DisconnectRow))
 # In the words of the partial indexes: with a parameter no planner could use them.
 _LIVE = t.c.state != sa.literal_column("'closed'")
 
@@ -203,12 +186,6 @@ _INSERT_ACCOUNTING = {
     )
     for dialect in (sqlite, postgresql)
 }
-_INSERT_DISCONNECT = sa.text(
-    "INSERT INTO radius_disconnects"
-    " (tenant, session_id, reason, actor, attempts, due_at, outcome, created_at)"
-    " VALUES (:tenant, :session_id, :reason, :actor, 0, :now, '', :now)"
-    " ON CONFLICT (session_id) WHERE due_at IS NOT NULL DO NOTHING"
-).bindparams(sa.bindparam("now", type_=j.c.due_at.type))
 _KNOWN_DIGESTS = Statement(
     sa.select(a.c.id).where(
         a.c.digest.in_([_param("digest"), _param("digest_before"), _param("digest_after")])
@@ -726,94 +703,3 @@ def locked_out(connection: sa.Connection, now: datetime, limit: int) -> tuple[Co
     """Return live sessions of people who are locked out, or a token of theirs is."""
     rows = connection.execute(_LOCKED_OUT.limit(limit), {"now": now}).scalars()
     return tuple([Condemned(session_id, "locked-out") for session_id in rows])
-
-
-# -- disconnects ------------------------------------------------------------------------------
-
-
-def insert_disconnect(
-    connection: sa.Connection,
-    *,
-    tenant: str,
-    session_id: str,
-    reason: str,
-    actor: str,
-    now: datetime,
-) -> bool:
-    """Ask for the end of a session; False when that is under way already."""
-    # The partial unique index says the last word where two processes ask at once.
-    values = {
-        "tenant": tenant,
-        "session_id": session_id,
-        "reason": reason,
-        "actor": actor,
-        "now": now,
-    }
-    result = connection.execute(_INSERT_DISCONNECT, values)
-    return result.rowcount == 1
-
-
-def claim_disconnects(
-    connection: sa.Connection,
-    now: datetime,
-    until: datetime,
-    limit: int,
-    under_way: Collection[int] = (),
-) -> tuple[DisconnectRow, ...]:
-    """Take what is due and not ``under_way``, for this caller alone until an instant.
-
-    Compare and set on ``due_at``: of two processes that see the same row one gets it. Whoever
-    takes it counts an attempt, so that a crash is one, too.
-    """
-    due = (
-        sa.select(*_JOB_COLUMNS)
-        .where(j.c.due_at <= now, j.c.id.not_in(under_way))
-        .order_by(j.c.due_at, j.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    taken = []
-    for row in connection.execute(due).mappings().all():
-        found = DisconnectRow(**row)
-        claimed = connection.execute(
-            j.update()
-            .where(j.c.id == found.id, j.c.due_at == found.due_at)
-            .values(due_at=until, attempts=j.c.attempts + 1)
-        )
-        if claimed.rowcount == 1:
-            taken.append(found)
-    return tuple(taken)
-
-
-def next_disconnect(connection: sa.Connection) -> datetime | None:
-    """Return when the next one is due."""
-    due: datetime | None = connection.execute(
-        sa.select(j.c.due_at).where(j.c.due_at.is_not(None)).order_by(j.c.due_at).limit(1)
-    ).scalar()
-    return due
-
-
-def settle_disconnect(
-    connection: sa.Connection,
-    job_id: int,
-    claimed_until: datetime,
-    *,
-    due_at: datetime | None,
-    outcome: str,
-    now: datetime,
-) -> bool:
-    """Write what came of an attempt; False when the claim had run out meanwhile."""
-    result = connection.execute(
-        j.update()
-        .where(j.c.id == job_id, j.c.due_at == claimed_until)
-        .values(due_at=due_at, outcome=outcome, finished_at=now if due_at is None else None)
-    )
-    return result.rowcount == 1
-
-
-def find_disconnects(connection: sa.Connection, session_id: str) -> tuple[DisconnectRow, ...]:
-    """Return what was tried to end a session, oldest first."""
-    rows = connection.execute(
-        sa.select(*_JOB_COLUMNS).where(j.c.session_id == session_id).order_by(j.c.id).limit(100)
-    ).mappings()
-    return tuple([DisconnectRow(**row) for row in rows])

@@ -23,7 +23,8 @@ from tmad.events import Clock
 from tmad.network.disconnects import Order, Outcome
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
-from tmad.protocols.radius.reverse import ANSWERS, Reverse
+from tmad.protocols.radius.reverse import ABSENT, ANSWERS, Reverse
+from tmad.storage.disconnects import NOT_SENT
 from tmad.storage.radius_sessions import SessionRow
 
 TRIES: Final = 3
@@ -143,6 +144,14 @@ class CoA:
         road = self._road(order)
         if isinstance(road, Outcome):
             return road
+        try:
+            return await self._ask(order, road)
+        except Fault as fault:
+            if fault.rule != ABSENT:
+                raise
+            return Outcome(word=NOT_SENT, detail=fault.detail, may_be_elsewhere=True)
+
+    async def _ask(self, order: Order, road: Road) -> Outcome:
         session = order.session
         code, command = _command(order)
         cause: Cause = _UNKNOWN_CAUSE
@@ -179,7 +188,8 @@ class CoA:
         client, session = order.client, order.session
         if client.coa.via == "radsec":
             if self._reverse is None:
-                return Outcome(word="no-address", detail="[protocols.radius] radsec is not set")
+                why = "[protocols.radius] radsec is not set at this node"
+                return Outcome(word=NOT_SENT, detail=why, may_be_elsewhere=True)
             return Road(partial(self._reverse.ask, client.key, session.nas_address), "over RadSec")
         secrets = [each.secret for each in client.shared]
         if not secrets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from tmad.plugin import Relay
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code, Packet
 from tmad.protocols.radius.server import Dropped
+from tmad.storage.disconnects import ClientKey
 
 ANSWERS: Final = {
     Code.DISCONNECT_REQUEST: (Code.DISCONNECT_ACK, Code.DISCONNECT_NAK),
@@ -33,7 +34,7 @@ _QUESTION: Final = struct.Struct(">BBB")  # octets of tenant, name, address
 _SILENCE: Final = b"\0"  # of a worker that has a connection, on which nobody answered
 _AGREED: Final = 3
 
-ClientKey = tuple[str, str]
+ABSENT: Final = "radius.radsec.absent"
 
 
 @dataclass(slots=True)
@@ -115,10 +116,22 @@ class Reverse:
     def __init__(self) -> None:
         self.relay: Relay | None = None
         self._lines: dict[ClientKey, list[Line]] = {}
+        self._listeners: list[Callable[[], object]] = []
+
+    def listen(self, callback: Callable[[], object]) -> None:
+        """Call back when a client has made a connection to this worker."""
+        self._listeners.append(callback)
+
+    @property
+    def clients(self) -> Set[ClientKey]:
+        """Whoever is connected to this worker."""
+        return self._lines.keys()
 
     def add(self, client: ClientKey, line: Line) -> None:
         """Take a connection whose client is known by now."""
         self._lines.setdefault(client, []).append(line)
+        for callback in self._listeners:
+            callback()
 
     def remove(self, client: ClientKey, line: Line) -> None:
         """Forget a connection."""
@@ -146,7 +159,7 @@ class Reverse:
             raise Fault(
                 FaultCode.UNAVAILABLE,
                 "the client has no RadSec connection to this node",
-                rule="radius.radsec.absent",
+                rule=ABSENT,
                 values={"client": client[1]},
             )
         return None if found == _SILENCE else codec.decode(found)

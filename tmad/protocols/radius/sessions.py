@@ -16,10 +16,12 @@ from tmad.plugin import Edge, Services
 from tmad.protocols.radius.accounting import Accounting
 from tmad.protocols.radius.coa import CoA
 from tmad.protocols.radius.reverse import Reverse
+from tmad.storage.disconnects import TOPIC
 
 # A revocation by another process is acted upon within a second.
 _TICK_SECONDS: Final = 0.5
 _SCAN_SECONDS: Final = 60.0
+_TAKE_SECONDS: Final = 60.0
 _PRUNE_SECONDS: Final = 3_600.0
 
 
@@ -61,8 +63,7 @@ def mount(
 ) -> Accounting:
     """Plan what happens to sessions by itself; return what answers accounting."""
     if settings.disconnect:
-        client = CoA(edge.reactor, services.now, reverse)
-        _mount_disconnects(settings, services, edge, sessions, clients, client)
+        _mount_disconnects(settings, services, edge, sessions, clients, reverse)
 
     async def prune() -> None:
         await sessions.prune(
@@ -81,8 +82,9 @@ def _mount_disconnects(
     edge: Edge,
     sessions: Sessions,
     clients: RadiusClients,
-    client: CoA,
+    reverse: Reverse | None,
 ) -> None:
+    client = CoA(edge.reactor, services.now, reverse)
     for text in settings.sources:
         host = Address.parse(text).host
         is_six = not host or isinstance(ip_address(host), IPv6Address)
@@ -97,7 +99,13 @@ def _mount_disconnects(
         is_revoked=services.anchors.is_revoked,
         ask=client.ask,
         count=edge.meter("coa").count,
+        connected=lambda: frozenset() if reverse is None else reverse.clients,
         locked=settings.disconnect_locked,
     )
     edge.every(_TICK_SECONDS, disconnects.tick, name="disconnect", lease=True)
     edge.every(_SCAN_SECONDS, disconnects.scan, name="scan-sessions", lease=True)
+    if reverse is not None:
+        # The one process that looks for what must end need not be the one with the connection.
+        take = edge.every(_TAKE_SECONDS, disconnects.take, name="disconnect-connected")
+        reverse.listen(take)
+        services.changes.listen(TOPIC, lambda key: take())
