@@ -311,7 +311,7 @@ def test_crl_11_a_process_waits_for_another_that_makes_it(world, ca) -> None:
     timers = Timers()
     timers.callFromThread = lambda function, *values: function(*values)  # type: ignore[attr-defined]
     waiting = with_keyring(world, world.keyring, reactor=timers)
-    waiting._workers = world.crls._workers  # no threads in a unit test
+    waiting._maker = world.crls._maker  # no threads in a unit test
     world.write(leases.acquire, f"crl/{ca.id}", "another", 60, world.clock())
     results: list[CRL] = []
     ensureDeferred(waiting.current(ca.id)).addCallback(results.append)

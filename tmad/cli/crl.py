@@ -10,7 +10,7 @@ from tmad.cli import output
 from tmad.cli.context import Session, usage, with_core
 
 if TYPE_CHECKING:
-    from tmad.ca.crl import CRL
+    from tmad.ca.crlmaking import CRL
     from tmad.storage.crls import CRLRow
 
 

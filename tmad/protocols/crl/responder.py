@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from tmad.ca.authority import DELTA_SUFFIX
-from tmad.ca.crl import CRL, Delta
+from tmad.ca.crlmaking import CRL, Delta
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
 from tmad.wire.http import Request, Response

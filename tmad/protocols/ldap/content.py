@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from tmad.ca.crl import CRL, CRLs
+from tmad.ca.crl import CRLs
+from tmad.ca.crlmaking import CRL
 from tmad.ca.directory import Directories, Published
 from tmad.ca.hierarchy import Issuer
 from tmad.errors import Fault, FaultCode
