@@ -65,11 +65,14 @@ class SoftToken:
 
     @property
     def toml(self) -> str:
-        """The section of tmad.toml for a daemon that uses this token."""
-        return self.toml_for(self.module)
+        """The section of tmad.toml for a daemon that uses this token.
+
+        With patience, for tests of what it does: the machine may be busy with others.
+        """
+        return self.toml_for(self.module) + "timeout_seconds = 15\n"
 
     def toml_for(self, module: Path) -> str:
-        """The same for one that reaches the token through another module."""
+        """The same for one that reaches the token through some module, without more patience."""
         return (
             "[keyring.pkcs11]\n"
             f'module = "{module}"\n'

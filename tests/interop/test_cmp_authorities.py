@@ -75,9 +75,7 @@ def a_node_with_token(directory: Path, token: str, environment: dict[str, str]) 
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node with a token beside its software keys; what signs the answers lives there, too."""
     token = create_token(tmp_path_factory.mktemp("token") / "softhsm")
-    # How busy the machine is besides is not what is tested here.
-    patient = token.toml + "timeout_seconds = 15\n"
-    node = a_node_with_token(tmp_path_factory.mktemp("node"), patient, token.environment)
+    node = a_node_with_token(tmp_path_factory.mktemp("node"), token.toml, token.environment)
     node.tmad("ca", "create", "rsa", "--parent", "root", "--algorithm", "rsa-2048")
     node.tmad("endpoint", "create", "cmp", "rsa", "--ca", "rsa", *OPEN)
     node.start()
