@@ -13,7 +13,7 @@ from tests.eap_peer import Peer
 from tests.eap_world import HOST, EAPWorld, run
 from tests.hierarchy_world import ADMIN
 from tests.support import drive
-from tmad.ca.service_certificates import eap_scope
+from tmad.ca.service_wishes import eap_scope
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.ocsp.responder import OCSPResponder
 from tmad.protocols.radius.eap.tls import TLSRules

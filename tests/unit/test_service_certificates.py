@@ -13,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.hierarchy_world import ADMIN, World
 from tests.support import drive
 from tmad.ca.scheme import STRENGTH, fitting_algorithm
-from tmad.ca.service_certificates import eap_scope
 from tmad.ca.service_tls import ServiceTLS
+from tmad.ca.service_wishes import eap_scope
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.cmc import answers as cmc_answers

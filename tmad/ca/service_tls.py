@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+from tmad.ca.service_certificates import ServiceCertificates
+from tmad.ca.service_records import ServiceCertificate
 from tmad.signer.keyring import Keyring
 
 # TLS 1.2 with forward secrecy and AEAD only; TLS 1.3 chooses among its own.

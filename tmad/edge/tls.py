@@ -8,7 +8,8 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+from tmad.ca.service_certificates import ServiceCertificates
+from tmad.ca.service_records import ServiceCertificate
 from tmad.ca.service_tls import ServiceTLS, ask_for_certificate, remember_nobody
 from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust, check_path

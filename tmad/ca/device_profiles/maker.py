@@ -35,7 +35,7 @@ from tmad.ca.device_profiles.wish import Wish
 from tmad.ca.keymaking import check_allowed, choose
 from tmad.ca.profile import ATTRIBUTES
 from tmad.ca.requests import Challenge, EnrollmentRequest, Issued, KeyWish, Proof
-from tmad.ca.service_certificates import eap_scope
+from tmad.ca.service_wishes import eap_scope
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
 from tmad.identity.binding import UPN
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from tmad.ca.hierarchy import Hierarchy
     from tmad.ca.pipeline import Authority
     from tmad.ca.profile import ProfileDocument
-    from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates
+    from tmad.ca.service_certificates import ServiceCertificates
+    from tmad.ca.service_records import ServiceCertificate
     from tmad.ca.status import StatusSource
     from tmad.managed.objects import Objects
 

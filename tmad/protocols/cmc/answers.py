@@ -18,7 +18,7 @@ from tmad.wire import cms, der, signatures
 from tmad.wire.signatures import Digest
 
 if TYPE_CHECKING:
-    from tmad.ca.service_certificates import ServiceCertificate
+    from tmad.ca.service_records import ServiceCertificate
     from tmad.plugin import Services
     from tmad.protocols.cmc.visit import Visit
 

@@ -24,7 +24,7 @@ from tmad.wire.cms import Random
 from tmad.wire.signatures import Algorithm
 
 if TYPE_CHECKING:
-    from tmad.ca.service_certificates import ServiceCertificate
+    from tmad.ca.service_records import ServiceCertificate
     from tmad.plugin import Services
     from tmad.protocols.cmp.visit import Visit
 

@@ -21,7 +21,7 @@ from tmad.ca import signature
 from tmad.ca.authority import OCSPPolicy
 from tmad.ca.hierarchy import Issuer
 from tmad.ca.scheme import SignatureScheme, scheme_for
-from tmad.ca.service_certificates import ServiceCertificate
+from tmad.ca.service_records import ServiceCertificate
 from tmad.ca.status import Status
 from tmad.ca.trust import key_bits
 from tmad.errors import Fault, FaultCode

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from tmad import plugin
-from tmad.ca.service_certificates import eap_scope
 from tmad.ca.service_tls import Behind, ServiceTLS
+from tmad.ca.service_wishes import eap_scope
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
 from tmad.network.clients import PLAIN, Client

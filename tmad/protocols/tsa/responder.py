@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from tmad.ca.endpoint import LABEL, Endpoint
 from tmad.ca.extensions import check_oid
 from tmad.ca.requests import EndpointID
-from tmad.ca.service_certificates import ServiceCertificate
+from tmad.ca.service_records import ServiceCertificate
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
 from tmad.events import Event

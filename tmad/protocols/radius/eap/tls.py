@@ -19,7 +19,9 @@ from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, dump_certificate
 from twisted.logger import Logger
 
-from tmad.ca.service_certificates import ServiceCertificate, ServiceCertificates, eap_scope
+from tmad.ca.service_certificates import ServiceCertificates
+from tmad.ca.service_records import ServiceCertificate
+from tmad.ca.service_wishes import eap_scope
 from tmad.ca.turns import Turns
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, utc_now
