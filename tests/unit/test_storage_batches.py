@@ -22,7 +22,7 @@ class Slow:
         self.asked: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         self.away: Fault | None = None
 
-    async def write(self, function: Callable[..., Any], *arguments: object) -> Any:
+    async def write_briefly(self, function: Callable[..., Any], *arguments: object) -> Any:
         if self.away is not None:
             raise self.away
         if self.reactor is None:

@@ -91,7 +91,7 @@ class Batches(Generic[Entry, Outcome]):
         """Write an entry; return what ``write`` says of it once that is durable."""
         reactor = self._database.reactor
         if reactor is None:
-            [outcome] = await self._database.write(self._write, [entry])
+            [outcome] = await self._database.write_briefly(self._write, [entry])
             return outcome
         waiting: _Waiting[Entry, Outcome] = _Waiting(entry)
         self._waiting.append(waiting)
@@ -125,7 +125,7 @@ class Batches(Generic[Entry, Outcome]):
     async def _flush(self) -> None:
         party = _Party[Entry, Outcome]()
         try:
-            outcomes = await self._database.write(self._write_waiting, party)
+            outcomes = await self._database.write_briefly(self._write_waiting, party)
         except Exception as error:
             # If it never ran until now it shall not take anybody later on.
             self._take(party)
@@ -144,7 +144,7 @@ class Batches(Generic[Entry, Outcome]):
     def _write_waiting(
         self, connection: Connection, party: _Party[Entry, Outcome]
     ) -> list[Outcome]:
-        # As late as possible, in the writer's thread: whoever comes until now is of the party.
+        # As late as possible, maybe in the writer's thread: whoever comes until now is of it.
         if not self._take(party) or not party.members:
             return []
         return self._write(connection, [waiting.entry for waiting in party.members])
@@ -169,7 +169,7 @@ class Batches(Generic[Entry, Outcome]):
             try:
                 if len(taken) == 1 or is_away:
                     raise _again(error)
-                [outcome] = await self._database.write(self._write, [waiting.entry])
+                [outcome] = await self._database.write_briefly(self._write, [waiting.entry])
             except Exception as own:
                 waiting.outcome.errback(own)
             else:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from twisted.internet.defer import Deferred, DeferredList, succeed
 
 from tmad.events import Clock, utc_now
+from tmad.storage.brief import BriefWriter
 from tmad.storage.lane import GROUP_LIMIT, STANDBY, Job, Lane, Reactor, unavailable
 from tmad.storage.schema import HEAD, require_head
 from tmad.storage.schema import migrate as migrate
@@ -73,6 +74,7 @@ class Database:
         self._backend = backend
         self.dialect: str = backend.dialect
         self._lanes: list[Lane] = []
+        self._brief: BriefWriter | None = None
         self._closed = False
         self._writer = GroupSession(backend, read_only=False)
         self._reader = self._writer
@@ -114,6 +116,14 @@ class Database:
             patience=READ_PATIENCE,
         )
         self._lanes = [self._writes, self._reads]
+        if self._sqlite is not None and self._sqlite.path:
+            unwaiting = SQLite(self._sqlite.path, self.now, waits=False)
+            self._brief = BriefWriter(
+                reactor,
+                GroupSession(unwaiting, read_only=False),
+                self._writes,
+                patience=WRITE_PATIENCE,
+            )
         if self.dialect == "postgresql":
             self._lookups = Lane(
                 reactor,
@@ -175,6 +185,15 @@ class Database:
             result = self._inline(self._writer, job)
         else:
             result = await self._writes.submit(job)
+        return result
+
+    async def write_briefly(
+        self, function: Callable[[sa.Connection, *Arguments], T], *arguments: *Arguments
+    ) -> T:
+        """Like ``write``, for what takes a few milliseconds: it may be the reactor that waits."""
+        if self._brief is None:
+            return await self.write(function, *arguments)
+        result: T = await self._brief.submit(Job(function, arguments))
         return result
 
     async def read(
@@ -294,7 +313,10 @@ class Database:
         if self._closed:
             return succeed(None)
         self._closed = True
-        done = DeferredList([lane.close() for lane in self._lanes], fireOnOneErrback=True)
+        # First of all the one that hands to another what it does not finish.
+        closing = [] if self._brief is None else [self._brief.close()]
+        closing += [lane.close() for lane in self._lanes]
+        done = DeferredList(closing, fireOnOneErrback=True)
         return done.addCallback(self._close_own)
 
     def _close_own(self, _: object) -> None:

@@ -155,6 +155,11 @@ class Lane:
         """How many jobs no thread has taken yet."""
         return len(self._queue)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job waits or runs."""
+        return bool(self._queue or self._running)
+
     def submit(self, job: Job) -> Deferred[Any]:
         """Queue a job; the Deferred fires in the reactor's thread once it has its outcome."""
         with self._changed:
@@ -231,7 +236,7 @@ class Lane:
                 continue  # its deadline has passed and the caller was told so
             assert job.deferred is not None
             if job.error is not None or not job.dry_run:
-                self._note(job.error)
+                self.note(job.error)
             try:
                 result = job.finish()
             except BaseException as error:
@@ -239,7 +244,7 @@ class Lane:
             else:
                 job.deferred.callback(result)
 
-    def _note(self, error: BaseException | None) -> None:
+    def note(self, error: BaseException | None) -> None:
         """Say once that nothing is served any more, and once that it is again."""
         why = ""
         if isinstance(error, Fault) and error.code is FaultCode.UNAVAILABLE:
@@ -269,7 +274,7 @@ class Lane:
                 session.abort()
             assert job.deferred is not None
             fault = unavailable(f"no outcome within {self._patience} s")
-            self._note(fault)
+            self.note(fault)
             job.deferred.errback(fault)
         if self._unanswered and self._watch is None:
             self._watch = self._reactor.callLater(_WATCH_INTERVAL, self._check_deadlines)

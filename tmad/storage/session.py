@@ -54,6 +54,10 @@ class _Disturbed(_Lost):
     """It was a read, and the same read is likely to succeed a moment later."""
 
 
+class LockedError(Exception):
+    """Another connection is writing, and this one does not wait for that."""
+
+
 class GroupSession:
     """Runs jobs in transactions of one connection, several jobs in one commit.
 
@@ -65,10 +69,11 @@ class GroupSession:
         self._backend = backend
         self._read_only = read_only
         self._connection: sa.Connection | None = None
+        self._transaction: sa.RootTransaction | None = None  # what is to be committed
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run every job and set its outcome; never raise."""
-        try:
+        with self._answering(jobs):
             was_open = self._connection is not None
             try:
                 self._run_group(jobs)
@@ -78,14 +83,36 @@ class GroupSession:
                     raise
                 self._discard()
                 self._run_group(jobs)
+
+    def prepare(self, jobs: Sequence[Job]) -> bool:
+        """Run every job and set its outcome; tell whether there is something to commit.
+
+        Raise LockedError, and nothing else, when another connection writes: nothing was done.
+        """
+        found = []
+        with self._answering(jobs):
+            found.append(self._attempt_all(jobs))
+        return any(found)  # nothing, where all of them have failed
+
+    def commit(self) -> None:
+        """Commit what was prepared, in whichever thread; Fault(UNAVAILABLE) if that fails."""
+        try:
+            self._commit()
         except _Lost as error:
             self._discard()
-            for job in jobs:
-                job.fail(unavailable(str(error)))
+            raise unavailable(str(error)) from error
+
+    @contextlib.contextmanager
+    def _answering(self, jobs: Sequence[Job]) -> Iterator[None]:
+        try:
+            yield
+        except LockedError:
+            raise
         except Exception as error:
             self._discard()
+            outcome = unavailable(str(error)) if isinstance(error, _Lost) else error
             for job in jobs:
-                job.fail(error)
+                job.fail(outcome)
 
     def abort(self) -> None:
         """Break a call that hangs, from another thread, where the driver can."""
@@ -106,6 +133,8 @@ class GroupSession:
                 if self._connection is None:
                     self._connection = self._backend.connect(self._read_only)
                 return self._connection, self._connection.begin()
+            except LockedError:
+                raise
             except Exception as error:
                 self._discard()
                 why = self._backend.outage(error)
@@ -116,15 +145,28 @@ class GroupSession:
         raise AssertionError("unreachable")
 
     def _run_group(self, jobs: Sequence[Job]) -> None:
+        if self._attempt_all(jobs):
+            self._commit()
+
+    def _attempt_all(self, jobs: Sequence[Job]) -> bool:
+        """Run every job in one transaction; say whether it did something to keep. Raise _Lost."""
         connection, transaction = self._begin()
         keep = False
         for job in jobs:
             keep |= self._attempt(connection, transaction, job, shared=len(jobs) > 1)
+        self._transaction = transaction if keep else None
+        if not keep:
+            self._end(transaction.rollback)
+        return keep
+
+    def _commit(self) -> None:
+        assert self._transaction is not None
+        transaction, self._transaction = self._transaction, None
+        self._end(transaction.commit)
+
+    def _end(self, how: Callable[[], None]) -> None:
         try:
-            if keep:
-                transaction.commit()
-            else:
-                transaction.rollback()
+            how()
         except Exception as error:
             raise _Lost(self._backend.outage(error) or repr(error)) from error
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
+from tmad.storage.session import LockedError
 
 BUSY_MILLISECONDS = 3_000  # how long another process may hold the write lock
 _MMAP_OCTETS = 1 << 28
@@ -43,12 +44,16 @@ _OUTAGES = frozenset(
 
 
 class SQLite:
-    """Opens connections to one file, or to a database in memory that only one can see."""
+    """Opens connections to one file, or to a database in memory that only one can see.
+
+    Without ``waits`` a writer gets LockedError where it would wait for another one.
+    """
 
     dialect = "sqlite"
 
-    def __init__(self, path: str, now: Clock, *, create: bool = False) -> None:
+    def __init__(self, path: str, now: Clock, *, create: bool = False, waits: bool = True) -> None:
         self.path = "" if path in {"", ":memory:"} else os.path.abspath(path)
+        self._waits = waits
         self._now = now
         self.template: sqlite3.Connection | None = None  # what a database in memory begins with
         self._is_migrating = create
@@ -91,6 +96,7 @@ class SQLite:
         connection = self.engine.connect()
         connection.info["tmad.now"] = self._now
         connection.info["tmad.begin"] = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        connection.info["tmad.waits"] = self._waits
         # A writer waits for the lock by itself: see _begin.
         pragmas = ["query_only=ON" if read_only else "busy_timeout=0"]
         if not read_only and not self._is_migrating:
@@ -192,7 +198,15 @@ def _begin(connection: sa.Connection) -> None:
     # SQLite's own waiting for the write lock sleeps up to 100 ms at a time, while a commit of
     # another process takes 2.
     execute = driver(connection).execute
-    _when_free(lambda: execute(statement))
+    if connection.info["tmad.waits"]:
+        _when_free(lambda: execute(statement))
+        return
+    try:
+        execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise LockedError from None
 
 
 def _when_free(function: Callable[[], object]) -> None:
