@@ -208,6 +208,8 @@ LETTERS = {
 
 # Takes an actor without asking for a permission, because of the reason given.
 UNGUARDED = {
+    "tmad.ca.founding.Founding.begin": "the steps of Ceremony.create and Ceremony.rekey",
+    "tmad.ca.founding.Founding.sign": "a step of Ceremony.renew, too",
     "tmad.ca.ordering.Ordering.by_hand": "the first half of Authority.issue; changes nothing",
     "tmad.ca.pipeline.Authority.issue_pending": "the second half of Requests.approve",
     "tmad.managed.objects.Objects.visible_tenants": "answers with what the actor may see",

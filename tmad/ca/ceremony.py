@@ -1,15 +1,9 @@
-"""Key ceremonies: authorities that are made, renewed, given new keys, withdrawn.
-
-A key and its issuer row (state "creating") are committed before anything is signed. What a
-crash leaves behind is completed when the certificate exists, and removed when it does not;
-``recover`` does so at start, and the next ceremony of the same authority does so first.
-"""
+"""Key ceremonies: authorities that are made, renewed, given new keys, withdrawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,46 +12,26 @@ from cryptography import x509
 
 from tmad import documents
 from tmad.ca import generation
-from tmad.ca.authority import KIND, AuthorityDocument, load_key, slug_of
-from tmad.ca.charter import ROOT_PROFILE, SUB_PROFILE, Charter
+from tmad.ca.authority import AuthorityDocument
+from tmad.ca.charter import Charter
+from tmad.ca.founding import Founding, Signed, find_certificates
 from tmad.ca.hierarchy import Hierarchy, Issuer
 from tmad.ca.pipeline import Authority
-from tmad.ca.requests import Proof
 from tmad.ca.revocation import Revocation
-from tmad.ca.scheme import check_policy
 from tmad.ca.status import Reason
-from tmad.ca.trust import check_path, spki_sha256
+from tmad.ca.trust import spki_sha256
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.identity.access import guarded
 from tmad.identity.actors import Actor
 from tmad.journal import Journal
 from tmad.managed.objects import Objects
-from tmad.signer.algorithms import KeyAlgorithm, of
-from tmad.signer.keyring import KeyHandle, Keyring
-from tmad.storage import certificates, changes, issuers, leases
-from tmad.storage import objects as object_rows
+from tmad.signer.algorithms import KeyAlgorithm
+from tmad.signer.keyring import Keyring
+from tmad.storage import changes, issuers, leases
 from tmad.storage.database import Database
 from tmad.storage.issuers import IssuerRow, IssuerState
 from tmad.storage.leases import Lease
-from tmad.storage.private_keys import KeyRow
-
-_PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A new CA certificate with its chain to the root, and who signed it (None: itself)."""
-
-    path: tuple[x509.Certificate, ...]
-    parent_id: int | None
-
-    @classmethod
-    def by(cls, above: Issuer | None, certificate: x509.Certificate) -> Signed:
-        """Return what ``above`` signed."""
-        if above is None:
-            return cls((certificate,), None)
-        return cls((certificate, *above.chain), above.id)
 
 
 class Ceremony:
@@ -79,13 +53,14 @@ class Ceremony:
         """``holder`` names this process in leases."""
         self.journal = journal
         self._database = database
-        self._objects = objects
         self._keyring = keyring
         self._hierarchy = hierarchy
-        self._authority = authority
         self._revocation = revocation
         self._now = now
         self._holder = holder
+        self._founding = Founding(
+            database, journal, objects, keyring, hierarchy, authority, now, holder=holder
+        )
 
     @guarded("authority.create")
     async def create(
@@ -132,24 +107,11 @@ class Ceremony:
         async with generation.alone(
             self._database, self._now, generation.lease_name(tenant, name), self._holder
         ) as lease:
-            await self._settle_authority(tenant, name)
-            return await self._begin(
+            await self._founding.settle(tenant, name)
+            return await self._founding.begin(
                 actor,
                 lease,
-                IssuerRow(
-                    tenant=tenant,
-                    authority=name,
-                    generation=1,
-                    state=IssuerState.PENDING if external else IssuerState.CREATING,
-                    key_id="",
-                    subject_der=subject.public_bytes(),
-                    certificate_der=None,
-                    chain_der=b"",
-                    parent_issuer_id=None if above is None else above.id,
-                    not_before=None,
-                    not_after=None,
-                    created_at=self._now(),
-                ),
+                self._new_row(tenant, name, 1, subject.public_bytes(), above, external=external),
                 charter,
                 above,
                 algorithm=algorithm,
@@ -191,25 +153,12 @@ class Ceremony:
         async with generation.alone(
             self._database, self._now, generation.lease_name(tenant, name), self._holder
         ) as lease:
-            await self._settle_authority(tenant, name)
-            newest = (await self._hierarchy.generations(tenant, name))[-1]
-            return await self._begin(
+            await self._founding.settle(tenant, name)
+            number = (await self._hierarchy.generations(tenant, name))[-1].generation + 1
+            return await self._founding.begin(
                 actor,
                 lease,
-                IssuerRow(
-                    tenant=tenant,
-                    authority=name,
-                    generation=newest.generation + 1,
-                    state=IssuerState.PENDING if external else IssuerState.CREATING,
-                    key_id="",
-                    subject_der=old.subject_der,
-                    certificate_der=None,
-                    chain_der=b"",
-                    parent_issuer_id=None if above is None else above.id,
-                    not_before=None,
-                    not_after=None,
-                    created_at=self._now(),
-                ),
+                self._new_row(tenant, name, number, old.subject_der, above, external=external),
                 charter,
                 above,
                 algorithm=algorithm or present.algorithm,
@@ -265,7 +214,7 @@ class Ceremony:
         async with generation.alone(
             self._database, self._now, generation.lease_name(tenant, name), self._holder
         ) as lease:
-            signed = await self._signed(actor, issuer, charter, above, dry_run=dry_run)
+            signed = await self._founding.sign(actor, issuer, charter, above, dry_run=dry_run)
             if dry_run:
                 return issuer
             await self._database.write(self._replace, actor, lease, issuer.id, signed)
@@ -291,7 +240,7 @@ class Ceremony:
         for issuer in await self._hierarchy.generations(tenant, name):
             if issuer.certificate is None:
                 if not dry_run:
-                    await self._remove(actor.name, issuer.id, issuer.key_id)
+                    await self._founding.remove(actor.name, issuer.id, issuer.key_id)
                 continue
             await self._database.write(
                 self._withdraw, actor, issuer.id, reason, None, dry_run=dry_run
@@ -332,139 +281,35 @@ class Ceremony:
 
     async def recover(self) -> int:
         """Complete or remove what a crash left half made; return how many there were."""
-        settled = after = 0
-        while page := await self._database.read(_creating, after):
-            after = page[-1].id
-            for row in page:
-                try:
-                    async with generation.alone(
-                        self._database,
-                        self._now,
-                        generation.lease_name(row.tenant, row.authority),
-                        self._holder,
-                    ):
-                        settled += await self._settle(row.id)
-                except Fault as fault:
-                    # Another process is making it: nothing was left behind.
-                    if fault.rule != "lease.held":
-                        raise
-        return settled
+        return await self._founding.recover()
 
     # -- steps --------------------------------------------------------------------------------
 
-    async def _begin(
+    def _new_row(
         self,
-        actor: Actor,
-        lease: Lease,
-        row: IssuerRow,
-        charter: Charter,
+        tenant: str,
+        name: str,
+        number: int,
+        subject_der: bytes,
         above: Issuer | None,
         *,
-        algorithm: KeyAlgorithm,
-        store: str | None,
-        rules: AuthorityDocument | None,
-        target: IssuerState,
-        dry_run: bool,
-    ) -> Issuer:
-        """Make the key, commit it with its row, and have it certified."""
-        handle = await self._keyring.generate(
-            algorithm,
-            tenant=row.tenant,
-            label=slug_of(row.tenant, row.authority, row.generation),
-            store=store,
-            save=False,
+        external: bool,
+    ) -> IssuerRow:
+        """Return a generation that has neither key nor certificate yet."""
+        return IssuerRow(
+            tenant=tenant,
+            authority=name,
+            generation=number,
+            state=IssuerState.PENDING if external else IssuerState.CREATING,
+            key_id="",
+            subject_der=subject_der,
+            certificate_der=None,
+            chain_der=b"",
+            parent_issuer_id=None if above is None else above.id,
+            not_before=None,
+            not_after=None,
+            created_at=self._now(),
         )
-        row = replace(row, key_id=handle.id)
-        try:
-            row, issuer = await self._database.write(
-                self._prepare, actor, lease, handle, row, rules, dry_run=dry_run
-            )
-        except BaseException:
-            await self._keyring.discard(handle)
-            raise
-        if dry_run:
-            await self._keyring.discard(handle)
-            if above is not None:
-                await self._signed(actor, issuer, charter, above, dry_run=True)
-            return issuer
-        if row.state is IssuerState.PENDING:
-            return await self._hierarchy.by_id(row.id)
-        try:
-            signed = await self._signed(actor, issuer, charter, above)
-            await self._database.write(self._complete, actor.name, lease, row.id, signed, target)
-        except Exception:
-            # What cannot be settled now, recover() settles later.
-            with suppress(Fault):
-                await self._settle(row.id)
-            raise
-        return await self._hierarchy.by_id(row.id)
-
-    async def _signed(
-        self,
-        actor: Actor,
-        issuer: Issuer,
-        charter: Charter,
-        above: Issuer | None,
-        *,
-        dry_run: bool = False,
-    ) -> Signed:
-        """Have the pipeline issue a CA certificate for this issuer's key."""
-        signer = above or issuer
-        issued = await self._authority.issue(
-            generation.on_behalf(actor),
-            signer.tenant,
-            authority=signer.authority,
-            # A root signs itself, active or not; a parent signs with whatever key is active.
-            issuer_id=issuer.id if above is None else None,
-            profile=ROOT_PROFILE if above is None else SUB_PROFILE,
-            subject=charter.subject,
-            names=(),
-            public_key=issuer.public_key,
-            constraints=charter.constraints,
-            proof=Proof.GENERATED_HERE,
-            validity=charter.lifetime,
-            dry_run=dry_run,
-        )
-        if above is not None:
-            above = await self._hierarchy.by_id(issued.issuer_id)
-        signed = Signed.by(above, issued.certificate)
-        if not dry_run:
-            check_path(signed.path, self._now())
-        return signed
-
-    async def _settle_authority(self, tenant: str, name: str) -> None:
-        for row in await self._database.read(issuers.find_of_authority, tenant, name):
-            if row.state is IssuerState.CREATING:
-                await self._settle(row.id)
-
-    async def _settle(self, issuer_id: int) -> int:
-        """Complete a generation whose certificate exists, remove any other."""
-        issuer = await self._hierarchy.by_id(issuer_id)
-        if issuer.state is not IssuerState.CREATING:
-            return 0
-        above_id = issuer.parent_issuer_id
-        above = None if above_id is None else await self._hierarchy.by_id(above_id)
-        certificate = await self._database.read(
-            _certificate_of, (above or issuer).id, spki_sha256(issuer.public_key)
-        )
-        if certificate is None:
-            await self._remove("system", issuer.id, issuer.key_id)
-        else:
-            target = IssuerState.ACTIVE if issuer.generation == 1 else IssuerState.NEXT
-            await self._database.write(
-                self._complete,
-                "system",
-                None,
-                issuer.id,
-                Signed.by(above, certificate),
-                target,
-            )
-        return 1
-
-    async def _remove(self, actor: str, issuer_id: int, key_id: str) -> None:
-        # The key first: done twice, this does no harm; left out, it would stay in the HSM.
-        await generation.destroy_key(self._keyring, key_id)
-        await self._database.write(self._forget, actor, issuer_id)
 
     async def _parent(self, tenant: str, parent: str) -> Issuer:
         """Return the issuer that is to sign; it must be able and willing to."""
@@ -505,72 +350,6 @@ class Ceremony:
         return charter.for_root() if above is None else charter.below(above, self._now())
 
     # -- transactions -------------------------------------------------------------------------
-
-    def _prepare(
-        self,
-        connection: sa.Connection,
-        actor: Actor,
-        lease: Lease,
-        handle: KeyHandle,
-        row: IssuerRow,
-        rules: AuthorityDocument | None,
-    ) -> tuple[IssuerRow, Issuer]:
-        leases.assert_held(connection, lease, self._now())
-        if row.generation == 1 and issuers.find_of_authority(connection, row.tenant, row.authority):
-            raise Fault(
-                FaultCode.CONFLICT,
-                f"authority {row.authority} exists",
-                rule="authority.exists",
-            )
-        present = object_rows.by_name(connection, row.tenant, KIND, row.authority)
-        if rules is not None or present is None:
-            stored = self._objects.put_in(
-                connection, actor, row.tenant, KIND, row.authority, rules or AuthorityDocument()
-            )
-            document, revision = stored.document, stored.revision
-        else:
-            document = AuthorityDocument.model_validate_json(present.document)
-            revision = present.revision
-        key: KeyRow = generation.key_row(handle)
-        public_key = load_key(key.public_key_der)
-        check_policy(public_key, document.signature)
-        row = generation.insert(connection, key, row)
-        self.journal.append(
-            connection,
-            generation.event(
-                "prepared",
-                actor.name,
-                row,
-                state=row.state.value,
-                store=handle.store,
-                algorithm=of(public_key).value,
-                spki_sha256=key.spki_sha256.hex(),
-            ),
-        )
-        return row, Issuer.load(connection, row, document, revision)
-
-    def _complete(
-        self,
-        connection: sa.Connection,
-        actor: str,
-        lease: Lease | None,
-        issuer_id: int,
-        signed: Signed,
-        state: IssuerState,
-    ) -> None:
-        if lease is not None:
-            leases.assert_held(connection, lease, self._now())
-        issuers.in_turn(connection)
-        row = issuers.by_id(connection, issuer_id)
-        if row is None or row.state is not IssuerState.CREATING:
-            raise Fault(FaultCode.CONFLICT, "the authority was finished or removed meanwhile")
-        row = generation.sign(connection, row, signed.path, state, signed.parent_id)
-        generation.check_subject_free(connection, row)
-        kind = "created" if state is IssuerState.ACTIVE else "staged"
-        self.journal.append(
-            connection,
-            generation.event(kind, actor, row, **generation.certificate_data(signed.path[0])),
-        )
 
     def _replace(
         self,
@@ -635,19 +414,13 @@ class Ceremony:
             ),
         )
 
-    def _forget(self, connection: sa.Connection, actor: str, issuer_id: int) -> None:
-        issuers.in_turn(connection)
-        row = issuers.by_id(connection, issuer_id)
-        if row is not None:
-            generation.remove(connection, self.journal, actor, row)
-
     async def _revoke_above(
         self, actor: Actor, issuer: Issuer, reason: Reason, *, dry_run: bool
     ) -> None:
         """Revoke every certificate of this key at the authorities here that signed one."""
         after = 0
         key = spki_sha256(issuer.public_key)
-        while page := await self._database.read(_certificates_of_key, key, after):
+        while page := await self._database.read(find_certificates, key, after):
             for row in page:
                 after = row.id
                 # A root's own certificate is not revoked by itself (RFC 5280, 6.1).
@@ -656,26 +429,3 @@ class Ceremony:
                 await self._revocation.revoke_by_id(
                     generation.on_behalf(actor), row.tenant, row.id, reason, dry_run=dry_run
                 )
-
-
-def _creating(connection: sa.Connection, after: int) -> list[IssuerRow]:
-    return issuers.find_in_state(connection, IssuerState.CREATING, after=after, limit=_PAGE)
-
-
-def _certificates_of_key(
-    connection: sa.Connection, spki_sha256: bytes, after: int
-) -> list[certificates.CertificateRow]:
-    return certificates.find_by_key(connection, spki_sha256, after, _PAGE)
-
-
-def _certificate_of(
-    connection: sa.Connection, issuer_id: int, spki_sha256: bytes
-) -> x509.Certificate | None:
-    """Return the certificate that this issuer signed for this key."""
-    after = 0
-    while page := _certificates_of_key(connection, spki_sha256, after):
-        after = page[-1].id
-        for row in page:
-            if row.issuer_id == issuer_id and row.certificate_der and row.revoked_at is None:
-                return x509.load_der_x509_certificate(row.certificate_der)
-    return None
