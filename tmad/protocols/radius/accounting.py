@@ -13,8 +13,9 @@ from typing import Final
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Secret
 from tmad.network import attributes
+from tmad.network.accounting import INTERIM, OFF, ON, START, STOP, Report
 from tmad.network.clients import Client
-from tmad.network.sessions import INTERIM, OFF, ON, START, STOP, Report, Sessions
+from tmad.network.sessions import Sessions
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Packet
 from tmad.protocols.radius.responder import Asked, visit_of
