@@ -75,10 +75,12 @@ def server(script: Script, host: str = "127.0.0.1", port: int = 0) -> Iterator[i
             connection.close()
 
     threading.Thread(target=serve, daemon=True).start()
-    yield listener.getsockname()[1]
-    # Closing alone does not wake the thread that accepts.
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        # Closing alone does not wake the thread that accepts.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 def heard(connection: socket.socket) -> bytes:
