@@ -48,7 +48,7 @@ class Daemon:
 
     With ``snmp`` (True, or lines of [protocols.snmp]) the SNMP agent answers, else it is off.
     ``settings`` are sections of tmad.toml, ``radius`` and ``ldap`` further lines of
-    [protocols.radius] and [protocols.ldap]; without ``ldap`` that one stays closed.
+    [protocols.radius] and [protocols.ldap]; without ``ldap`` and ``radsec`` those stay closed.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Daemon:
         workers: int = 1,
         settings: str = "",
         radius: str = "",
+        radsec: bool = False,
         ldap: str | bool = False,
         snmp: bool | str = False,
         environment: Mapping[str, str] | None = None,
@@ -90,7 +91,9 @@ class Daemon:
                 "\n[protocols.radius]\n"
                 f'auth = ["127.0.0.1:{self.radius_port}"]\n'
                 f'accounting = ["127.0.0.1:{self.radius_acct_port}"]\n'
-                f"{radius}\n[protocols.ldap]\n"
+                f"{radius}\n"
+                + (f'radsec = ["127.0.0.1:{self.radsec_port}"]\n' if radsec else "")
+                + "[protocols.ldap]\n"
                 f'listen = ["127.0.0.1:{self.ldap_port}"]\n'
                 f'tls = ["127.0.0.1:{self.ldaps_port}"]\n'
                 f"{ldap if isinstance(ldap, str) else ''}\n"

@@ -8,12 +8,17 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
+from typing import TypeVar
 
 from tests.daemon import free_ports
 from tests.pki import Identity
 
+Self = TypeVar("Self", bound="Server")
+
+_READY = "Ready to process requests"
+
 # Nothing in it depends on what Debian puts below /etc: one file holds all of it.
-_CONFIGURATION = """
+_HEAD = """
 prefix = /usr
 libdir = /usr/lib/freeradius
 name = radiusd
@@ -27,11 +32,6 @@ max_request_time = 30
 cleanup_delay = 5
 max_requests = 65536
 hostname_lookups = no
-log {{
-    destination = files
-    file = {home}/radius.log
-    auth = no
-}}
 security {{
     allow_core_dumps = no
     max_attributes = 200
@@ -45,6 +45,13 @@ thread pool {{
     max_spare_servers = {threads}
     max_requests_per_server = 0
     max_queue_size = 65536
+}}
+"""
+_CONFIGURATION = """
+log {{
+    destination = files
+    file = {home}/radius.log
+    auth = no
 }}
 client loopback {{
     ipaddr = 127.0.0.1
@@ -198,14 +205,66 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER);
 """
 
 
-class FreeRADIUS:
-    """One server in a directory of its own, for the certificates that ``authority`` issued.
+class Server:
+    """A server in a directory of its own that serves what ``configuration`` says."""
+
+    program = "/usr/sbin/freeradius"
+    options: tuple[str, ...] = ("-f",)
+
+    def __init__(self, directory: Path, configuration: str, *, threads: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        file = directory / "radiusd.conf"
+        file.write_text(_HEAD.format(home=directory, threads=threads) + configuration)
+        file.chmod(0o600)  # it warns of what others can read
+
+    @property
+    def pid(self) -> int:
+        """Return the process with all its threads."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """Return everything that it has said."""
+        files = self.directory / "radius.log", self.directory / "output"
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
+
+    def start(self: Self) -> Self:
+        """Start it and wait until it says that it listens."""
+        heard = self.log().count(_READY)
+        with (self.directory / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [self.program, *self.options, "-d", str(self.directory), "-n", "radiusd"],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while self.log().count(_READY) == heard:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"FreeRADIUS did not start\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+        return self
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+class FreeRADIUS(Server):
+    """One for the certificates that ``authority`` issued.
 
     With ``records`` it does more of what tmad does: each login becomes a durable row in SQLite,
     and one with a password raises a counter there. ``check_crl`` wants CRLs in ``authority``.
     """
-
-    program = "/usr/sbin/freeradius"
 
     def __init__(
         self,
@@ -220,22 +279,18 @@ class FreeRADIUS:
         check_crl: bool = False,
         records: bool = False,
     ) -> None:
-        self.directory = directory
         self.secret = secret
         self.port, *_ = free_ports(2)
-        self._process: subprocess.Popen[bytes] | None = None
-        # Since 3.2 it resumes only sessions that it finds in files.
-        (directory / "sessions").mkdir(parents=True, exist_ok=True)
         configuration = _CONFIGURATION.format(
             home=directory, port=self.port, secret=secret, key=identity.key,
-            chain=identity.chain, authority=authority, fragment=fragment, threads=threads,
+            chain=identity.chain, authority=authority, fragment=fragment,
             check_crl="yes" if check_crl else "no", record=_RECORD if records else "",
             sql=_SQL.format(home=directory, threads=threads) if records else "",
         )  # fmt: skip
-        (directory / "radiusd.conf").write_text(configuration)
-        # It warns of each file that it could read and others can, too.
-        for path in (directory / "radiusd.conf", identity.key):
-            path.chmod(0o600)
+        super().__init__(directory, configuration, threads=threads)
+        # Since 3.2 it resumes only sessions that it finds in files.
+        (directory / "sessions").mkdir(exist_ok=True)
+        identity.key.chmod(0o600)
         lines = (f'{name} Cleartext-Password := "{word}"\n' for name, word in (users or {}).items())
         (directory / "users").write_text("".join(lines))
         if records:
@@ -245,35 +300,3 @@ class FreeRADIUS:
                     "INSERT INTO counters VALUES (?, 0)", [(name,) for name in users or {}]
                 )
                 database.commit()
-
-    @property
-    def pid(self) -> int:
-        """Return the process with all its threads."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> FreeRADIUS:
-        """Start it and wait until it says that it listens."""
-        with (self.directory / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [self.program, "-f", "-d", str(self.directory), "-n", "radiusd"],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, "LC_ALL": "C"},
-            )  # fmt: skip
-        log = self.directory / "radius.log"
-        deadline = time.monotonic() + 20
-        while not (log.exists() and "Ready to process requests" in log.read_text()):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text() if log.exists() else ""
-                said += (self.directory / "output").read_text()
-                self.stop()
-                raise AssertionError(f"FreeRADIUS did not start\n{said[-3000:]}")
-            time.sleep(0.05)
-        return self
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None

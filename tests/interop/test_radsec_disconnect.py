@@ -17,41 +17,17 @@ from typing import Any
 import pytest
 
 from tests.daemon import Daemon, free_ports
+from tests.freeradius import Server
+from tests.radius import OPEN_POLICY
 from tests.system.commands import commands_of
 
 pytestmark = pytest.mark.interop
 
 PASSWORD = secrets.token_urlsafe(12)
 PROXY = "proxy.example.test"
-POLICY = """
-[tenant.default.radius-policy.all]
-order = 10
-[[tenant.default.radius-policy.all.rules]]
-name = "all"
-"""
 # Whatever ends is acknowledged, but for the stations of one port: those it does not know.
 CONFIGURATION = """
-prefix = /usr
-libdir = /usr/lib/freeradius
-name = proxy
-raddbdir = {home}
-confdir = {home}
-run_dir = {home}
-logdir = {home}
-pidfile = {home}/pid
-max_request_time = 30
-cleanup_delay = 1
 proxy_requests = yes
-security {{
-    reject_delay = 0
-}}
-thread pool {{
-    start_servers = 1
-    max_servers = 2
-    min_spare_servers = 0
-    max_spare_servers = 1
-    max_requests_per_server = 0
-}}
 client loopback {{
     ipaddr = 127.0.0.1
     secret = {secret}
@@ -120,61 +96,33 @@ server ends {{
 """
 
 
-class Proxy:
-    """FreeRADIUS between its clients, here radclient, and the node."""
+class Proxy(Server):
+    """FreeRADIUS between its clients, here radclient, and the node; it tells every packet."""
+
+    options = ("-X",)
 
     def __init__(self, directory: Path, daemon: Daemon, pki: Path) -> None:
-        directory.mkdir()
         [self.port] = free_ports(1)
         self.secret = secrets.token_hex(16)
-        self._log = directory / "log"
-        self._directory = directory
-        (directory / "radiusd.conf").write_text(
-            CONFIGURATION.format(
-                home=directory,
-                port=self.port,
-                secret=self.secret,
-                radsec_port=daemon.radsec_port,
-                certificate=pki / f"{PROXY}.chain.pem",
-                key=pki / f"{PROXY}.key",
-                root=daemon.pem("root"),
-            )
+        configuration = CONFIGURATION.format(
+            port=self.port,
+            secret=self.secret,
+            radsec_port=daemon.radsec_port,
+            certificate=pki / f"{PROXY}.chain.pem",
+            key=pki / f"{PROXY}.key",
+            root=daemon.pem("root"),
         )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                ["/usr/sbin/freeradius", "-X", "-d", str(self._directory), "-n", "radiusd"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        deadline = time.monotonic() + 15
-        while "Ready to process requests" not in self.log():
-            assert time.monotonic() < deadline, self.log()[-3000:]
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        super().__init__(directory, configuration, threads=2)
 
 
 class Site:
     def __init__(self, directory: Path, *init: str) -> None:
-        self.daemon = Daemon(directory / "node", *init, workers=2, radius="reject_delay = 0")
-        text = self.daemon.config.read_text().replace(
-            "[protocols.radius]\n",
-            f'[protocols.radius]\nradsec = ["127.0.0.1:{self.daemon.radsec_port}"]\n',
+        self.daemon = Daemon(
+            directory / "node", *init, workers=2, radius="reject_delay = 0", radsec=True
         )
-        self.daemon.config.write_text(text)
-        (directory / "policy.toml").write_text(POLICY)
         (directory / "password").write_text(PASSWORD)
         self.tmad = commands_of(self.daemon)
-        self.tmad.run("apply", str(directory / "policy.toml"))
+        self.daemon.tmad("apply", "-", text=OPEN_POLICY)
         self.tmad.run(
             "radius-client", "create", "proxy", "--radsec-name", PROXY, "--method", "pap",
             "--set", "coa.via=radsec",

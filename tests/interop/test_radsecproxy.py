@@ -18,6 +18,7 @@ from cryptography import x509
 from tests.daemon import Daemon, free_ports
 from tests.eapol import NAS, Peer, login
 from tests.pki import Authority
+from tests.radius import OPEN_POLICY
 from tests.system.commands import commands_of
 from tmad.protocols.radius import codec
 
@@ -26,13 +27,6 @@ pytestmark = pytest.mark.interop
 SECRET = b"radsec"  # RFC 6614, 2.3: the word itself
 PASSWORD = secrets.token_urlsafe(12)
 PROXY = "proxy.example.test"
-POLICY = """
-[tenant.default.radius-policy.all]
-order = 10
-[[tenant.default.radius-policy.all.rules]]
-name = "all"
-then = "accept"
-"""
 
 
 class Site:
@@ -40,18 +34,11 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.daemon = Daemon(directory / "node")
-        # The port is known only now.
-        text = self.daemon.config.read_text().replace(
-            "[protocols.radius]\n",
-            f'[protocols.radius]\nradsec = ["127.0.0.1:{self.daemon.radsec_port}"]\n',
-        )
-        self.daemon.config.write_text(text)
+        self.daemon = Daemon(directory / "node", radsec=True)
         self.pki = directory / "pki"
-        (directory / "policy.toml").write_text(POLICY)
         (directory / "password").write_text(PASSWORD)
         tmad = commands_of(self.daemon)
-        tmad.run("apply", str(directory / "policy.toml"))
+        self.daemon.tmad("apply", "-", text=OPEN_POLICY)
         tmad.run(
             "radius-client", "create", "proxy", "--radsec-name", PROXY,
             "--method", "eap-tls", "--method", "pap",

@@ -18,10 +18,7 @@ _IN_A_ROW = 12  # handshakes, so that each process has its turn
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(tmp_path_factory.mktemp("node"), workers=2, ldap=True)
-    settings = node.config.read_text()
-    radsec = f'[protocols.radius]\nradsec = ["127.0.0.1:{node.radsec_port}"]\n'
-    node.config.write_text(settings.replace("[protocols.radius]\n", radsec))
+    node = Daemon(tmp_path_factory.mktemp("node"), workers=2, ldap=True, radsec=True)
     yield node.start()
     node.kill()
 
