@@ -8,23 +8,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
 
-from tmad.ca.endpoint import journal_refusal, object_name
+from tmad.ca.endpoint import object_name
 from tmad.ca.requests import Credential, EndpointID, NoCredential
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.wstep import policies, templates
 from tmad.protocols.wstep.policies import Address, Authentication, Policies, Template
+from tmad.protocols.wstep.serving import serve
 from tmad.protocols.wstep.visit import (
     EndpointOptions,
     Presenting,
     URLs,
     Visit,
     ask_for_ticket,
-    check_media_type,
-    check_times,
-    refusal,
     respond,
 )
-from tmad.wire import soap
 from tmad.wire.http import Request, Response
 
 if TYPE_CHECKING:
@@ -60,21 +57,7 @@ class PolicyResponder:
         return await self._respond(request, self._default_label)
 
     async def _respond(self, request: Request, label: str) -> Response:
-        if request.method != "POST":
-            return Response(status=405, headers=(("Allow", "POST"),), body=b"POST a message\n")
-        message = None
-        visit = None
-        try:
-            check_media_type(request)
-            message = soap.decode(request.body)
-            check_times(message, self._services.now())
-            endpoint = await self._services.endpoints.by_id(EndpointID("wstep", label))
-            visit = Visit(request=request, endpoint=endpoint, message=message)
-            return await self._answer(visit)
-        except Fault as fault:
-            if visit is not None:
-                await self._journal(visit, fault)
-            return refusal(fault, "" if message is None else message.message_id)
+        return await serve(self._services, request, label, self._answer, via="xcep")
 
     async def _answer(self, visit: Visit) -> Response:
         question = policies.decode(visit.message)
@@ -186,13 +169,6 @@ class PolicyResponder:
             (await load(endpoint.tenant, "endpoint", object_name(endpoint.id))).updated_at,
             (await load(endpoint.tenant, "profile", document.profile)).updated_at,
             issuer.certificate.not_valid_before_utc,
-        )
-
-    async def _journal(self, visit: Visit, fault: Fault) -> None:
-        if fault.code is FaultCode.UNAVAILABLE:
-            return
-        await journal_refusal(
-            self._services.journal, visit.endpoint, fault, peer=visit.request.peer, via="xcep"
         )
 
 

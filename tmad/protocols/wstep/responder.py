@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tmad.ca.endpoint import journal_refusal
 from tmad.ca.requests import (
     Credential,
-    EndpointID,
     EnrollmentRequest,
     Intent,
     Issued,
@@ -24,18 +22,16 @@ from tmad.ca.requests import (
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.wstep import codec, templates
 from tmad.protocols.wstep.codec import Submission
+from tmad.protocols.wstep.serving import serve
 from tmad.protocols.wstep.visit import (
     Presenting,
     URLs,
     Visit,
     ask_for_ticket,
     certificates,
-    check_media_type,
-    check_times,
-    refusal,
     respond,
 )
-from tmad.wire import cms, signatures, soap
+from tmad.wire import cms, signatures
 from tmad.wire.http import Request, Response
 
 if TYPE_CHECKING:
@@ -57,21 +53,8 @@ class WSTEPResponder:
         label, *rest = request.tail.decode("ascii", "replace").strip("/").split("/")
         if rest not in ([], [_RENEWAL]):
             return Response(status=404, body=b"there is no such service\n")
-        if request.method != "POST":
-            return Response(status=405, headers=(("Allow", "POST"),), body=b"POST a message\n")
-        message = None
-        visit = None
-        try:
-            check_media_type(request)
-            message = soap.decode(request.body)
-            check_times(message, self._services.now())
-            endpoint = await self._services.endpoints.by_id(EndpointID("wstep", label))
-            visit = Visit(request=request, endpoint=endpoint, message=message)
-            return await self._answer(visit, is_renewal=bool(rest))
-        except Fault as fault:
-            if visit is not None:
-                await self._journal(visit, fault)
-            return refusal(fault, "" if message is None else message.message_id)
+        answer = partial(self._answer, is_renewal=bool(rest))
+        return await serve(self._services, request, label, answer, via="wstep")
 
     async def _answer(self, visit: Visit, *, is_renewal: bool) -> Response:
         credential = await self._presenting.credential(visit)
@@ -173,14 +156,6 @@ class WSTEPResponder:
                 certificates=(own_der,),
                 content_type=codec.PKI_RESPONSE,
             ),
-        )
-
-    async def _journal(self, visit: Visit, fault: Fault) -> None:
-        """Write down a refusal that the pipeline has not written down itself."""
-        if fault.code is FaultCode.UNAVAILABLE:
-            return
-        await journal_refusal(
-            self._services.journal, visit.endpoint, fault, peer=visit.request.peer
         )
 
 

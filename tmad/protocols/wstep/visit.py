@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from hashlib import sha256, sha384, sha512
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
@@ -33,10 +32,8 @@ if TYPE_CHECKING:
 _GRACE: Final = 10  # seconds after which to come again, where a Fault does not say
 _CERTIFICATE_PORT: Final = 8444
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-fA-F:]{2,39}\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?")
-_SKEW: Final = timedelta(minutes=5)
 _PASSWORDS: Final = frozenset({"password", "challenge", "directory", "webhook"})
 _HASHES: Final = {"sha384": sha384, "sha512": sha512}
-_MEDIA_TYPE: Final = re.compile(r"\s*application/soap\+xml\s*(;|$)", re.IGNORECASE)
 
 
 class EndpointOptions(BaseModel):
@@ -122,32 +119,6 @@ class Visit:
         """Return the client's TLS certificates, its own first; Fault(FORBIDDEN)."""
         tls = self.request.tls
         return () if tls is None else certificates(tls.certificates)
-
-
-def check_media_type(request: Request) -> None:
-    """Raise Fault(UNSUPPORTED) for what does not call itself SOAP 1.2."""
-    if not _MEDIA_TYPE.match(request.headers.get("content-type", "")):
-        raise Fault(
-            FaultCode.UNSUPPORTED,
-            "the content type must be application/soap+xml",
-            rule="soap.content-type",
-        )
-
-
-def check_times(message: soap.Message, now: datetime) -> None:
-    """Raise Fault(BAD_TIME) for a message that says it is not for now (WS-Security, 10)."""
-    is_early = message.created is not None and message.created > now + _SKEW
-    if is_early or (message.expires is not None and message.expires < now - _SKEW):
-        raise Fault(
-            FaultCode.BAD_TIME,
-            "the message's time stamp is not of now; compare the clocks",
-            rule="soap.time",
-            values={
-                "created": str(message.created),
-                "expires": str(message.expires),
-                "now": now.isoformat(),
-            },
-        )
 
 
 def certificates(found: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
