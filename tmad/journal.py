@@ -272,7 +272,8 @@ class Journal:
         """Give a subscriber what it has not had in the transaction that remembers that it has.
 
         What ``function`` writes to the database happens exactly once for each record. Returns
-        how many records there were, about ``limit`` at most.
+        how many records there were, ``limit`` of each chain at most: with fewer than that in all,
+        there are no more.
         """
         if not await self._database.read(_is_behind, subscriber):
             return 0
