@@ -210,7 +210,7 @@ def _compose(settings: NodeSettings, reactor: Any, seal: Seal, database: Databas
         threads=settings.keyring.threads,
     )
 
-    secrets = EnrollSecrets(database, journal, seal, now, endpoints.door)
+    secrets = EnrollSecrets(database, journal, seal, now, endpoints.door, changes)
     webhooks = Webhooks(reactor, seal, now)
     hierarchy = Hierarchy(database, changes, base_url=settings.public_url)
     status = StatusSource(database)

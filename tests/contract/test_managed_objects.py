@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +26,15 @@ from tmad.signer.seal import Seal
 from tmad.storage import tables
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
+from tmad.storage.enroll_secrets import by_digest
 
 ADMIN = Actor.administrator("local:test")
-ENDPOINT = {"protocol": "scep", "label": "a", "authority": "issuing", "profile": "device"}
+ENDPOINT: dict[str, Any] = {
+    "protocol": "scep",
+    "label": "a",
+    "authority": "issuing",
+    "profile": "device",
+}
 
 
 class World:
@@ -68,13 +75,51 @@ def world(database: Database, loop: Any, clock: Clock) -> World:
     return World(database, loop, clock)
 
 
+def test_a_static_secret_is_kept_until_any_process_revokes_it(
+    world: World, open_database: Callable[..., Database]
+) -> None:
+    world.put("endpoint", "scep-a", ENDPOINT | {"challenge": {"static": True}})
+    row, clear = world.run(world.secrets.create(ADMIN, "default", "scep/a", uses=None))
+    other = open_database()
+    reads: list[bytes] = []
+
+    async def door(endpoint: str) -> Any:
+        raise AssertionError(endpoint)
+
+    async def lookup(function: Any, *arguments: Any) -> Any:
+        reads.append(arguments[-1])
+        return await Database.lookup(other, function, *arguments)
+
+    changes = Changes(other)
+    other.lookup = lookup  # type: ignore[method-assign]
+    secrets = EnrollSecrets(
+        other, Journal(other, "b", world.clock), Seal(b"k" * 32), world.clock, door, changes
+    )
+    digest = secrets.digest("scep/a", clear)
+    for _ in range(3):
+        assert world.run(secrets.find("scep/a", digest)).id == row.id
+    assert reads.count(digest) == 1
+    _, once = world.run(world.secrets.create(ADMIN, "default", "scep/a"))
+    for _ in range(3):
+        world.run(secrets.find("scep/a", secrets.digest("scep/a", once)))
+    assert reads.count(secrets.digest("scep/a", once)) == 3  # it changes with each use
+
+    world.run(world.secrets.revoke(ADMIN, "default", row.id))
+
+    with pytest.raises(Fault) as caught:
+        world.run(secrets.find("scep/a", digest))
+    assert caught.value.rule == "secret.revoked"
+
+
 def test_scep_02_fifty_claims_at_once_let_one_win(world: World) -> None:
     world.put("endpoint", "scep-a", ENDPOINT)
     row, secret = world.run(world.secrets.create(ADMIN, "default", "scep/a"))
     digest = world.secrets.digest("scep/a", secret)
 
     def use(connection: Any, request: str) -> str:
-        world.secrets.find(connection, "scep/a", digest)
+        found = by_digest(connection, "scep/a", digest)
+        assert found is not None
+        world.secrets.check_usable(found)
         world.secrets.claim(connection, [(row.id, request)], world.clock())
         return request
 

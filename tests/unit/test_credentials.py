@@ -70,7 +70,7 @@ class World:
 
     def find(self, secret: Secret, endpoint: str = ROUTERS) -> Any:
         digest = self.secrets.digest(endpoint, secret)
-        return drive(self.database.write(self.secrets.find, endpoint, digest))
+        return drive(self.secrets.find(endpoint, digest))
 
     def claim(self, secret: Any, request: str) -> None:
         drive(self.database.write(self.secrets.claim, [(secret.id, request)], self.clock()))

@@ -97,6 +97,16 @@ def test_what_does_not_exist_takes_no_room() -> None:
     assert not kept._values
 
 
+def test_what_may_not_be_kept_is_not() -> None:
+    kept: KeptByKey[str, int] = KeptByKey(keeps=lambda value: value > 1)
+    for key, value in (("a", 1), ("b", 2)):
+        answer: Deferred[int] = Deferred()
+        _fill(kept.fill(key, answer))
+        answer.callback(value)
+
+    assert [kept.get(key) for key in ("a", "b")] == [None, 2]
+
+
 def test_the_oldest_makes_room() -> None:
     kept: KeptByKey[int, int] = KeptByKey(largest=2)
     for number in (1, 2, 3):

@@ -184,7 +184,7 @@ class Authenticator:
         door = str(endpoint.id)
         digest = self._secrets.digest(door, password.password)
         if "challenge" in accepted:
-            found = await self._database.lookup(self._secrets.presented, door, digest)
+            found = await self._secrets.presented(door, digest)
             if found is not None:
                 return Proven(identity=f"secret:{found.id}", secret=found)
         if "password" in accepted and self._logins is not None:
@@ -331,9 +331,7 @@ class Authenticator:
         document = endpoint.document
         if "challenge" in document.authenticate:
             try:
-                found = await self._database.lookup(
-                    self._secrets.find, door, self._secrets.digest(door, secret)
-                )
+                found = await self._secrets.find(door, self._secrets.digest(door, secret))
             except Fault as fault:
                 if fault.rule != "secret.wrong" or "webhook" not in document.authenticate:
                     raise

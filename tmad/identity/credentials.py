@@ -31,15 +31,19 @@ from tmad.signer.seal import Seal
 from tmad.storage import enroll_secrets as rows
 from tmad.storage.database import Database
 from tmad.storage.enroll_secrets import EnrollSecret
+from tmad.storage.kept import KeptByKey
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from tmad.storage.changes import Changes
 
 _OCTETS: Final = 20  # 160 bits
 _GENERATED: Final = re.compile(rb"[A-Z2-7]{32}")
 _SHORTEST: Final = 16  # characters of a secret that a person brings
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PEERS: Final = 10_000
+_STATIC_KEPT: Final = 1_000
 
 
 class ChallengePolicy(BaseModel):
@@ -81,7 +85,8 @@ class Door:
 class EnrollSecrets:
     """The enrolment secrets of one database.
 
-    ``door`` finds an endpoint; it raises Fault(NOT_FOUND).
+    ``door`` finds an endpoint; it raises Fault(NOT_FOUND). Static secrets are kept as long as
+    ``changes`` tells of no revocation; the transaction that claims one asks the database anyway.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class EnrollSecrets:
         seal: Seal,
         now: Clock,
         door: Callable[[str], Awaitable[Door]],
+        changes: Changes | None = None,
     ) -> None:
         self.journal = journal
         self._database = database
@@ -98,6 +104,12 @@ class EnrollSecrets:
         self._now = now
         self._door = door
         self._failures = _Buckets(now)
+        self._changes = changes
+        self._static: KeptByKey[tuple[str, bytes], EnrollSecret | None] = KeptByKey(
+            largest=_STATIC_KEPT, keeps=lambda row: row is not None and row.uses_left is None
+        )
+        if changes is not None:
+            changes.listen(rows.TOPIC, lambda _: self._static.forget_all())
 
     # -- for actors -------------------------------------------------------------------------
 
@@ -193,19 +205,26 @@ class EnrollSecrets:
         """Return what the database knows of a secret; it differs from endpoint to endpoint."""
         return self._seal.digest(f"enroll-secret {endpoint}", _canonical(secret))
 
-    def find(self, connection: Connection, endpoint: str, digest: bytes) -> EnrollSecret:
+    async def find(self, endpoint: str, digest: bytes) -> EnrollSecret:
         """Return the usable secret with this digest; the neutral Fault for any other."""
-        row = rows.by_digest(connection, endpoint, digest)
+        row = await self.presented(endpoint, digest)
         if row is None:
             raise refusal("secret.wrong", endpoint=endpoint)
         self.check_usable(row)
         return row
 
-    def presented(
-        self, connection: Connection, endpoint: str, digest: bytes
-    ) -> EnrollSecret | None:
+    async def presented(self, endpoint: str, digest: bytes) -> EnrollSecret | None:
         """Return the secret with this digest in whatever state; ``check_usable`` follows."""
-        return rows.by_digest(connection, endpoint, digest)
+        reading = self._database.lookup
+        if self._changes is None:
+            return await reading(rows.by_digest, endpoint, digest)
+        await self._changes.catch_up()
+        kept = self._static.get((endpoint, digest))
+        if kept is not None:
+            return kept
+        return await self._static.fill(
+            (endpoint, digest), reading(rows.by_digest, endpoint, digest)
+        )
 
     def shared(
         self, connection: Connection, tenant: str, endpoint: str, reference: str

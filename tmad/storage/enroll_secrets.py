@@ -10,8 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from tmad.errors import Fault, FaultCode
+from tmad.storage import changes
 from tmad.storage.statement import Listing, Statement
 from tmad.storage.tables import enroll_secrets as t
+
+TOPIC = "enroll_secrets"  # of the changes: a secret that was revoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +197,8 @@ def revoke(connection: sa.Connection, tenant: str, secret_id: str, now: datetime
         .where(t.c.id == secret_id, t.c.tenant == tenant, t.c.revoked_at.is_(None))
         .values(revoked_at=now)
     )
+    if result.rowcount == 1:
+        changes.record(connection, TOPIC, secret_id)
     return result.rowcount == 1
 
 

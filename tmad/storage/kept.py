@@ -42,10 +42,19 @@ class Kept(Generic[_Value]):
 class KeptByKey(Generic[_Key, _Value]):
     """Values by what they were asked by; ``get`` returns None for one that has to be read."""
 
-    def __init__(self, *, largest: int | None = None) -> None:
-        """Keep at most the ``largest`` number of values: those that were read last."""
+    def __init__(
+        self,
+        *,
+        largest: int | None = None,
+        keeps: Callable[[_Value], bool] = lambda value: True,
+    ) -> None:
+        """Keep at most the ``largest`` number of values: those that were read last.
+
+        ``keeps`` tells which values are worth it, or may be kept at all.
+        """
         self._values: OrderedDict[_Key, _Value] = OrderedDict()
         self._largest = largest
+        self._keeps = keeps
         self._heard = 0
         # The dictionary's own method: each packet of a login asks several of these.
         self.get: Callable[[_Key], _Value | None] = self._values.get
@@ -57,7 +66,7 @@ class KeptByKey(Generic[_Key, _Value]):
         """
         heard = self._heard
         value = await reading
-        if heard == self._heard and value is not None:
+        if heard == self._heard and value is not None and self._keeps(value):
             self._values[key] = value
             if self._largest is not None and len(self._values) > self._largest:
                 self._values.popitem(last=False)
