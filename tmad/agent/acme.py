@@ -33,6 +33,7 @@ from tmad.agent.store import Store
 from tmad.agent.transport import Answer
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret
+from tmad.wire import parsing
 
 _PATIENCE: Final = 60.0  # seconds that one run waits for the server's work
 _PAUSE: Final = 1.0
@@ -264,7 +265,7 @@ def certificate_id(certificate: x509.Certificate) -> str:
     """Return how renewal information names a certificate (RFC 9773, 4.1); "" where it cannot."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except parsing.NO_EXTENSION:
         return ""
     identifier = extension.value.key_identifier
     serial = certificate.serial_number

@@ -18,6 +18,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tmad.agent.est import decode_certificates
@@ -33,7 +34,7 @@ from tmad.agent.source import Certificates, Wait, Window, refused
 from tmad.agent.transport import Trust, ask
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret, utc_now
-from tmad.wire import ber, cms, der, envelopes
+from tmad.wire import ber, cms, der, envelopes, parsing
 from tmad.wire.cms import Random
 from tmad.wire.signatures import SHA256, Age, Policy
 
@@ -219,7 +220,7 @@ def open_reply(
     [signer] = signed.signers
     for each in authorities:
         if cms.identifies(signer.identifier, each.public_bytes(Encoding.DER)):
-            cms.verify(signed, signer, each.public_key(), policy)
+            cms.verify(signed, signer, _key_of(each), policy)
             break
     else:
         raise _refusal("the answer is signed by a stranger", FaultCode.BAD_INTEGRITY)
@@ -268,13 +269,27 @@ def _not_rsa(whose: str) -> Fault:
 
 def _recipient(authorities: Sequence[x509.Certificate]) -> x509.Certificate:
     """Return whom to seal the request to: an RA where there is one, else an RSA authority."""
-    usable = [each for each in authorities if isinstance(each.public_key(), rsa.RSAPublicKey)]
+    usable = [each for each in authorities if _is_rsa(each)]
     for each in usable:
         if not _is_authority(each):
             return each
     if not usable:
         raise _refusal("the server shows no RSA certificate to seal to", FaultCode.BAD_ALGORITHM)
     return usable[0]
+
+
+def _key_of(certificate: x509.Certificate) -> CertificatePublicKeyTypes:
+    try:
+        return parsing.key_of(certificate)
+    except ValueError:
+        raise _refusal("the server's kind of key is not known", FaultCode.BAD_ALGORITHM) from None
+
+
+def _is_rsa(certificate: x509.Certificate) -> bool:
+    try:
+        return isinstance(_key_of(certificate), rsa.RSAPublicKey)
+    except Fault:
+        return False
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

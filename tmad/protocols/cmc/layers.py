@@ -164,7 +164,7 @@ def check_usage(certificate: x509.Certificate) -> None:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except parsing.UNREADABLE:
         usage = None
     if usage is None or not usage.digital_signature:
         raise Fault(

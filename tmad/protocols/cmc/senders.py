@@ -24,7 +24,7 @@ from tmad.protocols.cmc import codec, controls, layers, requests, witnesses
 from tmad.protocols.cmc.codec import CRMFRequest, PKCS10Request, PKIData
 from tmad.protocols.cmc.layers import Shown
 from tmad.signer.workers import Workers
-from tmad.wire import authenticated, cms, der
+from tmad.wire import authenticated, cms, der, parsing
 from tmad.wire.authenticated import AuthenticatedData
 from tmad.wire.cms import SignedData, SignerInfo
 
@@ -304,6 +304,6 @@ def _identity_proof(visit: Visit, data: PKIData) -> Witness | None:
 def _is_for_authorities(certificate: x509.Certificate) -> bool:
     try:
         purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except parsing.NO_EXTENSION:
         return False
     return _CMC_RA in purposes

@@ -19,7 +19,7 @@ from tmad.protocols.cmp import bodies, codec
 from tmad.protocols.cmp.codec import Body, Info, Message
 from tmad.protocols.cmp.sender import Sender, SignatureSender
 from tmad.signer.algorithms import KeyAlgorithm
-from tmad.wire import cms, crmf, csr, der
+from tmad.wire import cms, crmf, csr, der, parsing
 from tmad.wire.crmf import CertRequest, Later, OtherProof, SignatureProof, Template, Vouched
 from tmad.wire.signatures import EC_PUBLIC_KEY, RSA_ENCRYPTION, Algorithm, Policy
 
@@ -209,7 +209,7 @@ def _names_of(sender: Sender) -> tuple[x509.GeneralName, ...]:
         found = sender.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return ()
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except parsing.UNREADABLE:
         raise _template("the names of the old certificate cannot be read", "names") from None
     return tuple(found.value)
 

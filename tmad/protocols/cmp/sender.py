@@ -294,7 +294,7 @@ def _check_usage(certificate: x509.Certificate) -> None:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
     except x509.ExtensionNotFound:
         return
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except parsing.UNREADABLE:
         raise _not_for_signing() from None
     if not usage.value.digital_signature:
         raise _not_for_signing()
