@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -24,6 +25,18 @@ class Clock:
     def advance(self, **units: float) -> None:
         """Move on by ``timedelta(**units)``."""
         self.time += timedelta(**units)
+
+
+def tries(seconds: float, *, longest: float = 2.0) -> Iterator[float]:
+    """Yield until so many seconds have gone by; of each try ``longest`` counts at most.
+
+    So a machine that is stopped for a while in the middle takes no patience away.
+    """
+    spent, last = 0.0, time.monotonic()
+    while spent < seconds:
+        yield spent
+        now = time.monotonic()
+        spent, last = spent + min(now - last, longest), now
 
 
 def drive(coroutine: Coroutine[Deferred[Any], Any, T]) -> T:

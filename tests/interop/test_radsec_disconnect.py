@@ -19,6 +19,7 @@ import pytest
 from tests.daemon import Daemon, free_ports
 from tests.freeradius import Server
 from tests.radius import OPEN_POLICY
+from tests.support import tries
 from tests.system.commands import commands_of
 
 pytestmark = pytest.mark.interop
@@ -171,13 +172,12 @@ class Site:
 
     def ended(self, session: str, outcome: str) -> dict[str, Any]:
         """Return the session once an end of it was tried with this outcome."""
-        deadline = time.monotonic() + 10
-        while True:
+        for _ in tries(10):
             found: dict[str, Any] = self.tmad.json("session", "show", session)
             if [each["outcome"] for each in found["disconnects"]] == [outcome]:
                 return found
-            assert time.monotonic() < deadline, (found, self.proxy.log()[-3000:])
             time.sleep(0.1)
+        raise AssertionError((found, self.proxy.log()[-3000:]))
 
 
 @pytest.fixture(scope="module")
