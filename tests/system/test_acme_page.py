@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 from tests.acme_wire import Client
 from tests.daemon import Daemon
+from tests.pages import Page
 from tests.unit.acme_world import Client as Signer
 from tests.unit.acme_world import World
-from tests.warm import COMMANDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "acme.md"
+PAGE = Page("acme.md")
 
 
 def test_the_lines_of_the_page_open_doors(tmp_path: Path) -> None:
     node = Daemon(tmp_path / "node").start()
     try:
-        script = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
-        done = subprocess.run(
-            ["bash", "-e", "-c", COMMANDS.shell() + script], cwd=tmp_path, capture_output=True,
-            text=True, timeout=120, check=False,
-            env={**os.environ, "TMAD_CONFIG": str(node.config)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = dict(re.findall(r"^(eab_kid|eab_hmac_key) +(\S+)$", done.stdout, re.MULTILINE))
+        said = PAGE.run(node, tmp_path)
+        found = dict(re.findall(r"^(eab_kid|eab_hmac_key) +(\S+)$", said, re.MULTILINE))
         directory = f"{node.https_url}/acme/inside/directory"
         client = Client(directory, str(tmp_path / "root.pem"))
         refused = client.post(client.places["newAccount"], {})

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 from pathlib import Path
 
 from tests.daemon import Daemon
-from tests.warm import COMMANDS
+from tests.pages import Page
 from tmad.ca.validation.contract import ChallengeKind, Problem, ValidationRules
 
-PAGE = Path(__file__).parents[2] / "docs" / "acme-validation.md"
+PAGE = Page("acme-validation.md")
 
 
 def test_the_lines_of_the_page(tmp_path: Path) -> None:
     node = Daemon(tmp_path / "node")
-    script = "".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
-    done = subprocess.run(
-        ["bash", "-e", "-c", COMMANDS.shell() + script], cwd=tmp_path, capture_output=True,
-        text=True, timeout=120, check=False, env={**os.environ, "TMAD_CONFIG": str(node.config)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    PAGE.run(node, tmp_path)
     validation = node.json("endpoint", "show", "acme/inside")["options"]["validation"]
     assert validation["denied_networks"] == ["10.0.9.0/24"]
     assert validation["caa_identities"] == ["ca.example.test"]
@@ -30,7 +22,7 @@ def test_the_lines_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_tables_name_everything() -> None:
-    text = PAGE.read_text("utf-8")
+    text = PAGE.text
     ours = (Problem.MALFORMED, Problem.SERVER_INTERNAL)
     for word in (*ChallengeKind, *(each for each in Problem if each not in ours)):
         assert f"| `{word.value}` |" in text

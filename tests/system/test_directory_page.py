@@ -11,16 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.daemon import free_ports
+from tests.pages import Page
 from tests.warm import COMMANDS, Forked
 
-PAGE = Path(__file__).parents[2] / "docs" / "directory.md"
+PAGE = Page("directory.md")
 
 
 def test_from_nothing_to_encrypted_mail(
     tmp_path: Path, require_client: Callable[[str], str]
 ) -> None:
     require_client("ldapsearch")
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    blocks = PAGE.scripts
     http, https, client, ops, ldap, ldaps = free_ports(6)
     node = tmp_path / "node"
     environment = dict(os.environ)
