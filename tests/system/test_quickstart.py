@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 QUICKSTART = [sys.executable, "-m", "tmad.cli.main", "quickstart", "--dir"]
 
@@ -57,26 +59,13 @@ def test_quickstart_runs_until_it_is_stopped_and_avoids_taken_ports(tmp_path: Pa
             taken.listen()
         except OSError:
             pass  # somebody else has it, which is as good
-        log = tmp_path / "log"
-        with log.open("wb") as sink:
-            child = subprocess.Popen(
-                [*QUICKSTART, str(tmp_path / "data")],
-                stdout=sink,
-                stderr=sink,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        try:
-            url = _wait_for_url(child, log)
-            assert not url.startswith("http://127.0.0.1:8080/")
-            with urllib.request.urlopen(f"{url}?operation=GetCACaps", timeout=10) as answer:
+        with _running(tmp_path) as running:
+            assert not running.url.startswith("http://127.0.0.1:8080/")
+            with urllib.request.urlopen(f"{running.url}?operation=GetCACaps", timeout=10) as answer:
                 assert b"POSTPKIOperation\n" in answer.read()
-            child.send_signal(signal.SIGINT)
-            assert child.wait(30) == 0, log.read_text()
-        finally:
-            child.kill()
-            child.wait()
-    shown = log.read_text()
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(30) == 0, running.said()
+    shown = running.said()
     assert "port 8080 is taken" in shown
     assert "openssl ocsp" in shown
     assert "pki --scep" in shown
@@ -101,18 +90,8 @@ def test_without_eapol_test_the_demo_says_so_and_goes_on(tmp_path: Path) -> None
 def test_the_lines_it_prints_work(tmp_path: Path, require_client: Callable[[str], str]) -> None:
     for program in ("eapol_test", "radtest", "pki", "ldapsearch", "curl", "lego"):
         require_client(program)
-    log = tmp_path / "log"
-    with log.open("wb") as sink:
-        child = subprocess.Popen(
-            [*QUICKSTART, str(tmp_path / "data")],
-            stdout=sink,
-            stderr=sink,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    try:
-        _wait_for_url(child, log)
-        shown = log.read_text().split("in another terminal:\n")[1].split("  Ctrl-C stops")[0]
+    with _running(tmp_path) as running:
+        shown = running.said().split("in another terminal:\n")[1].split("  Ctrl-C stops")[0]
         lines = {part.split(":")[0]: part.partition("\n")[2] for part in shown.split("  # ")[1:]}
         radius = [part.partition("\n")[2] for part in shown.split("  # RADIUS: ")[1:]]
         for protocol in ("SCEP", "EST", "CMP", "CMC"):
@@ -134,33 +113,17 @@ def test_the_lines_it_prints_work(tmp_path: Path, require_client: Callable[[str]
         said = _shell(lines["LDAP"].split("\n\n")[0], tmp_path)
         assert "mail: carol@example.test" in said
         assert "userCertificate;binary:: " in said
-    finally:
-        child.kill()
-        child.wait()
 
 
 def test_the_line_it_prints_for_snmp_works(
     tmp_path: Path, require_client: Callable[[str], str]
 ) -> None:
     require_client("snmpwalk")
-    log = tmp_path / "log"
-    with log.open("wb") as sink:
-        child = subprocess.Popen(
-            [*QUICKSTART, str(tmp_path / "data")],
-            stdout=sink,
-            stderr=sink,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    try:
-        _wait_for_url(child, log)
-        line = log.read_text().split("  # SNMP: ")[1].partition("\n")[2].split("\n\n")[0]
+    with _running(tmp_path) as running:
+        line = running.said().split("  # SNMP: ")[1].partition("\n")[2].split("\n\n")[0]
         # Until the objects have been gathered the agent says that it has none yet.
         said = _shell(f"for i in $(seq 50); do {line} && exit; sleep 0.2; done; exit 1", tmp_path)
         assert "tmad" in said
-    finally:
-        child.kill()
-        child.wait()
 
 
 def _shell(lines: str, directory: Path) -> str:
@@ -180,8 +143,37 @@ def _shell(lines: str, directory: Path) -> str:
     return done.stdout
 
 
-def _wait_for_url(child: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the SCEP URL once somebody listens there."""
+class _Running(NamedTuple):
+    """A quickstart that goes on; ``url`` is where SCEP is."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+@contextmanager
+def _running(directory: Path) -> Iterator[_Running]:
+    """Start one, and wait until somebody listens at the SCEP URL."""
+    log = directory / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*QUICKSTART, str(directory / "data")],
+            stdout=sink,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        yield _Running(process, log, _url(process, log))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _url(child: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and child.poll() is None:
         found = re.search(r"SCEP +(http://127\.0\.0\.1:(\d+)/scep/default)", log.read_text())
