@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.network_world import NetworkWorld, a_visit
 from tests.support import drive
 from tmad.events import Event
-from tmad.network.decision import TLSLogin
+from tmad.network.logins import TLSLogin
 from tmad.storage.database import Database, migrate
 
 _LOGIN = TLSLogin(
@@ -79,8 +79,10 @@ def main() -> None:
 
         def decide() -> None:
             certificate = certificates[next(turn) % len(certificates)]
-            case, rules = drive(admission._case(visit, (certificate,), "eap-tls", world.clock()))
-            drive(admission._by_rules(case, rules))
+            case, rules = drive(
+                admission._findings.by_certificate(visit, (certificate,), "eap-tls", world.clock())
+            )
+            drive(admission._rulings.answer(case, rules))
 
         def decide_after_a_commit() -> float:
             drive(other.journal.write(noise))

@@ -19,7 +19,7 @@ from tmad.ca.requests import Proof
 from tmad.ca.service_certificates import ServiceCertificate
 from tmad.errors import Fault, FaultCode
 from tmad.events import Secret, utc_now
-from tmad.network.decision import Admitted, TLSLogin, Trusted
+from tmad.network.logins import Admitted, TLSLogin, Trusted
 from tmad.network.visit import Visit
 from tmad.protocols.radius.eap.conversation import Conversation, Step
 from tmad.protocols.radius.eap.method import Chain, Greeting, HandedOver

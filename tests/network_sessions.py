@@ -15,7 +15,7 @@ from typing import Any
 from tests.support import Clock
 from tmad.identity.credentials import new_id
 from tmad.network.clients import Client, RadiusClientDocument, Shared
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.network.sessions import Report
 from tmad.network.visit import Visit
 

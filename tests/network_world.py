@@ -25,7 +25,8 @@ from tmad.managed.objects import GRANT, TENANT, Objects
 from tmad.network import anchors, policy
 from tmad.network.anchors import TrustAnchors
 from tmad.network.clients import RADIUS_CLIENT
-from tmad.network.decision import Admission, Admitted, TLSLogin
+from tmad.network.decision import Admission
+from tmad.network.logins import Admitted, TLSLogin
 from tmad.network.sessions import Sessions
 from tmad.network.visit import Visit
 from tmad.signer import algorithms

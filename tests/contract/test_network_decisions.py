@@ -18,7 +18,7 @@ from tests.network_world import NetworkWorld, a_visit
 from tests.pki import Authority
 from tests.support import Clock, drive
 from tmad.errors import Fault, FaultCode
-from tmad.network.decision import Admitted, TLSLogin
+from tmad.network.logins import Admitted, TLSLogin
 from tmad.storage import devices, tables
 from tmad.storage import network as rows
 from tmad.storage.database import Database
@@ -134,7 +134,7 @@ def test_a_revocation_between_question_and_record_is_seen(
 ) -> None:
     here, there = worlds
     certificate = here.issue()
-    decide = here.admission._by_rules
+    decide = here.admission._rulings.answer
 
     async def slowly(*arguments: object) -> Admitted:
         admitted = await decide(*arguments)  # type: ignore[arg-type]  # passed on
@@ -142,7 +142,7 @@ def test_a_revocation_between_question_and_record_is_seen(
             there.revoke(certificate)
         return admitted
 
-    monkeypatch.setattr(here.admission, "_by_rules", slowly)
+    monkeypatch.setattr(here.admission._rulings, "answer", slowly)
     assert here.refused(certificate).rule == "network.revoked"
     assert here.count(tables.radius_sessions) == 0
 

@@ -17,8 +17,8 @@ from tests.world import ADMIN, World
 from tmad.errors import Fault, FaultCode
 from tmad.identity.actors import Actor, Grant
 from tmad.network.accounting import INTERIM, OFF, ON, START, STOP
-from tmad.network.decision import Admitted
 from tmad.network.disconnects import Disconnects, Order, Outcome
+from tmad.network.logins import Admitted
 from tmad.network.sessions import Sessions
 from tmad.storage import changes, tables
 from tmad.storage import radius_sessions as rows

@@ -13,10 +13,11 @@ from tests.network_world import MAC, NetworkWorld, a_visit
 from tests.support import drive
 from tmad.ca.status import Reason
 from tmad.errors import Fault, FaultCode
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.signer import algorithms
 from tmad.signer.algorithms import KeyAlgorithm
 from tmad.storage import people, radius_sessions, tables
+from tmad.storage.database import Database
 
 
 @pytest.fixture
@@ -341,6 +342,66 @@ def test_what_a_withdrawn_authority_issued_stays_good_as_ocsp_says(world: Networ
     certificate = world.issue()
     withdraw(world, revoke=False)
     assert world.login(certificate).policy == "staff"
+
+
+# -- what is remembered from the login before --------------------------------------------------
+
+
+def silently(world: NetworkWorld, certificate: x509.Certificate, **values: Any) -> None:
+    """Change a certificate's row as nobody of ours does: without a word to any cache."""
+    world.change(tables.certificates, certificate, **values)
+
+
+def test_what_is_remembered_is_asked_by_the_transaction(world: NetworkWorld) -> None:
+    world.person("ada")
+    certificate = world.issue(owner="person:ada")
+    assert world.login(certificate).person == "ada"
+    sessions = world.count(tables.radius_sessions)
+    silently(world, certificate, state="revoked", revoked_at=world.clock(), reason=4)
+    assert world.refused(certificate, resumed=True).rule == "network.revoked"
+    assert world.refused(certificate, resumed=True).rule == "network.revoked"
+    assert world.count(tables.radius_sessions) == sessions
+    silently(world, certificate, state="good", revoked_at=None, reason=None)
+    assert world.login(certificate).person == "ada"
+    world.person("bob")
+    silently(world, certificate, owner="person:bob")
+    assert world.login(certificate).person == "bob"
+
+
+def test_nobody_is_refused_by_what_is_remembered(world: NetworkWorld) -> None:
+    world.person("ada")
+    world.person("bob", disabled_at=world.clock())
+    certificate = world.issue(owner="person:ada")
+    world.login(certificate)
+    silently(world, certificate, owner="person:bob")
+    assert world.refused(certificate).rule == "network.owner-disabled"
+    world.login(other := world.issue("second", owner="person:ada"))
+    world.change_person("ada", disabled_at=world.clock())
+    silently(world, other, owner="")
+    assert world.login(other).person is None
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["standby", "just-now"])
+def test_while_nothing_can_be_written_what_is_remembered_is_looked_at(
+    world: NetworkWorld, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    certificate = world.issue()
+    world.login(certificate)
+
+    def fails(*_: object) -> None:
+        raise Fault(FaultCode.UNAVAILABLE, "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "is_writing", not is_known)
+        patch.setattr(Database, "why_not_writing", "failed" if is_known else "")
+        patch.setattr(world.journal, "append", fails)
+        world.login(certificate)
+    silently(world, certificate, state="revoked", revoked_at=world.clock(), reason=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "is_writing", not is_known)
+        patch.setattr(Database, "why_not_writing", "failed" if is_known else "")
+        patch.setattr(world.journal, "append", fails)
+        assert world.refused(certificate).rule == "network.revoked"
 
 
 # -- decided some messages before the answer ---------------------------------------------------

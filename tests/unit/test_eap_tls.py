@@ -45,6 +45,24 @@ def assert_success(step: Any, peer: Peer) -> None:
     assert len(step.keys.session_id) == 65
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (b"TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        (b"TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+        (b"TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+    ],
+    ids=["both", "192-bit", "chacha20"],
+)
+def test_the_server_chooses_the_cipher(world: EAPWorld, offered: bytes, chosen: str) -> None:
+    peer = world.peer(world.client(), version="1.3")
+    assert peer.context is not None
+    peer.context.set_tls13_ciphersuites(offered)
+    assert_success(world.login(peer), peer)
+    (login,) = world.core.logins
+    assert login.cipher == chosen
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 class TestFullAndResumed:
     def test_both_ends_have_the_same_keys(self, world: EAPWorld, version: str) -> None:

@@ -173,15 +173,17 @@ def a_login(world: World) -> Subject:
 
     async def ask() -> tuple[str, str]:
         now = world.clock()
-        case, rules = await world.admission._case(a_visit(), [certificate], "eap-tls", now)
+        case, rules = await world.admission._findings.by_certificate(
+            a_visit(), [certificate], "eap-tls", now
+        )
         return case.question.groups[0], rules.rules[0].rule.name
 
     def change(number: int) -> None:
         world.change_person("ada", groups=(f"g{(number + 1) // 2}",))
         world.policy({"name": f"r{number // 2}"})
 
-    admission = world.admission
-    slow = world.slowly(admission, admission._rules, admission._holders, admission._standings)
+    found = world.admission._findings
+    slow = world.slowly(found, found._rules, found._holders, found._standings)
     return Subject(slow, change, ask, lambda number: (f"g{(number + 1) // 2}", f"r{number // 2}"))
 
 
@@ -192,7 +194,7 @@ def a_login_by_name(world: World) -> Subject:
 
     async def ask() -> tuple[str, bool]:
         visit = a_visit(calling_station="020000000002")
-        case, _ = await world.admission._case_of(visit, "ada", "pap", world.clock())
+        case, _ = await world.admission._findings.by_name(visit, "ada", "pap", world.clock())
         return case.question.groups[0], any("blocked" in each.rule for each in case.doubts)
 
     def change(number: int) -> None:
@@ -200,7 +202,8 @@ def a_login_by_name(world: World) -> Subject:
         blocked_at = world.clock() if number % 2 == 0 else None
         world.change_device("box", blocked_at=blocked_at)
 
-    slow = world.slowly(world.admission, world.admission._rules, world.admission._holders)
+    found = world.admission._findings
+    slow = world.slowly(found, found._rules, found._holders)
     return Subject(slow, change, ask, lambda number: (f"g{(number + 1) // 2}", number % 2 == 0))
 
 

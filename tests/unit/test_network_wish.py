@@ -13,7 +13,7 @@ from tests.support import drive
 from tmad.errors import Fault, FaultCode
 from tmad.identity.login import Accepted
 from tmad.identity.login_rules import LockRules, LoginRules
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.network.wish import Wish
 from tmad.storage import journal
 from tmad.storage.tables import otp_tokens, radius_sessions

@@ -112,7 +112,7 @@ def test_proxy_state_comes_back_complete_and_in_order() -> None:
 
 def test_eap_is_cut_and_joined() -> None:
     eap = secrets.token_bytes(1300)
-    parts = list(codec.eap_attributes(eap))
+    parts = codec.eap_attributes(eap)
     assert [len(value) for _, value in parts] == [253] * 5 + [35]
     assert request(*parts).eap == eap
     assert request().eap is None

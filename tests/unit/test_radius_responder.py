@@ -18,7 +18,7 @@ from tmad.events import Secret
 from tmad.identity.login import Accepted, Prompt
 from tmad.identity.login_rules import LoginRules
 from tmad.network.clients import Client, RadiusClientDocument
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.network.visit import Visit
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Code

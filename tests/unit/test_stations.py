@@ -13,7 +13,7 @@ from tests.support import drive
 from tests.unit.test_disconnects_live import Ended
 from tmad.errors import Fault
 from tmad.identity.devices import Devices, Particulars
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.network.policy import RadiusPolicyDocument
 
 PRINTERS = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tmad.network.decision import Verdict
+    from tmad.network.logins import Verdict
     from tmad.network.visit import Visit
 
 _CERTIFICATE_OCTETS = 1_000_000

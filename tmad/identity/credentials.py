@@ -42,6 +42,8 @@ _OCTETS: Final = 20  # 160 bits
 _GENERATED: Final = re.compile(rb"[A-Z2-7]{32}")
 _SHORTEST: Final = 16  # characters of a secret that a person brings
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = [high + low for high in _CROCKFORD for low in _CROCKFORD]
+_SHIFTS: Final = tuple(range(120, -1, -10))
 _PEERS: Final = 10_000
 _STATIC_KEPT: Final = 1_000
 
@@ -397,7 +399,7 @@ def grouped(secret: Secret) -> str:
 def new_id(now: datetime) -> str:
     """Return a ULID: 48 bits of milliseconds and 80 random bits, sorting by time."""
     number = int(now.timestamp() * 1000) << 80 | randomness.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 # The same again and again for a static secret, and for those that nobody bound.

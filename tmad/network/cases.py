@@ -22,7 +22,6 @@ CertificateID: TypeAlias = tuple[int, bytes]  # issuer id, serial as the databas
 _HOLD: Final = 6  # RFC 5280, 5.3.1: certificateHold
 _KEY_COMPROMISE: Final = 1
 _SHOWN: Final = 5  # rules of which a refusal says what did not fit
-_LONGEST_SUBJECT: Final = 1024  # characters that a stranger may put into the journal
 _SECOND: Final = timedelta(seconds=1)
 
 
@@ -52,6 +51,7 @@ class Case:
     user_name: str
     facts: Facts | None = None
     standing: Standing | None = None  # of a certificate of ours
+    is_remembered: bool = False  # as it was at the last login
     certificate: CertificateID | None = None
     foreign: tuple[bytes, int] | None = None
     doubts: tuple[Fault, ...] = ()
@@ -90,14 +90,21 @@ def compromised_key(facts: Facts) -> Fault:
 
 
 def of_time(facts: Facts, at: datetime) -> Iterator[Fault]:
-    values = {"now": at.isoformat()}
     if at < facts.not_before:
-        values["not_before"] = facts.not_before.isoformat()
-        yield refusal("network.not-yet-valid", "the certificate is not valid yet", **values)
+        yield refusal(
+            "network.not-yet-valid",
+            "the certificate is not valid yet",
+            now=at.isoformat(),
+            not_before=facts.not_before.isoformat(),
+        )
     # A session lasts a second at least.
     if at + _SECOND > facts.not_after:
-        values["not_after"] = facts.not_after.isoformat()
-        yield refusal("network.expired", "the certificate has expired", **values)
+        yield refusal(
+            "network.expired",
+            "the certificate has expired",
+            now=at.isoformat(),
+            not_after=facts.not_after.isoformat(),
+        )
 
 
 def of_purpose(facts: Facts) -> Iterator[Fault]:
@@ -158,10 +165,14 @@ def _forbidden(rule: str, detail: str, values: dict[str, str]) -> Fault:
 def session_timeout(case: Case, wanted: int) -> int | None:
     """Return Session-Timeout: the rule's, never beyond the end of certificate and account."""
     at = case.question.at
-    # What has ended already and still passes is let in by a rule that only monitors. Below one
-    # second there is no session to speak of; 0 would mean that it never ends.
-    seconds = [max(1, (end - at) // _SECOND) for end in case.ends if end > at]
-    return min([wanted, *seconds] if wanted else seconds, default=None)
+    shortest = wanted or None
+    for end in case.ends:
+        # What has ended already and still passes is let in by a rule that only monitors.
+        if end > at:
+            # Below one second there is no session to speak of; 0 would mean that it never ends.
+            seconds = max(1, (end - at) // _SECOND)
+            shortest = seconds if shortest is None else min(shortest, seconds)
+    return shortest
 
 
 def template_values(case: Case) -> dict[str, str]:
@@ -222,13 +233,4 @@ def visit_data(visit: Visit, method: str) -> dict[str, JSON]:
         "called_station": visit.called_station,
         "calling_station": visit.calling_station,
         "session_key": visit.session_key,
-    }
-
-
-def facts_data(facts: Facts) -> dict[str, JSON]:
-    return {
-        "subject": facts.subject[:_LONGEST_SUBJECT],
-        "serial": facts.serial.hex(),
-        "sha256": facts.sha256.hex(),
-        "not_after": facts.not_after.isoformat(),
     }

@@ -340,8 +340,14 @@ class RadiusClients:
 
     async def find(self, address: str) -> Client | None:
         """Return the client that an address belongs to, by the longest prefix of all tenants."""
-        table = self._table.value if self._changes.is_current() else None
-        return (table or await self._current()).by_address(address)
+        return (await self._current()).by_address(address)
+
+    def known(self, address: str) -> Client | None:
+        """Return the same as ``find`` at once, None also where that has to be read first."""
+        table = self._table.value
+        if table is None or not self._changes.is_current():
+            return None
+        return table.by_address(address)
 
     async def find_radsec(self, certificate: x509.Certificate) -> Client | None:
         """Return the client that a certificate names; whether it is good is not asked here."""

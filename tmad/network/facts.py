@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from tmad.ca.names import NameKind, kind_of, text_of
 from tmad.ca.trust import names_der, spki_der
 from tmad.errors import Fault, FaultCode
+from tmad.events import JSON
 from tmad.storage.status import serial_octets
 from tmad.wire.parsing import UNREADABLE
 
@@ -26,6 +27,7 @@ class Blocked(Protocol):
     def __contains__(self, key: Any, /) -> bool: ...
 
 
+_LONGEST_SUBJECT: Final = 1024  # characters that a stranger may put into the journal
 _KEPT: Final = 4096  # certificates whose facts are remembered
 _MOST_NAMES: Final = 64
 _SEARCHED: Final = frozenset(
@@ -68,6 +70,7 @@ class Facts:
     purpose: str
     signs: bool  # keyUsage allows digital signatures (E-41)
     is_blocklisted: bool  # the private key is publicly known
+    data: Mapping[str, JSON]  # what the journal tells of it
 
     def of_kind(self, kind: str) -> tuple[str, ...]:
         """Return the names of one kind; "cn" is the subject's."""
@@ -113,20 +116,29 @@ def read(
         extensions = certificate.extensions
         issuer_der, _ = names_der(certificate)
         public_key = certificate.public_key()
+        serial = serial_octets(abs(certificate.serial_number))
+        subject = certificate.subject.rfc4514_string()
+        not_after = certificate.not_valid_after_utc
         return Facts(
             certificate=certificate,
             sha256=digest,
             spki_sha256=hashlib.sha256(spki_der(public_key)).digest(),
-            serial=serial_octets(abs(certificate.serial_number)),
+            serial=serial,
             issuer_der=issuer_der,
-            subject=certificate.subject.rfc4514_string(),
+            subject=subject,
             attributes=_attributes(certificate.subject),
             names=tuple(_names(extensions)),
             not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
+            not_after=not_after,
             purpose=_purpose(extensions),
             signs=_signs(extensions),
             is_blocklisted=public_key in blocklist,
+            data={
+                "subject": subject[:_LONGEST_SUBJECT],
+                "serial": serial.hex(),
+                "sha256": digest.hex(),
+                "not_after": not_after.isoformat(),
+            },
         )
     except (*UNREADABLE, Fault) as error:
         raise Fault(

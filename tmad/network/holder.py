@@ -41,6 +41,7 @@ class _Known(NamedTuple):
     rules: PrincipalRules
     sought: Sought
     found: Principals
+    name: str
 
 
 # Not frozen: it is made for each login, and freezing takes twice the time of the rest.
@@ -49,9 +50,11 @@ class Holder:
     """Who logs in, as far as certificate and records tell.
 
     ``responsible`` is the person whose account the login hangs on: the person, else the owner
-    of the device. ``doubts`` are reasons to refuse that a rule which only monitors passes over.
+    of the device. ``name`` is what the certificate itself says, or the person's without one.
+    ``doubts`` are reasons to refuse that a rule which only monitors passes over.
     """
 
+    name: str
     person: PersonStanding | None
     device: DeviceStanding | None
     responsible: str | None
@@ -83,8 +86,9 @@ class Holders:
         known = self._kept.get(key)
         if known is None or known.rules is not rules:
             wanted = sought(facts, owner, rules, mac)
-            known = await self._kept.fill(key, self._look(visit.tenant, rules, wanted))
-        return find(known.sought, owner, known.found, at)
+            name = canonical_name(facts, rules)
+            known = await self._kept.fill(key, self._look(visit.tenant, rules, wanted, name))
+        return find(known.sought, owner, known.found, known.name, at)
 
     async def named(self, tenant: str, name: str, mac: str) -> Principals:
         """Return a person, and the devices at this MAC address."""
@@ -101,8 +105,9 @@ class Holders:
             found = await self._parts.fill(key, reading)
         return found
 
-    async def _look(self, tenant: str, rules: PrincipalRules, wanted: Sought) -> _Known:
-        return _Known(rules, wanted, await self._database.lookup(rows.principals, tenant, *wanted))
+    async def _look(self, tenant: str, rules: PrincipalRules, wanted: Sought, name: str) -> _Known:
+        found = await self._database.lookup(rows.principals, tenant, *wanted)
+        return _Known(rules, wanted, found, name)
 
     def _forget(self, key: str) -> None:
         tenant = key.partition("/")[0]
@@ -127,8 +132,8 @@ def station_of(visit: Visit) -> str:
     return visit.calling_station if _MAC.fullmatch(visit.calling_station) else ""
 
 
-def find(sought: Sought, owner: str, found: Principals, at: datetime) -> Holder:
-    """Return who of those that were found holds the certificate."""
+def find(sought: Sought, owner: str, found: Principals, name: str, at: datetime) -> Holder:
+    """Return who of those that were found holds the certificate that itself says ``name``."""
     person = _person(sought, owner, found.people)
     device = _named(sought.devices[:1] if owner.startswith(_DEVICE) else sought.devices, found)
     doubts = list(_absent(owner, person, device))
@@ -138,6 +143,7 @@ def find(sought: Sought, owner: str, found: Principals, at: datetime) -> Holder:
     if responsible is None and device is not None and device.owner_is_known:
         responsible = device.owner
     return Holder(
+        name=name,
         person=person,
         device=device,
         responsible=responsible,

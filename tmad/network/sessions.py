@@ -43,7 +43,7 @@ from tmad.storage.status import serial_octets
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from tmad.network.decision import Admitted
+    from tmad.network.logins import Admitted
     from tmad.network.visit import Visit
 
 T = TypeVar("T", "Report", SessionRow)

@@ -25,18 +25,20 @@ def case(visit: Visit, mac: str, devices: Sequence[DeviceStanding], at: datetime
     if device is None:
         doubts.append(_unlisted(mac))
     ends = None if device is None else device.owner_valid_until
+    name = device.name if device else mac
     return Case(
         question=Question(
             visit=visit, method=policy.MAC, at=at, device=device.name if device else ""
         ),
         holder=Holder(
+            name=name,
             person=None,
             device=device,
             responsible=device.owner if device and device.owner_is_known else None,
             doubts=tuple(doubts),
             ends=ends,
         ),
-        user_name=device.name if device else mac,
+        user_name=name,
         doubts=tuple(doubts),
         ends=() if ends is None else (ends,),
     )

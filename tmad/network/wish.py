@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tmad.errors import Fault, FaultCode
 from tmad.identity.settlement import Sequel
-from tmad.network.decision import Admission, Admitted, Entry, PersonLike
+from tmad.network.decision import Admission, PersonLike
+from tmad.network.logins import Admitted
+from tmad.network.register import Entry
 from tmad.network.visit import Visit
 
 

@@ -1,6 +1,6 @@
 """What a login is decided by, in two point reads: the certificate; people and devices.
 
-Both run by the driver's own cursor at each login (performance 5.5); nothing of it is kept.
+Both run by the driver's own cursor (performance 5.5).
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ _KNOWN_DIGESTS = Statement(
 
 def insert(connection: sa.Connection, *rows: SessionRow) -> None:
     """Add sessions."""
-    _INSERT.run_many(connection, [dict(zip(_NAMES, _VALUES(row), strict=True)) for row in rows])
+    _INSERT.insert(connection, map(_VALUES, rows))
 
 
 def by_id(connection: sa.Connection, session_id: str) -> SessionRow | None:

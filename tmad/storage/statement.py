@@ -26,6 +26,8 @@ class _Form:
     binds: tuple[tuple[str, Any, _Processor], ...]  # name, default; in their order
     results: tuple[_Processor, ...]
     many: ManyRows | None  # an INSERT's or UPDATE's on SQLite
+    order: tuple[int, ...]  # where each parameter stands in ``columns``; empty without them
+    processed: tuple[tuple[int, Callable[[Any], Any]], ...]  # parameters that are converted
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
         get = values.get
@@ -35,6 +37,15 @@ class _Form:
         ]
         if self.is_positional:
             return tuple(found)
+        return {bind[0]: value for bind, value in zip(self.binds, found, strict=True)}
+
+    def row_parameters(self, values: Sequence[Any]) -> Any:
+        """Return the parameters for values in the order of ``columns``."""
+        found = [values[place] for place in self.order]
+        for place, process in self.processed:
+            found[place] = process(found[place])
+        if self.is_positional:
+            return found
         return {bind[0]: value for bind, value in zip(self.binds, found, strict=True)}
 
     def row(self, found: Sequence[Any]) -> tuple[Any, ...]:
@@ -79,7 +90,14 @@ class Statement:
     def run_many(self, connection: sa.Connection, values: Iterable[Mapping[str, Any]]) -> int:
         """Execute once for each set of values; return how many rows that changed altogether."""
         form = self._form(connection)
-        parameters = [form.parameters(each) for each in values]
+        return self._run(connection, form, [form.parameters(each) for each in values])
+
+    def insert(self, connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> int:
+        """Execute once for each row, whose values stand in the order of ``columns``."""
+        form = self._form(connection)
+        return self._run(connection, form, [form.row_parameters(each) for each in rows])
+
+    def _run(self, connection: sa.Connection, form: _Form, parameters: list[Any]) -> int:
         if not parameters:
             return 0
         cursor = connection.connection.cursor()
@@ -145,16 +163,25 @@ class Statement:
         else:
             columns = self._statement.selected_columns
         defaults = compiled.construct_params(_check=False)
+        binds = tuple(
+            (
+                name,
+                defaults[name],
+                compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect),
+            )
+            for name in (compiled.positiontup if compiled.positional else defaults)
+        )
         return _Form(
             sql=str(compiled),
             is_positional=compiled.positional,
-            binds=tuple(
-                (
-                    name,
-                    defaults[name],
-                    compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect),
-                )
-                for name in (compiled.positiontup if compiled.positional else defaults)
+            binds=binds,
+            order=tuple(
+                [self._columns.index(bind[0]) for bind in binds if bind[0] in self._columns]
+                if self._columns
+                else ()
+            ),
+            processed=tuple(
+                (place, bind[2]) for place, bind in enumerate(binds) if bind[2] is not None
             ),
             results=tuple(
                 column.type.dialect_impl(dialect).result_processor(dialect, None)

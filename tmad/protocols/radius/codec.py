@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -85,6 +85,9 @@ class Code(IntEnum):
     PROTOCOL_ERROR = 52
 
 
+_ACCOUNTING_REQUEST: Final = int(Code.ACCOUNTING_REQUEST)  # found ten times as fast
+
+
 # Not frozen: a login takes five of them, and freezing takes twice the time of the rest.
 @dataclass(slots=True)
 class Packet:
@@ -96,19 +99,15 @@ class Packet:
     attributes: tuple[Attribute, ...]
     octets: bytes
     signature_at: int = 0  # where the value of the Message-Authenticator begins; 0: nowhere
-    _firsts: dict[int, bytes] = field(init=False, repr=False, compare=False)
+    # The value of the first attribute of a type: a dictionary's own method, as each packet is
+    # asked for ten of them.
+    first: Callable[[int], bytes | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._firsts = dict(reversed(self.attributes))
-
-    def first(self, kind: int) -> bytes | None:
-        """Return the value of the first attribute of a type."""
-        return self._firsts.get(kind)
+        self.first = dict(reversed(self.attributes)).get
 
     def all(self, kind: int) -> tuple[bytes, ...]:
         """Return the values of every attribute of a type, in their order."""
-        if kind not in self._firsts:
-            return ()
         return tuple([value for found, value in self.attributes if found == kind])
 
     def vendor(self, vendor: int, kind: int) -> bytes | None:
@@ -133,9 +132,9 @@ class Packet:
     @property
     def eap(self) -> bytes | None:
         """The EAP packet, joined from its attributes (RFC 3579, 3.1); None without one."""
-        if EAP_MESSAGE not in self._firsts:
+        if self.first(EAP_MESSAGE) is None:
             return None
-        return b"".join(self.all(EAP_MESSAGE))
+        return b"".join([value for kind, value in self.attributes if kind == EAP_MESSAGE])
 
     @property
     def is_signed(self) -> bool:
@@ -206,10 +205,11 @@ def vendor_attribute(vendor: int, kind: int, value: bytes) -> Attribute:
     return VENDOR_SPECIFIC, vendor.to_bytes(4, "big") + bytes((kind, len(value) + 2)) + value
 
 
-def eap_attributes(eap: bytes) -> Iterator[Attribute]:
+def eap_attributes(eap: bytes) -> list[Attribute]:
     """Cut an EAP packet into attributes, in order and side by side (RFC 3579, 3.1)."""
-    for at in range(0, len(eap), LONGEST_VALUE):
-        yield EAP_MESSAGE, eap[at : at + LONGEST_VALUE]
+    if len(eap) <= LONGEST_VALUE:
+        return [(EAP_MESSAGE, eap)] if eap else []
+    return [(EAP_MESSAGE, eap[at : at + LONGEST_VALUE]) for at in range(0, len(eap), LONGEST_VALUE)]
 
 
 def encode_reply(
@@ -221,9 +221,9 @@ def encode_reply(
     (CVE-2024-3596): there its place in front is what defeats chosen prefixes of MD5.
     Raise Fault(REJECTED) when the attributes do not fit one packet.
     """
-    is_signed = request.code != Code.ACCOUNTING_REQUEST or request.is_signed
-    if proxies := request.all(PROXY_STATE):
-        attributes = [*attributes, *[(PROXY_STATE, value) for value in proxies]]
+    is_signed = request.code != _ACCOUNTING_REQUEST or request.is_signed
+    if request.first(PROXY_STATE) is not None:
+        attributes = [*attributes, *[(PROXY_STATE, value) for value in request.all(PROXY_STATE)]]
     octets = _encode(code, request.identifier, request.authenticator, attributes, secret, is_signed)
     # RFC 2865, 3: over the packet with the request's authenticator in its place.
     authenticator = hashlib.md5(octets + secret, usedforsecurity=False).digest()
@@ -263,9 +263,10 @@ def _encode(
 ) -> bytes:
     pieces = [_UNSIGNED] if is_signed else []
     for kind, value in attributes:
-        if len(value) > LONGEST_VALUE:
-            raise _too_long("attribute", f"attribute {kind} has {len(value)} octets")
-        pieces += (bytes((kind, len(value) + 2)), value)
+        size = len(value)
+        if size > LONGEST_VALUE:
+            raise _too_long("attribute", f"attribute {kind} has {size} octets")
+        pieces += (bytes((kind, size + 2)), value)
     body = b"".join(pieces)
     length = HEADER + len(body)
     if length > LONGEST:

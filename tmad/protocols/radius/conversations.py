@@ -6,7 +6,7 @@ another's, and a packet that reaches the wrong worker can be handed over.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class Conversations:
                 # Emptied, the list leaves the table: it is put back below.
                 self._lose(own[0])
             self._stations[client, station] = own
-        state = bytes((_VERSION,)) + self.worker.to_bytes(2, "big") + secrets.token_bytes(13)
+        state = bytes((_VERSION,)) + self.worker.to_bytes(2, "big") + os.urandom(13)
         lifetime, idle = (self._lifetime, self._idle) if patience is None else (patience,) * 2
         held = Held(state, client, station, content, now, now, lifetime, idle)
         self._held[state] = held

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Final
+
+_CLEAN_SECONDS: Final = 1.0  # the oldest entry is looked at no more often: it is in no cache
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +29,7 @@ class Duplicates:
         self._window = window
         self._maximum = maximum
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._clean_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -44,12 +48,19 @@ class Duplicates:
             if entry.authenticator == authenticator and entry.expires > now:
                 return entry, False
             del entries[key]
+        if now >= self._clean_at or len(entries) >= self._maximum:
+            self._clean(now)
+        entry = entries[key] = Entry(authenticator, None, now + patience)
+        return entry, True
+
+    def _clean(self, now: float) -> None:
+        """Forget what has expired, and the oldest where there is no room for one more."""
+        entries = self._entries
         while entries and (
             len(entries) >= self._maximum or next(iter(entries.values())).expires <= now
         ):
             entries.popitem(last=False)
-        entry = entries[key] = Entry(authenticator, None, now + patience)
-        return entry, True
+        self._clean_at = now + _CLEAN_SECONDS
 
     def finish(self, key: Hashable, entry: Entry, reply: bytes) -> bool:
         """Keep the answer; tell whether it is still wanted (R-23, R-24)."""

@@ -10,7 +10,8 @@ from tmad.errors import Fault
 from tmad.events import Secret
 from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network.clients import Client
-from tmad.network.decision import Admission, Admitted, TLSLogin
+from tmad.network.decision import Admission
+from tmad.network.logins import Admitted, TLSLogin
 from tmad.network.visit import Visit
 from tmad.network.wish import Wish
 from tmad.protocols.radius.eap.method import Greeting, HandedOver

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -111,7 +111,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
     conversations = Conversations(
         seconds, maximum=settings.conversations, lifetime=settings.conversation_seconds
     )
-    services.admission.when_unwritable = settings.when_unwritable
+    services.admission.register.when_unwritable = settings.when_unwritable
     talks = _Talks(settings, services, is_alone=edge.workers == 1)
     responder = Responder(
         conversations,
@@ -131,7 +131,7 @@ def mount(settings: Settings, services: Services, edge: Edge) -> None:
         clients,
         responder,
         services.now,
-        secrets.randbits,
+        random.getrandbits,  # RFC 2548, 2.4.2: salts need only differ within one packet
         alive=services.changes.catch_up,
         account=accounting.respond,
     )

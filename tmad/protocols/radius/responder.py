@@ -22,7 +22,8 @@ from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network import attributes as dictionary
 from tmad.network import policy
 from tmad.network.clients import PLAIN, Client
-from tmad.network.decision import Admission, Admitted
+from tmad.network.decision import Admission
+from tmad.network.logins import Admitted
 from tmad.network.visit import Visit, ssid_of, station
 from tmad.network.wish import Wish
 from tmad.protocols.radius import codec, mab
@@ -152,7 +153,7 @@ class Responder:
             if held.last is None:
                 self._conversations.close(held)
             return None
-        message = list(codec.eap_attributes(step.eap))
+        message = codec.eap_attributes(step.eap)
         if step.outcome == "continue":
             waits = step.timeout or _EAP_SECONDS
             self._conversations.wait(held, waits)

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final, Literal, NamedTuple
 
 from tmad.errors import Fault, FaultCode
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.network.visit import Visit
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.dialogue import Dialogue, Makers
@@ -175,10 +175,10 @@ class Conversation:
                     f"the login took more than {MOST_ROUNDS} packets or {MOST_SECONDS:.0f} seconds",
                     rule="eap.limit",
                 )
-            asked = await self._dialogue.receive(response.type, response.data)
-            if asked.turn.admitted is not None:
+            turn = await self._dialogue.receive(response.type, response.data)
+            if turn.admitted is not None:
                 # Often decided before the peer's last message, which may have taken its time.
-                await self._hooks.confirm(asked.turn.admitted)
+                await self._hooks.confirm(turn.admitted)
         except Fault as fault:
             return Step(
                 eap=codec.failure(response.identifier),
@@ -186,7 +186,6 @@ class Conversation:
                 method=self.method,
                 fault=fault,
             )
-        turn = asked.turn
         if turn.admitted is not None:
             return Step(
                 eap=codec.success(response.identifier),
@@ -196,17 +195,17 @@ class Conversation:
                 admitted=turn.admitted,
             )
         method, seconds = self._dialogue.method, ANSWER_SECONDS
-        if method is not None:
-            if framed_mtu is not None:
-                method.fit(min(self._fragment_size, framed_mtu - _EAP_OVERHEAD))
-            if method.asks_person:
-                seconds = PERSON_SECONDS
-                self._deadline = max(self._deadline, self._clock() + MOST_SECONDS + seconds)
+        assert method is not None  # it asks the next question
+        if framed_mtu is not None:
+            method.fit(min(self._fragment_size, framed_mtu - _EAP_OVERHEAD))
+        if method.asks_person:
+            seconds = PERSON_SECONDS
+            self._deadline = max(self._deadline, self._clock() + MOST_SECONDS + seconds)
         identifier = self._outstanding = response.identifier + 1 & 0xFF
         return Step(
-            eap=codec.request(identifier, asked.type, turn.data),
+            eap=codec.request(identifier, method.type, turn.data),
             outcome="moved" if turn.state else "continue",
-            method=self.method,
+            method=method.name,
             timeout=seconds,
             state=turn.state,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from tmad.errors import Fault, FaultCode
 from tmad.protocols.radius.eap import codec
@@ -11,13 +11,6 @@ from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Method, Turn
 
 Makers: TypeAlias = Mapping[int, Callable[[], Method]]
-
-
-class Asked(NamedTuple):
-    """The next request, or the end."""
-
-    type: int
-    turn: Turn
 
 
 class Dialogue:
@@ -30,8 +23,11 @@ class Dialogue:
         self.identity: str | None = None
         self.method: Method | None = None
 
-    async def receive(self, type_: int, data: bytes) -> Asked:
-        """Take the type and the data of a response; raise the Fault that ends it all."""
+    async def receive(self, type_: int, data: bytes) -> Turn:
+        """Take the type and the data of a response; raise the Fault that ends it all.
+
+        A request that follows is one of ``method``.
+        """
         if self.identity is None:
             if type_ != codec.Type.IDENTITY:
                 raise peer_fault("an identity was asked for", "order")
@@ -40,12 +36,12 @@ class Dialogue:
         method = self.method
         assert method is not None
         # A Nak answers the first request of a method, and never a later one (RFC 3748, 5.3.1).
-        if type_ == codec.Type.NAK and not self._is_agreed:
+        if not self._is_agreed and type_ == codec.Type.NAK:
             return await self._offer(next((each for each in data if each in self._left), 0), data)
         if type_ != method.type:
             raise peer_fault("the response is of another type than the request", "order")
         self._is_agreed = True
-        return Asked(method.type, await method.respond(data))
+        return await method.respond(data)
 
     def adopt(self, identity: str, type_: int) -> Method | None:
         """Go on where another worker has agreed on a method; None where it is not allowed."""
@@ -55,13 +51,13 @@ class Dialogue:
         self.method = self._left.pop(type_)()
         return self.method
 
-    async def _offer(self, type_: int, wanted: bytes | None = None) -> Asked:
+    async def _offer(self, type_: int, wanted: bytes | None = None) -> Turn:
         if type_ not in self._left:
             raise _no_method(wanted)
         assert self.identity is not None
         # Nothing is offered twice.
         self.method = self._left.pop(type_)()
-        return Asked(type_, Turn(await self.method.start(self.identity)))
+        return Turn(await self.method.start(self.identity))
 
 
 def _no_method(wanted: bytes | None) -> Fault:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from tmad.errors import Fault
-from tmad.network.decision import Admitted, TLSLogin
+from tmad.network.logins import Admitted, TLSLogin
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.framing import Incoming, Outgoing, peer_fault
 from tmad.protocols.radius.eap.method import Greeting, Hooks, Keys, Turn

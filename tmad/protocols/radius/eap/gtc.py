@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tmad.events import Secret
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.protocols.radius.eap import codec
 from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Prompt, Turn

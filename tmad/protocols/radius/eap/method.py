@@ -9,7 +9,7 @@ from cryptography import x509
 
 from tmad.errors import Fault
 from tmad.events import Secret
-from tmad.network.decision import Admitted, TLSLogin
+from tmad.network.logins import Admitted, TLSLogin
 
 Chain: TypeAlias = tuple[x509.Certificate, ...]
 

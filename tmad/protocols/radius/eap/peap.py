@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Callable
 
 from tmad.errors import Fault
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.protocols.radius.eap import codec
-from tmad.protocols.radius.eap.dialogue import Asked, Makers
+from tmad.protocols.radius.eap.dialogue import Makers
 from tmad.protocols.radius.eap.framing import peer_fault
 from tmad.protocols.radius.eap.method import Hooks, Keys, Turn
 from tmad.protocols.radius.eap.tls import Engine, Session
@@ -71,15 +71,16 @@ class PEAP(TunnelMethod):
             return self._conclude(self._result, data)
         try:
             # [MS-PEAP] 3.1.5.6: inside, packets have no header.
-            asked: Asked = await self._inner.receive(data[0], data[1:])
+            turn = await self._inner.receive(data[0], data[1:])
         except Fault as fault:
             self._result = fault
             return self._say(session, self._extensions(codec.RESULT_FAILURE))
-        assert self._inner.method is not None
-        self.name = self._inner.method.name
-        if asked.turn.admitted is None:
-            return self._say(session, bytes((asked.type,)) + asked.turn.data)
-        return self._bind(session, asked.turn.admitted, asked.turn.keys)
+        method = self._inner.method
+        assert method is not None
+        self.name = method.name
+        if turn.admitted is None:
+            return self._say(session, bytes((method.type,)) + turn.data)
+        return self._bind(session, turn.admitted, turn.keys)
 
     def _bind(self, session: Session, admitted: Admitted, inner: Keys | None) -> Turn:
         keys = self._keys(session, _LABEL)

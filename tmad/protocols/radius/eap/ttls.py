@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 
 from tmad.events import Secret
-from tmad.network.decision import Admitted
+from tmad.network.logins import Admitted
 from tmad.protocols.radius.eap import codec, eapmschapv2, mschapv2
 from tmad.protocols.radius.eap.dialogue import Makers
 from tmad.protocols.radius.eap.framing import peer_fault
@@ -120,13 +120,14 @@ class TTLS(TunnelMethod):
         response = codec.decode(packet)
         if self._inner.identity is not None and response.identifier != self._identifier:
             raise peer_fault("the response inside answers another request", "identifier")
-        asked = await self._inner.receive(response.type, response.data)
-        assert self._inner.method is not None
-        self.name = self._inner.method.name
-        if asked.turn.admitted is not None:
-            return self._accept(session, asked.turn.admitted)
+        turn = await self._inner.receive(response.type, response.data)
+        method = self._inner.method
+        assert method is not None
+        self.name = method.name
+        if turn.admitted is not None:
+            return self._accept(session, turn.admitted)
         self._identifier = response.identifier + 1 & 0xFF
-        message = codec.request(self._identifier, asked.type, asked.turn.data)
+        message = codec.request(self._identifier, method.type, turn.data)
         return self._say(session, codec.AVP_EAP_MESSAGE, message)
 
     def _choose(self, name: str) -> None:
