@@ -249,13 +249,18 @@ import sys
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from tests.contract.test_database import put
+from tmad.errors import Fault
 from tmad.storage.database import Database
 database = Database(sys.argv[1], reactor=reactor)
 numbers = iter(range(10**9))
 async def write_for_ever():
     while True:
         number = next(numbers)
-        await database.write(put, f"{sys.argv[2]}-{number}")
+        try:
+            await database.write(put, f"{sys.argv[2]}-{number}")
+        except Fault as fault:  # what is refused is not promised
+            print(fault, fault.private, file=sys.stderr)
+            continue
         sys.stdout.write(f"{sys.argv[2]}-{number}\\n")
         sys.stdout.flush()
 for _ in range(32):
