@@ -23,7 +23,8 @@ from tmad.network import foreign
 from tmad.network.anchor import TrustAnchorDocument
 from tmad.network.facts import Facts, read
 from tmad.network.foreign import RevocationList
-from tmad.network.policy import RadiusPolicyDocument, compile_rules
+from tmad.network.matching import compile_rules
+from tmad.network.policy import RadiusPolicyDocument
 from tmad.network.reasons import alert_name, describe, peer_alert
 from tmad.network.visit import ssid_of, station
 

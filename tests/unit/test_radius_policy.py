@@ -14,16 +14,16 @@ from tests.hierarchy_world import ADMIN
 from tests.network_world import NetworkWorld, a_visit
 from tests.support import drive
 from tmad.errors import Fault, FaultCode
-from tmad.network import policy, templates
-from tmad.network.policy import (
+from tmad.network import matching, templates
+from tmad.network.matching import (
     CompiledRule,
     Pattern,
     Question,
-    RadiusPolicyDocument,
     compile_rules,
     fill,
     is_method,
 )
+from tmad.network.policy import RadiusPolicyDocument
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # a Monday
 
@@ -425,7 +425,7 @@ def test_no_match_is_never_a_yes(
     asked = question(visit=a_visit(ssid=ssid), groups=(group,))
     expected = (not ssids or ssid in ssids) and (not groups or group in groups)
     assert [rule.matches(asked) for rule in rules] == [expected] * len(rules)
-    missed = policy.misses(rules, asked)
+    missed = matching.misses(rules, asked)
     assert len(missed) == (0 if expected else len(rules))
 
 

@@ -9,10 +9,10 @@ from typing import Final, TypeAlias
 
 from tmad.errors import Fault, FaultCode
 from tmad.events import JSON
-from tmad.network import policy
+from tmad.network import matching
 from tmad.network.facts import Facts
 from tmad.network.holder import Holder
-from tmad.network.policy import CompiledRule, Question
+from tmad.network.matching import CompiledRule, Question
 from tmad.network.reasons import refusal
 from tmad.network.visit import Visit
 from tmad.storage.network import Standing
@@ -139,7 +139,7 @@ def _answers(rule: CompiledRule, doubt: Fault) -> bool:
 
 def no_rule(rules: Sequence[CompiledRule], question: Question) -> Fault:
     """Return the refusal of a login that no rule accepts, naming what nearly did."""
-    missed = policy.misses([rule for rule in rules if rule.rule.then == "accept"], question)
+    missed = matching.misses([rule for rule in rules if rule.rule.then == "accept"], question)
     values = {
         miss.rule.title: "; ".join(
             f"{check.name}: wants {check.wanted}, got {check.got(question) or 'none'}"

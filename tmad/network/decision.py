@@ -29,7 +29,7 @@ from tmad.network.facts import Reader
 from tmad.network.findings import Findings
 from tmad.network.issuers import may_have_signed
 from tmad.network.logins import Admitted, TLSLogin, Trusted, Verdict
-from tmad.network.policy import CompiledRule
+from tmad.network.matching import CompiledRule
 from tmad.network.register import Entry, Register, event_of
 from tmad.network.rulings import Rulings
 from tmad.network.visit import Visit

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from tmad.errors import Fault
 from tmad.events import JSON, Clock, Event
 from tmad.identity.access import Records
-from tmad.network.clients import Client
+from tmad.network.client import Client
 from tmad.network.sessions import Sessions, about
 from tmad.storage import disconnects
 from tmad.storage import radius_sessions as rows

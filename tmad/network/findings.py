@@ -18,7 +18,7 @@ from tmad.network.cases import Case, Origin
 from tmad.network.facts import Facts, Reader
 from tmad.network.holder import Holder, Holders
 from tmad.network.issuers import Standings
-from tmad.network.policy import Question
+from tmad.network.matching import Question
 from tmad.network.rules import Rules, TenantRules
 from tmad.network.visit import Visit
 from tmad.storage import network as rows

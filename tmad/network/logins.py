@@ -9,7 +9,7 @@ from cryptography import x509
 
 from tmad.errors import Fault
 from tmad.network.cases import CertificateID
-from tmad.network.policy import Question
+from tmad.network.matching import Question
 
 
 # Not frozen: it is made for each login, and freezing takes twice the time of the rest.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from tmad.identity.actors import EVERY_TENANT
 from tmad.managed.catalogue import PrincipalRules, TenantDocument
 from tmad.network import policy
-from tmad.network.policy import CompiledRule, RadiusPolicyDocument
+from tmad.network.matching import CompiledRule, compile_rules
+from tmad.network.policy import RadiusPolicyDocument
 from tmad.storage import objects
 from tmad.storage.changes import Changes
 from tmad.storage.database import Database
@@ -63,7 +64,7 @@ def _load(connection: Connection, tenant: str) -> TenantRules:
     row = objects.by_name(connection, EVERY_TENANT, "tenant", tenant)
     document = TenantDocument() if row is None else TenantDocument.model_validate_json(row.document)
     return TenantRules(
-        policy.compile_rules(
+        compile_rules(
             (row.name, RadiusPolicyDocument.model_validate_json(row.document))
             for row in _all(connection, tenant, policy.KIND)
         ),

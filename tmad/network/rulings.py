@@ -7,10 +7,10 @@ from typing import Final
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
 from tmad.identity.credentials import new_id
-from tmad.network import cases, policy
+from tmad.network import cases, matching
 from tmad.network.cases import Case
 from tmad.network.logins import Admitted
-from tmad.network.policy import CompiledRule
+from tmad.network.matching import CompiledRule
 from tmad.network.rules import TenantRules
 from tmad.storage import radius_sessions
 from tmad.storage.database import Database
@@ -107,7 +107,7 @@ class Rulings:
         visit = question.visit
         timeout = cases.session_timeout(case, reply.session_timeout)
         values = cases.template_values(case) if rule.has_templates else {}
-        attributes = policy.fill(rule, values, rules.vendors.get(visit.client, "generic"))
+        attributes = matching.fill(rule, values, rules.vendors.get(visit.client, "generic"))
         if timeout is not None and reply.reauthenticate and visit.nas_port_type in _PERSISTENT:
             attributes += (("Termination-Action", 1),)
         return Admitted(

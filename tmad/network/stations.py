@@ -13,7 +13,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.network import holder, policy
 from tmad.network.cases import Case
 from tmad.network.holder import Holder
-from tmad.network.policy import Question
+from tmad.network.matching import Question
 from tmad.network.visit import Visit
 from tmad.storage.network import DeviceStanding
 

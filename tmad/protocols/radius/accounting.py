@@ -14,7 +14,7 @@ from tmad.errors import Fault, FaultCode
 from tmad.events import JSON, Secret
 from tmad.network import attributes
 from tmad.network.accounting import INTERIM, OFF, ON, START, STOP, Report
-from tmad.network.clients import Client
+from tmad.network.client import Client
 from tmad.network.sessions import Sessions
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Attribute, Packet

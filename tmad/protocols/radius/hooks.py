@@ -9,7 +9,7 @@ from cryptography import x509
 from tmad.errors import Fault
 from tmad.events import Secret
 from tmad.identity.login import Accepted, Logins, Prompt
-from tmad.network.clients import Client
+from tmad.network.client import Client
 from tmad.network.decision import Admission
 from tmad.network.logins import Admitted, TLSLogin
 from tmad.network.visit import Visit

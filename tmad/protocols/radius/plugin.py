@@ -12,7 +12,7 @@ from tmad.ca.service_tls import Behind, ServiceTLS
 from tmad.ca.service_wishes import eap_scope
 from tmad.ca.trust import Trust
 from tmad.config import AddressText
-from tmad.network.clients import PLAIN, Client
+from tmad.network.client import PLAIN, Client
 from tmad.network.visit import Visit
 from tmad.plugin import Edge, Limits, Services
 from tmad.protocols.radius import codec, sessions

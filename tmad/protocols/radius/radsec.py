@@ -26,7 +26,8 @@ from tmad.ca.status import StatusSource
 from tmad.ca.trust import Trust
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock
-from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
+from tmad.network.client import Client
+from tmad.network.clients import RADSEC_SECRET, RadiusClients
 from tmad.plugin import Meter
 from tmad.protocols.radius import codec
 from tmad.protocols.radius.codec import Code, Packet

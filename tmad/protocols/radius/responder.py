@@ -21,7 +21,7 @@ from tmad.events import Secret
 from tmad.identity.login import Accepted, Logins, Prompt
 from tmad.network import attributes as dictionary
 from tmad.network import policy
-from tmad.network.clients import PLAIN, Client
+from tmad.network.client import PLAIN, Client
 from tmad.network.decision import Admission
 from tmad.network.logins import Admitted
 from tmad.network.visit import Visit, ssid_of, station

@@ -18,7 +18,8 @@ from twisted.logger import Logger
 from tmad import coroutines
 from tmad.errors import Fault, FaultCode
 from tmad.events import Clock, Secret
-from tmad.network.clients import RADSEC_SECRET, Client, RadiusClients
+from tmad.network.client import Client
+from tmad.network.clients import RADSEC_SECRET, RadiusClients
 from tmad.plugin import Meter, Relay
 from tmad.protocols.radius import codec, workers
 from tmad.protocols.radius.codec import Attribute, Code, Packet

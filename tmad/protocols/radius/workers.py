@@ -13,7 +13,7 @@ import json
 from typing import Final, NamedTuple
 
 from tmad.errors import Fault, FaultCode
-from tmad.network.clients import Client
+from tmad.network.client import Client
 from tmad.network.visit import Visit
 from tmad.plugin import Relay
 from tmad.protocols.radius.conversations import STATE_OCTETS
