@@ -138,6 +138,7 @@ def test_a_lock_that_is_held_for_a_moment_is_come_back_to(
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     waiting = ensureDeferred(on_file.write_briefly(where, "a"))
+    assert on_file.waiting["database-brief"] == 1
     other.execute("COMMIT")
     other.close()
     assert loop.run(waiting) == threading.current_thread().name

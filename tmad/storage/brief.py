@@ -69,6 +69,11 @@ class BriefWriter:
         self._timer: Any = None
         self._is_closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs have not been run yet."""
+        return len(self._queue)
+
     def submit(self, job: Job) -> Deferred[Any]:
         """Run a job once those before it are committed; the Deferred fires after its own commit."""
         if self._is_closed:

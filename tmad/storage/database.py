@@ -157,7 +157,10 @@ class Database:
     @property
     def waiting(self) -> dict[str, int]:
         """How many jobs wait in each queue of this process."""
-        return {lane.name: lane.waiting for lane in self._lanes}
+        waiting = {lane.name: lane.waiting for lane in self._lanes}
+        if self._brief is not None:
+            waiting["database-brief"] = self._brief.waiting
+        return waiting
 
     @property
     def in_one_connection(self) -> bool:
