@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,12 @@ def test_check_does_not_hang_with_the_token(
     remote_token.signal(signal.SIGCONT)
     assert (last.state, last.call) == ("failed", "C_GetSlotList")
     assert last.result.startswith("no answer in")
-    # A check of a hung token leaves this to the end of its process; here others come after it.
+    # A check of a hung token leaves this to the end of its process; here others come after it,
+    # and the library does not survive its end during a call.
+    for thread in threading.enumerate():
+        if thread.name == "hsm check":
+            thread.join(10)
+            assert not thread.is_alive()
     Module.at(remote_token.client).release()
 
 
