@@ -178,7 +178,13 @@ def test_orders_of_one_moment_are_counted(world: World) -> None:
     account, _ = world.loop.run(world.one.accounts.register(endpoint, world.account(1)))
     standing = world.loop.run(world.one.accounts.stand(account))
     new = NewOrder(identifiers=(("dns", NAME),))
-    found = world.at_once(*[world.one.orders.create(endpoint, standing, new) for _ in range(8)])
+    found = world.at_once(
+        *[
+            node.orders.create(endpoint, standing, new)
+            for _ in range(4)
+            for node in (world.one, world.two)
+        ]
+    )
     faults = [each for each in found if isinstance(each, Fault)]
     assert len(faults) == 5
     assert {fault.rule for fault in faults} == {"acme.limit"}
@@ -186,6 +192,21 @@ def test_orders_of_one_moment_are_counted(world: World) -> None:
     assert {each.row.id for each in listed} == {
         each.row.id for each in found if not isinstance(each, Fault)
     }
+
+
+def test_accounts_of_one_moment_are_counted(world: World) -> None:
+    options = world.endpoint.options.model_copy(update={"new_accounts_per_hour": 3})
+    endpoint = replace(world.endpoint, options=options)
+    wanted = [world.account(number) for number in range(8)]
+    found = world.at_once(
+        *[
+            (world.one, world.two)[number % 2].accounts.register(endpoint, each)
+            for number, each in enumerate(wanted)
+        ]
+    )
+    faults = [each for each in found if isinstance(each, Fault)]
+    assert len(faults) == 5
+    assert {fault.rule for fault in faults} == {"acme.limit"}
 
 
 def test_an_order_that_is_refused_keeps_no_other_back(world: World) -> None:

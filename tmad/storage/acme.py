@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -135,6 +135,16 @@ def forget_nonces(connection: sa.Connection, now: datetime, limit: int) -> int:
 # -- accounts -------------------------------------------------------------------------------------
 
 _INSERT_ACCOUNT = Statement(accounts.insert(), columns=_ACCOUNT)
+# In their order, so that two transactions never wait for each other. Not FOR UPDATE: an order
+# refers to its account, and whoever adds one need not wait for this.
+_HELD = Listing(
+    lambda listed: sa.select(accounts.c.id)
+    .where(accounts.c.id.in_(listed))
+    .order_by(accounts.c.id)
+    .with_for_update(key_share=True)
+)
+_PEER_LOCK = 0x746D6170  # "tmap" as a number: the class of the advisory locks of peers
+_HOLD_PEER = sa.text("SELECT pg_advisory_xact_lock(:class, hashtext(:peer))")
 _ACCOUNT_BY_ID = Statement(
     _SELECT_ACCOUNT.where(accounts.c.id == _KEY, accounts.c.endpoint == _DOOR)
 )
@@ -179,6 +189,21 @@ def find_accounts(
         query = query.where(accounts.c.endpoint == endpoint)
     rows = connection.execute(query.order_by(accounts.c.id).limit(limit))
     return tuple([Account(**row._mapping) for row in rows])
+
+
+def hold_accounts(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Let nobody else count what these accounts have before this transaction ends.
+
+    SQLite has one writer at a time anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        _HELD.rows(connection, sorted(ids))
+
+
+def hold_peer(connection: sa.Connection, endpoint: str, peer: str) -> None:
+    """Let nobody else count the accounts of this peer before this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_HOLD_PEER, {"class": _PEER_LOCK, "peer": f"{endpoint} {peer}"})
 
 
 def count_accounts(

@@ -181,6 +181,7 @@ class Accounts:
     def _insert(self, connection: Connection, account: Account, per_hour: int) -> None:
         now = account.created_at
         if per_hour:
+            rows.hold_peer(connection, account.endpoint, account.peer)
             made = rows.count_accounts(
                 connection, account.endpoint, account.peer, now - _HOUR, per_hour
             )

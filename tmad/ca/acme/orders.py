@@ -121,6 +121,7 @@ class Orders:
         ahead: Counter[str] = Counter()  # orders of an account that stand before in this list
         made: list[Authorization] = []
         outcomes: list[Order | Fault] = []
+        rows.hold_accounts(connection, {each.order.account for each in wanted})
         for each in wanted:
             try:
                 done, new = self._prepare(connection, each, ahead[each.order.account])
