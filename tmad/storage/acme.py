@@ -138,10 +138,12 @@ _INSERT_ACCOUNT = Statement(accounts.insert(), columns=_ACCOUNT)
 # In their order, so that two transactions never wait for each other. Not FOR UPDATE: an order
 # refers to its account, and whoever adds one need not wait for this.
 _HELD = Listing(
-    lambda listed: sa.select(accounts.c.id)
-    .where(accounts.c.id.in_(listed))
-    .order_by(accounts.c.id)
-    .with_for_update(key_share=True)
+    lambda listed: (
+        sa.select(accounts.c.id)
+        .where(accounts.c.id.in_(listed))
+        .order_by(accounts.c.id)
+        .with_for_update(key_share=True)
+    )
 )
 _PEER_LOCK = 0x746D6170  # "tmap" as a number: the class of the advisory locks of peers
 _HOLD_PEER = sa.text("SELECT pg_advisory_xact_lock(:class, hashtext(:peer))")
