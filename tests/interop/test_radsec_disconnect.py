@@ -179,6 +179,16 @@ class Site:
             time.sleep(0.1)
         raise AssertionError((found, self.proxy.log()[-3000:]))
 
+    def asks_who_is_away_and_back(self) -> None:
+        session = self.login("02-00-00-00-00-05")
+        self.proxy.stop()
+        self.tmad.run("session", "disconnect", session)
+        found = self.ended(session, "not-sent")
+        assert found["state"] != "closed"
+        self.proxy.start()
+        self.login("02-00-00-00-00-06")
+        self.ended(session, "acknowledged")
+
 
 @pytest.fixture(scope="module")
 def site(
@@ -220,14 +230,7 @@ def test_both_workers_reach_a_connection_that_either_has(site: Site) -> None:
 
 
 def test_a_client_that_is_away_is_asked_when_it_is_back(site: Site) -> None:
-    session = site.login("02-00-00-00-00-05")
-    site.proxy.stop()
-    site.tmad.run("session", "disconnect", session)
-    found = site.ended(session, "not-sent")
-    assert found["state"] != "closed"
-    site.proxy.start()
-    site.login("02-00-00-00-00-06")
-    site.ended(session, "acknowledged")
+    site.asks_who_is_away_and_back()
 
 
 def test_only_a_client_of_radsec_can_be_asked_so(site: Site) -> None:

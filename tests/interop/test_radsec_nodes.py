@@ -68,11 +68,4 @@ def test_who_has_the_connection_sends_what_another_node_has_found(site: TwoNodes
 
 
 def test_who_connects_to_another_node_is_told_what_has_waited(site: TwoNodes) -> None:
-    session = site.login("02-00-00-00-00-05")
-    site.proxy.stop()
-    site.tmad.run("session", "disconnect", session)
-    found = site.ended(session, "not-sent")
-    assert found["state"] != "closed"
-    site.proxy.start()
-    site.login("02-00-00-00-00-06")
-    site.ended(session, "acknowledged")
+    site.asks_who_is_away_and_back()

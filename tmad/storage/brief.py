@@ -61,7 +61,7 @@ class BriefWriter:
         self._session = session
         self._instead = instead
         self.commits = Lane(
-            reactor, "database-commit", [_Commits(session)], limit=_GROUP, patience=patience
+            reactor, "database-commit", [_Commits(session)], limit=1, patience=patience
         )
         self._queue: deque[tuple[Job, Deferred[Any]]] = deque()
         self._is_under_way = False
@@ -150,9 +150,4 @@ class BriefWriter:
         self._go_on()
         for job, deferred in party:
             self._instead.note(job.error)
-            try:
-                result = job.finish()
-            except BaseException as error:
-                deferred.errback(error)
-            else:
-                deferred.callback(result)
+            job.answer(deferred)

@@ -92,6 +92,15 @@ class Job:
             callback()
         return self.result
 
+    def answer(self, deferred: Deferred[Any]) -> None:
+        """Finish, and fire a Deferred with what came of it."""
+        try:
+            result = self.finish()
+        except BaseException as error:
+            deferred.errback(error)
+        else:
+            deferred.callback(result)
+
 
 class Session(Protocol):
     """What one thread works with: a connection that heals."""
@@ -237,12 +246,7 @@ class Lane:
             assert job.deferred is not None
             if job.error is not None or not job.dry_run:
                 self.note(job.error)
-            try:
-                result = job.finish()
-            except BaseException as error:
-                job.deferred.errback(error)
-            else:
-                job.deferred.callback(result)
+            job.answer(job.deferred)
 
     def note(self, error: BaseException | None) -> None:
         """Say once that nothing is served any more, and once that it is again."""

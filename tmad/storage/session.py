@@ -73,7 +73,7 @@ class GroupSession:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run every job and set its outcome; never raise."""
-        with self._answering(jobs):
+        try:
             was_open = self._connection is not None
             try:
                 self._run_group(jobs)
@@ -83,16 +83,21 @@ class GroupSession:
                     raise
                 self._discard()
                 self._run_group(jobs)
+        except Exception as error:
+            self._fail(jobs, error)
 
     def prepare(self, jobs: Sequence[Job]) -> bool:
         """Run every job and set its outcome; tell whether there is something to commit.
 
         Raise LockedError, and nothing else, when another connection writes: nothing was done.
         """
-        found = []
-        with self._answering(jobs):
-            found.append(self._attempt_all(jobs))
-        return any(found)  # nothing, where all of them have failed
+        try:
+            return self._attempt_all(jobs)
+        except LockedError:
+            raise
+        except Exception as error:
+            self._fail(jobs, error)
+            return False
 
     def commit(self) -> None:
         """Commit what was prepared, in whichever thread; Fault(UNAVAILABLE) if that fails."""
@@ -102,17 +107,11 @@ class GroupSession:
             self._discard()
             raise unavailable(str(error)) from error
 
-    @contextlib.contextmanager
-    def _answering(self, jobs: Sequence[Job]) -> Iterator[None]:
-        try:
-            yield
-        except LockedError:
-            raise
-        except Exception as error:
-            self._discard()
-            outcome = unavailable(str(error)) if isinstance(error, _Lost) else error
-            for job in jobs:
-                job.fail(outcome)
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        self._discard()
+        outcome = unavailable(str(error)) if isinstance(error, _Lost) else error
+        for job in jobs:
+            job.fail(outcome)
 
     def abort(self) -> None:
         """Break a call that hangs, from another thread, where the driver can."""
